@@ -1,0 +1,2 @@
+//! The binary `ds4`.
+fn main() {}
