@@ -1,0 +1,90 @@
+//! Cached rows in memory, each in the byte form of its layout.
+
+use model::RowLayout;
+use model::ops::{Blocks, RowStore};
+use std::ops::Range;
+
+/// A growable sequence of cached rows.
+#[derive(Clone, Debug)]
+pub struct Rows {
+    layout: RowLayout,
+    /// [`RowLayout::row_bytes`] a row.
+    bytes: Vec<u8>,
+}
+
+impl Rows {
+    /// No rows yet.
+    pub fn new(layout: RowLayout) -> Rows {
+        Rows { layout, bytes: Vec::new() }
+    }
+
+    /// The bytes of row `i`.
+    pub fn row(&self, i: usize) -> &[u8] {
+        let size = self.layout.row_bytes();
+        &self.bytes[i * size..(i + 1) * size]
+    }
+
+    /// Rounds a row to the layout and appends it.
+    pub fn push(&mut self, row: &[f32]) {
+        let at = self.bytes.len();
+        self.bytes.resize(at + self.layout.row_bytes(), 0);
+        self.layout.encode(row, &mut self.bytes[at..]);
+    }
+
+    /// The values of row `i`, as [`RowLayout::decode`] gives them.
+    pub fn decode(&self, i: usize, out: &mut [f32]) {
+        self.layout.decode(self.row(i), out);
+    }
+}
+
+/// The values of the first `count` rows, `[count, width]`.
+pub fn decode_blocks(blocks: &Blocks<'_, Rows>, count: usize) -> Vec<f32> {
+    let Some(layout) = blocks.blocks.first().map(|rows| rows.layout) else {
+        return Vec::new();
+    };
+    let mut values = vec![0.0; count * layout.width()];
+    for (i, out) in values.chunks_exact_mut(layout.width()).enumerate() {
+        blocks.blocks[i / blocks.block_len].decode(i % blocks.block_len, out);
+    }
+    values
+}
+
+impl RowStore for Rows {
+    fn len(&self) -> usize {
+        self.bytes.len() / self.layout.row_bytes()
+    }
+
+    fn layout(&self) -> RowLayout {
+        self.layout
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.bytes.truncate(len * self.layout.row_bytes());
+    }
+
+    fn drop_front(&mut self, count: usize) {
+        self.bytes.drain(..count * self.layout.row_bytes());
+        // A long prompt passed through: give back what a short window will not need again.
+        if self.bytes.capacity() > 4 * self.bytes.len().max(1 << 12) {
+            self.bytes.shrink_to(2 * self.bytes.len());
+        }
+    }
+
+    fn slice(&self, range: Range<usize>) -> Self {
+        let size = self.layout.row_bytes();
+        Rows { layout: self.layout, bytes: self.bytes[range.start * size..range.end * size].to_vec() }
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        self.bytes.clone()
+    }
+
+    fn extend_from_bytes(&mut self, bytes: &[u8]) {
+        assert!(bytes.len().is_multiple_of(self.layout.row_bytes()), "whole rows");
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    fn memory(&self) -> usize {
+        self.bytes.capacity()
+    }
+}

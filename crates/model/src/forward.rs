@@ -1,0 +1,324 @@
+//! The forward pass: the model, written once.
+//!
+//! Start at [`forward`]. A batch is a list of [`Entry`]s, each some consecutive tokens of one timeline;
+//! weights are read once for all of them. Prefill and decode, CPU and GPU all run these lines.
+
+use crate::ops::{Blocks, IndexView, KvView, Ops, Projected};
+use crate::rope::Angles;
+use crate::tap::{Place, Seen, Tap};
+use crate::timeline::{CompressorTail, SLACK, Timeline};
+use crate::weights::{Attention, Compressor, Layer, Model};
+use std::ops::Range;
+
+/// Some next tokens of one timeline.
+pub struct Entry<'a, B: Ops> {
+    /// The conversation; extended by the tokens.
+    pub timeline: &'a mut Timeline<B>,
+    /// At least one, at most [`Timeline::room`].
+    pub tokens: &'a [u32],
+    /// Of which tokens logits are wanted.
+    pub wanted: Wanted,
+}
+
+/// Of which tokens of an [`Entry`] logits are wanted: what the model expects after them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// None of them.
+    None,
+    /// The last one.
+    Last,
+    /// All of them.
+    All,
+}
+
+/// What a forward pass leaves besides longer timelines.
+pub struct Output<A> {
+    /// `[wanted rows, vocab]`, in batch order; `None` if nobody wanted any.
+    pub logits: Option<A>,
+    /// `[n, hc, d]`: the streams after the last layer, for the MTP block.
+    pub streams: A,
+}
+
+/// A batch that cannot be run. No timeline has changed.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum BatchError {
+    /// There is nothing to do.
+    #[error("a batch entry without tokens")]
+    Empty,
+    /// Not a token of this model.
+    #[error("token {token} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The offending id.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab: usize,
+    },
+    /// An entry runs over the end of a page.
+    #[error("{tokens} tokens do not fit into the {room} that are left of the page")]
+    Page {
+        /// Tokens in the entry.
+        tokens: usize,
+        /// What would have fitted.
+        room: usize,
+    },
+    /// The model knows no positions beyond its context length.
+    #[error("{need} tokens of context needed, but the model's context ends at {context}")]
+    Context {
+        /// Tokens after this batch.
+        need: usize,
+        /// The model's limit.
+        context: usize,
+    },
+}
+
+/// What is the same for every layer of one pass.
+struct Step {
+    tokens: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<Segment>,
+    plain: Angles,
+    compressed: Angles,
+}
+
+/// Where one entry's rows lie in the batch.
+struct Segment {
+    rows: Range<usize>,
+    start: usize,
+}
+
+impl Segment {
+    /// Position after the last row.
+    fn end(&self) -> usize {
+        self.start + self.rows.len()
+    }
+
+    /// Windows of `ratio` tokens that these rows complete.
+    fn completed(&self, ratio: usize) -> Range<usize> {
+        self.start / ratio..self.end() / ratio
+    }
+}
+
+/// Feeds a batch to the model: every timeline grows by its tokens.
+///
+/// # Errors
+///
+/// If the batch is malformed; then no timeline has changed.
+pub fn forward<B: Ops>(
+    model: &Model<B>,
+    ops: &B,
+    batch: &mut [Entry<'_, B>],
+    tap: &mut dyn Tap<B>,
+) -> Result<Output<B::Array>, BatchError> {
+    let step = Step::new(model, batch)?;
+    let mut streams = ops.embed(&model.embedding, &step.tokens, model.config.hc);
+    let first = model.layers.first().expect("a model has layers");
+    let (mut x, mut mix) = ops.hc_enter(&streams, &first.attn_hc, &first.attn_norm);
+    for (idx, layer) in model.layers.iter().enumerate() {
+        let mut see = |name, seen: Seen<'_, B>| tap.see(ops, Place { layer: Some(idx), name }, seen);
+        see("attn_x", Seen::Array(&x));
+        let y = attention(model, ops, &step, batch, idx, &x, &mut see);
+        see("attn_y", Seen::Array(&y));
+        (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &layer.ffn_hc, &layer.ffn_norm);
+        see("ffn_x", Seen::Array(&x));
+        let y = experts(ops, &step, layer, &x, &mut see);
+        see("ffn_y", Seen::Array(&y));
+        match model.layers.get(idx + 1) {
+            Some(next) => (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &next.attn_hc, &next.attn_norm),
+            None => ops.hc_leave(&mut streams, &y, &mix),
+        }
+        see("streams", Seen::Array(&streams));
+    }
+    let wanted = wanted_rows(batch, &step);
+    let logits = (!wanted.is_empty()).then(|| ops.head(&streams, &wanted, &model.head));
+    if let Some(logits) = &logits {
+        tap.see(ops, Place { layer: None, name: "logits" }, Seen::Array(logits));
+    }
+    for entry in batch {
+        entry.timeline.commit(ops, entry.tokens);
+    }
+    Ok(Output { logits, streams })
+}
+
+/// Attention over a batch. `see` is shown the intermediates.
+fn attention<B: Ops>(
+    model: &Model<B>,
+    ops: &B,
+    step: &Step,
+    batch: &mut [Entry<'_, B>],
+    layer: usize,
+    x: &B::Array,
+    see: &mut dyn FnMut(&'static str, Seen<'_, B>),
+) -> B::Array {
+    let attn = &model.layers[layer].attn;
+    let angles = step.angles(attn);
+    let select = attn.indexer.as_ref().filter(|i| step.selects(attn, i.top_k));
+    let made = ops.project(x, attn, &step.positions, angles, select.is_some());
+    see("q", Seen::Array(&made.q));
+    see("kv", Seen::Array(&made.kv));
+    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
+        remember(model, ops, entry.timeline, segment, layer, &made);
+    }
+    let picks = select.map(|indexer| {
+        let keys: Vec<_> =
+            batch.iter().zip(&step.segments).map(|(e, s)| index_view(e.timeline, s, layer)).collect();
+        ops.pick(made.indexer.as_ref().expect("asked for"), &keys, indexer.top_k)
+    });
+    if let Some(picks) = &picks {
+        see("picks", Seen::Picks(picks));
+    }
+    let caches: Vec<_> =
+        batch.iter().zip(&step.segments).map(|(e, s)| kv_view(e.timeline, s, layer)).collect();
+    let y = ops.attend_out(&made.q, &caches, picks.as_ref(), attn, angles);
+    for entry in batch {
+        let keep = entry.timeline.shape().window_from(entry_end(entry)).saturating_sub(SLACK);
+        entry.timeline.layer_mut(layer).window.trim(keep);
+    }
+    y
+}
+
+/// Appends what this layer made of some tokens to their timeline: window rows, compressor inputs, and a
+/// compressed row for each window they complete.
+fn remember<B: Ops>(
+    model: &Model<B>,
+    ops: &B,
+    timeline: &mut Timeline<B>,
+    segment: &Segment,
+    layer: usize,
+    made: &Projected<B::Array>,
+) {
+    let attn = &model.layers[layer].attn;
+    let tail = timeline.layer_mut(layer);
+    ops.append(&made.kv, segment.rows.clone(), &mut tail.window.rows);
+    let extend =
+        |compressor: &Compressor<B>, inputs: &Option<B::Array>, part: &mut Option<CompressorTail<B>>| {
+            let part = part.as_mut().expect("the tail has this layer's shape");
+            ops.append(
+                inputs.as_ref().expect("this layer compresses"),
+                segment.rows.clone(),
+                &mut part.frontier.rows,
+            );
+            let windows = segment.completed(compressor.ratio);
+            if !windows.is_empty() {
+                let angles = model.compressed_rope.angles(windows.clone().map(|w| w * compressor.ratio));
+                ops.compress(
+                    compressor,
+                    &part.frontier.rows,
+                    part.frontier.base,
+                    windows,
+                    &angles,
+                    &mut part.rows,
+                );
+            }
+            let ratio = model.config.ratios[layer];
+            part.frontier.trim(ratio.frontier_from(segment.end().saturating_sub(SLACK)));
+        };
+    if let Some(compressor) = &attn.compressor {
+        extend(compressor, &made.compressor, &mut tail.compressor);
+    }
+    if let Some(indexer) = &attn.indexer {
+        extend(&indexer.compressor, &made.index_compressor, &mut tail.indexer);
+    }
+}
+
+/// Routed and shared experts over a batch. `see` is shown the intermediates.
+fn experts<B: Ops>(
+    ops: &B,
+    step: &Step,
+    layer: &Layer<B>,
+    x: &B::Array,
+    see: &mut dyn FnMut(&'static str, Seen<'_, B>),
+) -> B::Array {
+    let routes = ops.route(x, &step.tokens, &layer.router);
+    see("routes", Seen::Routes(&routes));
+    ops.moe(x, &routes, &layer.experts, &layer.shared)
+}
+
+impl Step {
+    fn new<B: Ops>(model: &Model<B>, batch: &[Entry<'_, B>]) -> Result<Step, BatchError> {
+        if batch.is_empty() {
+            return Err(BatchError::Empty);
+        }
+        let mut tokens = Vec::new();
+        let mut segments = Vec::new();
+        for entry in batch {
+            check(model, entry)?;
+            segments.push(Segment {
+                rows: tokens.len()..tokens.len() + entry.tokens.len(),
+                start: entry.timeline.len(),
+            });
+            tokens.extend_from_slice(entry.tokens);
+        }
+        let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.end()).collect();
+        Ok(Step {
+            plain: model.plain_rope.angles(positions.iter().copied()),
+            compressed: model.compressed_rope.angles(positions.iter().copied()),
+            positions: positions.iter().map(|&p| p as u32).collect(),
+            tokens,
+            segments,
+        })
+    }
+
+    fn angles<B: Ops>(&self, attn: &Attention<B>) -> &Angles {
+        if attn.compressor.is_some() { &self.compressed } else { &self.plain }
+    }
+
+    /// Whether any row sees more compressed rows than the indexer keeps.
+    fn selects<B: Ops>(&self, attn: &Attention<B>, top_k: usize) -> bool {
+        let ratio = attn.compressor.as_ref().map_or(1, |c| c.ratio);
+        self.segments.iter().any(|segment| segment.end() / ratio > top_k)
+    }
+}
+
+fn check<B: Ops>(model: &Model<B>, entry: &Entry<'_, B>) -> Result<(), BatchError> {
+    let (vocab, context) = (model.config.vocab, model.config.context);
+    let (room, need) = (entry.timeline.room(), entry_end(entry));
+    if entry.tokens.is_empty() {
+        return Err(BatchError::Empty);
+    }
+    if let Some(&token) = entry.tokens.iter().find(|&&t| t as usize >= vocab) {
+        return Err(BatchError::Token { token, vocab });
+    }
+    if need > context {
+        return Err(BatchError::Context { need, context });
+    }
+    if entry.tokens.len() > room {
+        return Err(BatchError::Page { tokens: entry.tokens.len(), room });
+    }
+    Ok(())
+}
+
+/// Position after an entry's last token.
+fn entry_end<B: Ops>(entry: &Entry<'_, B>) -> usize {
+    entry.timeline.len() + entry.tokens.len()
+}
+
+fn wanted_rows<B: Ops>(batch: &[Entry<'_, B>], step: &Step) -> Vec<usize> {
+    let rows = |(entry, segment): (&Entry<'_, B>, &Segment)| match entry.wanted {
+        Wanted::None => 0..0,
+        Wanted::Last => segment.rows.end - 1..segment.rows.end,
+        Wanted::All => segment.rows.clone(),
+    };
+    batch.iter().zip(&step.segments).flat_map(rows).collect()
+}
+
+fn index_view<'a, B: Ops>(timeline: &'a Timeline<B>, segment: &Segment, layer: usize) -> IndexView<'a, B> {
+    IndexView {
+        rows: segment.rows.clone(),
+        start: segment.start,
+        ratio: timeline.shape().ratios[layer].tokens(),
+        keys: timeline.index_keys(layer).expect("a ratio-4 layer has index rows"),
+    }
+}
+
+fn kv_view<'a, B: Ops>(timeline: &'a Timeline<B>, segment: &Segment, layer: usize) -> KvView<'a, B> {
+    let window = &timeline.layer(layer).window;
+    let compressed: Option<Blocks<'_, B::Rows>> = timeline.compressed(layer);
+    KvView {
+        rows: segment.rows.clone(),
+        start: segment.start,
+        window: &window.rows,
+        window_base: window.base,
+        window_len: timeline.shape().window,
+        compressed: compressed.map(|rows| (rows, timeline.shape().ratios[layer].tokens())),
+    }
+}
