@@ -268,7 +268,7 @@ fn attend(
         view.compressed.as_ref().map_or(Vec::new(), |(blocks, _)| decode_blocks(blocks, blocks.len()));
     for i in view.rows.clone() {
         let position = view.start + i - view.rows.start;
-        let first = (position + 1).saturating_sub(view.window_len);
+        let first = view.first_visible(position);
         let mut rows: Vec<&[f32]> =
             (first..=position).map(|p| &window[(p - view.window_base) * width..][..width]).collect();
         if let Some((_, ratio)) = view.compressed {

@@ -4,7 +4,8 @@ mod common;
 
 use common::{Golden, feed};
 use cpu::Reference;
-use model::{KvFormat, Timeline, load};
+use model::tap::{Place, Seen};
+use model::{DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, Timeline, Wanted, draft, forward, load};
 
 /// Largest difference in each row.
 fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
@@ -33,5 +34,71 @@ fn the_reference_gives_the_golden_logits() {
         let stored: Vec<f32> =
             golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
         assert_float_class(name, &stored, &golden.logits, vocab);
+    }
+}
+
+#[test]
+fn greedy_text_is_that_of_the_golden() {
+    for name in ["mini-bf16.short", "mini-bf16.mid", "mini-mxfp4.mid"] {
+        let golden = Golden::load(name);
+        let model = load(&Reference, &golden.gguf()).unwrap();
+        let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
+        let mut row = feed(&model, &Reference, &mut timeline, &golden.tokens, 512)
+            .split_off((golden.tokens.len() - 1) * 512);
+        let want = golden.floats(golden.member("/greedy/logits_file").as_str().unwrap());
+        for (i, (token, want)) in
+            golden.member("/greedy/tokens").as_array().unwrap().iter().zip(want.chunks_exact(512)).enumerate()
+        {
+            assert_float_class(&format!("{name} greedy {i}"), &row, want, 512);
+            let best = (0..512u32).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
+            assert_eq!(u64::from(best), token.as_u64().unwrap(), "{name} greedy {i}");
+            row = feed(&model, &Reference, &mut timeline, &[best], 1);
+        }
+    }
+}
+
+#[test]
+fn streams_after_each_layer_are_those_of_the_golden() {
+    let golden = Golden::load("mini-bf16.short");
+    let model = load(&Reference, &golden.gguf()).unwrap();
+    let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
+    let mut seen = Vec::new();
+    let mut tap = |ops: &Reference, place: Place, value: Seen<'_, Reference>| {
+        if let ("streams", Seen::Array(streams)) = (place.name, value) {
+            seen.extend(ops.read(streams).unwrap());
+        }
+    };
+    let mut batch = [Entry { timeline: &mut timeline, tokens: &golden.tokens, wanted: Wanted::None }];
+    forward(&model, &Reference, &mut batch, &mut tap).unwrap();
+    for (layer, (got, want)) in
+        seen.chunks(48 * 512).zip(golden.floats("mini.short.streams.f32").chunks(48 * 512)).enumerate()
+    {
+        let worst = got.iter().zip(want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(worst < 1e-4, "layer {layer}: {worst}");
+    }
+    assert_eq!(seen.len(), 5 * 48 * 512);
+}
+
+#[test]
+fn the_draft_block_gives_the_golden_logits() {
+    for name in ["mini-bf16.short", "mini-bf16.mid"] {
+        let golden = Golden::load(name);
+        let model = load(&Reference, &golden.gguf()).unwrap();
+        let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
+        let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
+        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::None }];
+        let streams = forward(&model, &Reference, &mut batch, &mut NoTap).unwrap().streams;
+        let mut state = DraftState::new(&Reference, &model, KvFormat::F32, 1);
+        let mut entries = [DraftEntry { state: &mut state, tokens: next }];
+        let output = draft(&model, &Reference, &streams, &mut entries, &mut NoTap).unwrap();
+        let logits = Reference.read(&output.logits.unwrap()).unwrap();
+        let positions = golden.member("/mtp/positions").as_array().unwrap();
+        let got: Vec<f32> = positions
+            .iter()
+            .flat_map(|p| &logits[p.as_u64().unwrap() as usize * 512..][..512])
+            .copied()
+            .collect();
+        let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
+        assert_float_class(&format!("{name} draft"), &got, &want, 512);
     }
 }

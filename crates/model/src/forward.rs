@@ -72,23 +72,23 @@ pub enum BatchError {
 }
 
 /// What is the same for every layer of one pass.
-struct Step {
-    tokens: Vec<u32>,
-    positions: Vec<u32>,
-    segments: Vec<Segment>,
-    plain: Angles,
+pub(crate) struct Step {
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) positions: Vec<u32>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) plain: Angles,
     compressed: Angles,
 }
 
 /// Where one entry's rows lie in the batch.
-struct Segment {
-    rows: Range<usize>,
-    start: usize,
+pub(crate) struct Segment {
+    pub(crate) rows: Range<usize>,
+    pub(crate) start: usize,
 }
 
 impl Segment {
     /// Position after the last row.
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.start + self.rows.len()
     }
 
@@ -109,7 +109,8 @@ pub fn forward<B: Ops>(
     batch: &mut [Entry<'_, B>],
     tap: &mut dyn Tap<B>,
 ) -> Result<Output<B::Array>, BatchError> {
-    let step = Step::new(model, batch)?;
+    check(model, batch)?;
+    let step = Step::new(model, batch.iter().map(|entry| (entry.timeline.len(), entry.tokens)));
     let mut streams = ops.embed(&model.embedding, &step.tokens, model.config.hc);
     let first = model.layers.first().expect("a model has layers");
     let (mut x, mut mix) = ops.hc_enter(&streams, &first.attn_hc, &first.attn_norm);
@@ -221,7 +222,7 @@ fn remember<B: Ops>(
 }
 
 /// Routed and shared experts over a batch. `see` is shown the intermediates.
-fn experts<B: Ops>(
+pub(crate) fn experts<B: Ops>(
     ops: &B,
     step: &Step,
     layer: &Layer<B>,
@@ -234,28 +235,25 @@ fn experts<B: Ops>(
 }
 
 impl Step {
-    fn new<B: Ops>(model: &Model<B>, batch: &[Entry<'_, B>]) -> Result<Step, BatchError> {
-        if batch.is_empty() {
-            return Err(BatchError::Empty);
-        }
+    /// The rows of a batch: for each timeline the position of its first row, and its tokens.
+    pub(crate) fn new<'a, B: Ops>(
+        model: &Model<B>,
+        batch: impl IntoIterator<Item = (usize, &'a [u32])>,
+    ) -> Step {
         let mut tokens = Vec::new();
         let mut segments = Vec::new();
-        for entry in batch {
-            check(model, entry)?;
-            segments.push(Segment {
-                rows: tokens.len()..tokens.len() + entry.tokens.len(),
-                start: entry.timeline.len(),
-            });
-            tokens.extend_from_slice(entry.tokens);
+        for (start, next) in batch {
+            segments.push(Segment { rows: tokens.len()..tokens.len() + next.len(), start });
+            tokens.extend_from_slice(next);
         }
         let positions: Vec<usize> = segments.iter().flat_map(|s| s.start..s.end()).collect();
-        Ok(Step {
+        Step {
             plain: model.plain_rope.angles(positions.iter().copied()),
             compressed: model.compressed_rope.angles(positions.iter().copied()),
             positions: positions.iter().map(|&p| p as u32).collect(),
             tokens,
             segments,
-        })
+        }
     }
 
     fn angles<B: Ops>(&self, attn: &Attention<B>) -> &Angles {
@@ -269,22 +267,32 @@ impl Step {
     }
 }
 
-fn check<B: Ops>(model: &Model<B>, entry: &Entry<'_, B>) -> Result<(), BatchError> {
-    let (vocab, context) = (model.config.vocab, model.config.context);
-    let (room, need) = (entry.timeline.room(), entry_end(entry));
-    if entry.tokens.is_empty() {
+fn check<B: Ops>(model: &Model<B>, batch: &[Entry<'_, B>]) -> Result<(), BatchError> {
+    if batch.is_empty() {
         return Err(BatchError::Empty);
     }
-    if let Some(&token) = entry.tokens.iter().find(|&&t| t as usize >= vocab) {
-        return Err(BatchError::Token { token, vocab });
-    }
-    if need > context {
-        return Err(BatchError::Context { need, context });
-    }
-    if entry.tokens.len() > room {
-        return Err(BatchError::Page { tokens: entry.tokens.len(), room });
+    for entry in batch {
+        let (context, room, need) = (model.config.context, entry.timeline.room(), entry_end(entry));
+        check_tokens(model, entry.tokens)?;
+        if need > context {
+            return Err(BatchError::Context { need, context });
+        }
+        if entry.tokens.len() > room {
+            return Err(BatchError::Page { tokens: entry.tokens.len(), room });
+        }
     }
     Ok(())
+}
+
+pub(crate) fn check_tokens<B: Ops>(model: &Model<B>, tokens: &[u32]) -> Result<(), BatchError> {
+    let vocab = model.config.vocab;
+    if tokens.is_empty() {
+        return Err(BatchError::Empty);
+    }
+    match tokens.iter().find(|&&t| t as usize >= vocab) {
+        Some(&token) => Err(BatchError::Token { token, vocab }),
+        None => Ok(()),
+    }
 }
 
 /// Position after an entry's last token.

@@ -328,8 +328,7 @@ pub struct KvView<'a, B: Ops> {
     pub rows: Range<usize>,
     /// Position of the first of them.
     pub start: usize,
-    /// Rows of consecutive positions up to the batch's last, from `window_base` on. At position t the
-    /// last `window_len` rows up to and including t are visible.
+    /// Rows of consecutive positions, from `window_base` to the batch's last.
     pub window: &'a B::Rows,
     /// Position of the first row in `window`.
     pub window_base: usize,
@@ -337,6 +336,13 @@ pub struct KvView<'a, B: Ops> {
     pub window_len: usize,
     /// Compressed rows, if this layer compresses, and the tokens to one of them.
     pub compressed: Option<(Blocks<'a, B::Rows>, usize)>,
+}
+
+impl<B: Ops> KvView<'_, B> {
+    /// Position of the oldest window row that is visible at `position`.
+    pub fn first_visible(&self, position: usize) -> usize {
+        (position + 1).saturating_sub(self.window_len).max(self.window_base)
+    }
 }
 
 /// A growable sequence of cached rows on a device, all in one [`RowLayout`].

@@ -39,21 +39,21 @@ pub struct Timeline<B: Ops> {
 
 /// The state after [`PAGE`] consecutive tokens, as far as it is not already in the pages before.
 pub struct Page<B: Ops> {
-    tokens: Vec<u32>,
-    layers: Vec<PageLayer<B>>,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) layers: Vec<PageLayer<B>>,
 }
 
-struct PageLayer<B: Ops> {
-    window: B::Rows,
-    compressor: Option<PagePart<B>>,
-    indexer: Option<PagePart<B>>,
+pub(crate) struct PageLayer<B: Ops> {
+    pub(crate) window: B::Rows,
+    pub(crate) compressor: Option<PagePart<B>>,
+    pub(crate) indexer: Option<PagePart<B>>,
 }
 
-struct PagePart<B: Ops> {
+pub(crate) struct PagePart<B: Ops> {
     /// `PAGE / ratio` rows.
-    rows: B::Rows,
+    pub(crate) rows: B::Rows,
     /// The inputs still needed at the page's end.
-    frontier: B::Rows,
+    pub(crate) frontier: B::Rows,
 }
 
 /// What a timeline needs to know of its model.
@@ -100,8 +100,18 @@ impl<B: Ops> Log<B> {
         }
     }
 
+    /// Position after the last row.
+    pub(crate) fn end(&self) -> usize {
+        self.base + self.rows.len()
+    }
+
+    /// Forgets the rows from position `to` on.
+    pub(crate) fn truncate(&mut self, to: usize) {
+        self.rows.truncate(to.checked_sub(self.base).expect("the log reaches back that far"));
+    }
+
     /// A copy of the rows from position `from` to the end.
-    fn last(&self, from: usize) -> B::Rows {
+    pub(crate) fn last(&self, from: usize) -> B::Rows {
         self.rows.slice(from - self.base..self.rows.len())
     }
 
@@ -127,7 +137,7 @@ impl Shape {
     }
 
     /// Layout of one token's k and g: exact in every KV format.
-    fn frontier(&self, ratio: Ratio, row: RowLayout) -> RowLayout {
+    pub(crate) fn frontier(&self, ratio: Ratio, row: RowLayout) -> RowLayout {
         RowLayout::F32 { width: 2 * ratio.inner_width(row.width()) }
     }
 
@@ -152,7 +162,7 @@ impl Shape {
 }
 
 impl<B: Ops> LayerTail<B> {
-    fn parts(&self) -> [Option<&CompressorTail<B>>; 2] {
+    pub(crate) fn parts(&self) -> [Option<&CompressorTail<B>>; 2] {
         [self.compressor.as_ref(), self.indexer.as_ref()]
     }
 
@@ -174,7 +184,7 @@ impl<B: Ops> LayerTail<B> {
 }
 
 impl<B: Ops> PageLayer<B> {
-    fn parts(&self) -> [Option<&PagePart<B>>; 2] {
+    pub(crate) fn parts(&self) -> [Option<&PagePart<B>>; 2] {
         [self.compressor.as_ref(), self.indexer.as_ref()]
     }
 }
@@ -307,11 +317,11 @@ impl<B: Ops> Timeline<B> {
     fn cut_tail(&mut self, to: usize) {
         let reopened = (to / PAGE < self.pages.len()).then(|| self.pages.pop().expect("a page"));
         for (idx, (layer, ratio)) in self.layers.iter_mut().zip(&self.shape.ratios).enumerate() {
-            layer.window.rows.truncate(to - layer.window.base);
+            layer.window.truncate(to);
             let page_parts = reopened.as_ref().map(|page| page.layers[idx].parts());
             for (nth, part) in layer.parts_mut().into_iter().enumerate() {
                 let Some(part) = part else { continue };
-                part.frontier.rows.truncate(to - part.frontier.base);
+                part.frontier.truncate(to);
                 let rows = to % PAGE / ratio.tokens();
                 match page_parts.and_then(|parts| parts[nth]) {
                     Some(page) => part.rows = page.rows.slice(0..rows),
@@ -348,6 +358,11 @@ impl<B: Ops> Timeline<B> {
 
     pub(crate) fn layer(&self, layer: usize) -> &LayerTail<B> {
         &self.layers[layer]
+    }
+
+    /// Takes over a state that was saved.
+    pub(crate) fn replace(&mut self, tokens: Vec<u32>, pages: Vec<Arc<Page<B>>>, layers: Vec<LayerTail<B>>) {
+        (self.tokens, self.pages, self.layers) = (tokens, pages, layers);
     }
 
     pub(crate) fn shape(&self) -> &Shape {
