@@ -41,10 +41,7 @@ impl Bytes {
 
     fn all_of(owner: Owner) -> Self {
         let len = owner.bytes().len();
-        Self {
-            owner: Arc::new(owner),
-            range: 0..len,
-        }
+        Self { owner: Arc::new(owner), range: 0..len }
     }
 
     /// The part `range` of these bytes, which shares their owner.
@@ -53,15 +50,9 @@ impl Bytes {
     ///
     /// If `range` does not lie inside: offsets are checked when a file is opened, so that is our bug.
     pub fn slice(&self, range: Range<usize>) -> Self {
-        assert!(
-            range.start <= range.end && range.end <= self.len(),
-            "range outside the bytes"
-        );
+        assert!(range.start <= range.end && range.end <= self.len(), "range outside the bytes");
         let start = self.range.start;
-        Self {
-            owner: Arc::clone(&self.owner),
-            range: start + range.start..start + range.end,
-        }
+        Self { owner: Arc::clone(&self.owner), range: start + range.start..start + range.end }
     }
 }
 

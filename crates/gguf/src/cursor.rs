@@ -129,11 +129,7 @@ impl<'a> Cursor<'a> {
 
 fn at_most(found: u64, most: u64, place: &Place) -> Result<(), Problem> {
     if found > most {
-        return Err(Problem::TooLong {
-            place: place.to_string(),
-            found,
-            most,
-        });
+        return Err(Problem::TooLong { place: place.to_string(), found, most });
     }
     Ok(())
 }

@@ -54,33 +54,17 @@ pub enum Problem {
     #[error("GGUF version {found}, needed 2 or 3: {hint}")]
     Version { found: u32, hint: &'static str },
     /// More keys or tensors than the file has room for.
-    #[error(
-        "{found} {what} announced, but the {remaining} bytes after the header hold at most {most}"
-    )]
-    Count {
-        what: &'static str,
-        found: u64,
-        remaining: u64,
-        most: u64,
-    },
+    #[error("{found} {what} announced, but the {remaining} bytes after the header hold at most {most}")]
+    Count { what: &'static str, found: u64, remaining: u64, most: u64 },
     /// The file ends inside its metadata, or a length in there is wrong.
     #[error(
         "truncated or damaged: {place} needs {need} bytes at offset {offset}, \
          but the file ends at {end}"
     )]
-    Cut {
-        place: String,
-        need: u64,
-        offset: u64,
-        end: u64,
-    },
+    Cut { place: String, need: u64, offset: u64, end: u64 },
     /// A length beyond any sensible one, although the file is long enough.
     #[error("{place} is {found} long, at most {most} accepted")]
-    TooLong {
-        place: String,
-        found: u64,
-        most: u64,
-    },
+    TooLong { place: String, found: u64, most: u64 },
     /// An unknown type of value.
     #[error("{place} has type {found}, needed 0 to 12")]
     ValueType { place: String, found: u32 },
@@ -119,40 +103,20 @@ pub enum Problem {
     UnknownType { tensor: String, found: u32 },
     /// Rows that are not whole blocks.
     #[error("tensor {tensor}: {kind} needs rows of a multiple of {block} elements, found {row}")]
-    BlockSize {
-        tensor: String,
-        kind: TensorType,
-        row: u64,
-        block: u64,
-    },
+    BlockSize { tensor: String, kind: TensorType, row: u64, block: u64 },
     /// Data at an odd place.
     #[error("tensor {tensor}: offset {offset} is no multiple of the alignment {alignment}")]
-    Offset {
-        tensor: String,
-        offset: u64,
-        alignment: u64,
-    },
+    Offset { tensor: String, offset: u64, alignment: u64 },
     /// The file is shorter than its tensors: often a download that was not finished.
     #[error(
         "truncated: tensor {tensor} ends at byte {need}, but the file has {found} ({percent} % of what it needs)"
     )]
-    Truncated {
-        tensor: String,
-        need: u64,
-        found: u64,
-        percent: u64,
-    },
+    Truncated { tensor: String, need: u64, found: u64, percent: u64 },
     /// Two tensors share bytes.
     #[error(
         "tensors {first} and {second} overlap: the first ends at byte {end}, the second starts at {start}{hint}"
     )]
-    Overlap {
-        first: String,
-        second: String,
-        end: u64,
-        start: u64,
-        hint: &'static str,
-    },
+    Overlap { first: String, second: String, end: u64, start: u64, hint: &'static str },
     /// The file changed while it was in use.
     #[error("the file had {before} bytes when it was opened and has {now} now")]
     Changed { before: u64, now: u64 },
@@ -174,11 +138,7 @@ pub enum ShardProblem {
     Missing { no: u64, count: u64 },
     /// A shard of another set, or in another place.
     #[error("key {key} is {found}, needed {needed}")]
-    Key {
-        key: &'static str,
-        found: String,
-        needed: u64,
-    },
+    Key { key: &'static str, found: String, needed: u64 },
     /// A tensor is in two shards.
     #[error("tensor {tensor} is in shard {first} too")]
     DuplicateTensor { tensor: String, first: usize },

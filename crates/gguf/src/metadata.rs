@@ -24,18 +24,10 @@ pub enum MetadataError {
     Missing { key: String, needed: &'static str },
     /// The key has another type, or a value out of range.
     #[error("key {key} is {found}, needed {needed}")]
-    Type {
-        key: String,
-        found: String,
-        needed: &'static str,
-    },
+    Type { key: String, found: String, needed: &'static str },
     /// A per-layer array is too short.
     #[error("key {key} has {found} elements, needed at least {needed}, one a layer")]
-    Length {
-        key: String,
-        found: usize,
-        needed: usize,
-    },
+    Length { key: String, found: usize, needed: usize },
 }
 
 impl Metadata {
@@ -76,9 +68,7 @@ impl Metadata {
 
     /// Keys and values in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &Value)> {
-        self.entries
-            .iter()
-            .map(|(key, value)| (key.as_str(), value))
+        self.entries.iter().map(|(key, value)| (key.as_str(), value))
     }
 
     /// What `read` makes of the value of `key`, if there is one. `needed` says what `read` accepts.
@@ -105,10 +95,7 @@ impl Metadata {
         needed: &'static str,
         read: impl FnOnce(&'a Value) -> Option<T>,
     ) -> Result<T, MetadataError> {
-        let missing = || MetadataError::Missing {
-            key: key.to_owned(),
-            needed,
-        };
+        let missing = || MetadataError::Missing { key: key.to_owned(), needed };
         self.optional(key, needed, read)?.ok_or_else(missing)
     }
 }
@@ -212,10 +199,7 @@ impl Metadata {
     ///
     /// If the key is missing, its value is something else, or the array is too short.
     pub fn f32_per_layer(&self, key: &str, layers: usize) -> Result<Vec<f32>, MetadataError> {
-        let missing = || MetadataError::Missing {
-            key: key.to_owned(),
-            needed: PER_LAYER_FLOATS,
-        };
+        let missing = || MetadataError::Missing { key: key.to_owned(), needed: PER_LAYER_FLOATS };
         self.opt_f32_per_layer(key, layers)?.ok_or_else(missing)
     }
 
@@ -224,11 +208,7 @@ impl Metadata {
     /// # Errors
     ///
     /// If the value is something else, or the array is too short.
-    pub fn opt_f32_per_layer(
-        &self,
-        key: &str,
-        layers: usize,
-    ) -> Result<Option<Vec<f32>>, MetadataError> {
+    pub fn opt_f32_per_layer(&self, key: &str, layers: usize) -> Result<Option<Vec<f32>>, MetadataError> {
         let read = |value: &_| PerLayer::read(value, Value::as_f32);
         let found = self.optional(key, PER_LAYER_FLOATS, read)?;
         found.map(|values| values.spread(key, layers)).transpose()
@@ -257,11 +237,9 @@ impl<T: Clone> PerLayer<T> {
                 values.truncate(layers);
                 Ok(values)
             }
-            Self::Each(values) => Err(MetadataError::Length {
-                key: key.to_owned(),
-                found: values.len(),
-                needed: layers,
-            }),
+            Self::Each(values) => {
+                Err(MetadataError::Length { key: key.to_owned(), found: values.len(), needed: layers })
+            }
         }
     }
 }
@@ -312,10 +290,7 @@ mod tests {
             metadata.u32("negative").unwrap_err(),
             "key negative is -1 (i32), needed an integer from 0 to 2^32 - 1",
         );
-        check(
-            metadata.bool("none").unwrap_err(),
-            "key none is missing, needed a bool",
-        );
+        check(metadata.bool("none").unwrap_err(), "key none is missing, needed a bool");
         check(
             metadata.opt_str("bytes").unwrap_err(),
             "key bytes is \"\u{fffd}\" (string), needed a UTF-8 string",

@@ -54,11 +54,7 @@ impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gaps { file, bytes } => {
-                write!(
-                    f,
-                    "{}: {bytes} bytes between tensors belong to none",
-                    file.display()
-                )
+                write!(f, "{}: {bytes} bytes between tensors belong to none", file.display())
             }
         }
     }
@@ -85,10 +81,7 @@ impl Gguf {
             shards::check(path, &contents.metadata, no as u64, count)?;
             parts.push((file, contents));
         }
-        let total: u64 = parts
-            .iter()
-            .map(|(_, contents)| contents.tensors.len() as u64)
-            .sum();
+        let total: u64 = parts.iter().map(|(_, contents)| contents.tensors.len() as u64).sum();
         shards::check_total(&paths[0], &parts[0].1.metadata, total)?;
         Self::assemble(parts)
     }
@@ -113,12 +106,7 @@ impl Gguf {
 
     fn from_memory(bytes: Bytes) -> Result<Self, GgufError> {
         let path = PathBuf::from("model in memory");
-        let part = ModelFile {
-            path,
-            handle: None,
-            bytes,
-        }
-        .parsed(0)?;
+        let part = ModelFile { path, handle: None, bytes }.parsed(0)?;
         let count = shards::count(&part.0.path, &part.1.metadata)?;
         if count > 1 {
             let (file, problem) = (part.0.path, ShardProblem::InMemory { count });
@@ -134,10 +122,7 @@ impl Gguf {
         for (file, contents) in parts {
             if contents.gap_bytes > 0 {
                 let file = file.path.clone();
-                warnings.push(Warning::Gaps {
-                    file,
-                    bytes: contents.gap_bytes,
-                });
+                warnings.push(Warning::Gaps { file, bytes: contents.gap_bytes });
             }
             files.push(file);
             tensors.extend(contents.tensors);
@@ -145,15 +130,7 @@ impl Gguf {
         }
         let by_name = sorted_names(&tensors, &files)?;
         let (metadata, version, alignment) = first.expect("at least one part");
-        Ok(Self {
-            metadata,
-            version,
-            alignment,
-            files,
-            tensors,
-            by_name,
-            warnings,
-        })
+        Ok(Self { metadata, version, alignment, files, tensors, by_name, warnings })
     }
 
     /// The keys and values of the model, those of the first shard.
@@ -232,40 +209,23 @@ fn sorted_names(tensors: &[TensorInfo], files: &[ModelFile]) -> Result<Vec<usize
     };
     let (tensor, file) = (second.name.clone(), files[second.shard].path.clone());
     Err(if first.shard == second.shard {
-        GgufError::File {
-            file,
-            problem: Problem::DuplicateTensor { tensor },
-        }
+        GgufError::File { file, problem: Problem::DuplicateTensor { tensor } }
     } else {
-        let problem = ShardProblem::DuplicateTensor {
-            tensor,
-            first: first.shard + 1,
-        };
+        let problem = ShardProblem::DuplicateTensor { tensor, first: first.shard + 1 };
         GgufError::Shards { file, problem }
     })
 }
 
 impl ModelFile {
     fn open(path: &Path, shard: usize) -> Result<(Self, Contents), GgufError> {
-        let io = |source| GgufError::Io {
-            file: path.to_owned(),
-            source,
-        };
+        let io = |source| GgufError::Io { file: path.to_owned(), source };
         // Looked at before it is opened: opening a pipe would wait for someone to write.
         if !std::fs::metadata(path).map_err(io)?.is_file() {
-            return Err(GgufError::File {
-                file: path.to_owned(),
-                problem: Problem::NotAFile,
-            });
+            return Err(GgufError::File { file: path.to_owned(), problem: Problem::NotAFile });
         }
         let handle = File::open(path).map_err(io)?;
         let bytes = Bytes::map(&handle).map_err(io)?;
-        let (file, contents) = Self {
-            path: path.to_owned(),
-            handle: Some(handle),
-            bytes,
-        }
-        .parsed(shard)?;
+        let (file, contents) = Self { path: path.to_owned(), handle: Some(handle), bytes }.parsed(shard)?;
         file.check_unchanged()?;
         Ok((file, contents))
     }
@@ -273,10 +233,7 @@ impl ModelFile {
     fn parsed(self, shard: usize) -> Result<(Self, Contents), GgufError> {
         match parse(&self.bytes, shard) {
             Ok(contents) => Ok((self, contents)),
-            Err(problem) => Err(GgufError::File {
-                file: self.path,
-                problem,
-            }),
+            Err(problem) => Err(GgufError::File { file: self.path, problem }),
         }
     }
 
@@ -284,20 +241,11 @@ impl ModelFile {
         let Some(handle) = &self.handle else {
             return Ok(());
         };
-        let io = |source| GgufError::Io {
-            file: self.path.clone(),
-            source,
-        };
-        let (before, now) = (
-            self.bytes.len() as u64,
-            handle.metadata().map_err(io)?.len(),
-        );
+        let io = |source| GgufError::Io { file: self.path.clone(), source };
+        let (before, now) = (self.bytes.len() as u64, handle.metadata().map_err(io)?.len());
         if before != now {
             let problem = Problem::Changed { before, now };
-            return Err(GgufError::File {
-                file: self.path.clone(),
-                problem,
-            });
+            return Err(GgufError::File { file: self.path.clone(), problem });
         }
         Ok(())
     }

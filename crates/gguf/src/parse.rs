@@ -46,27 +46,12 @@ pub(crate) fn parse(bytes: &[u8], shard: usize) -> Result<Contents, Problem> {
     let metadata = read_metadata(&mut cursor, key_count)?;
     let alignment = alignment(&metadata)?;
     let mut tensors = (0..tensor_count)
-        .map(|no| {
-            read_tensor(
-                &mut cursor,
-                shard,
-                Place::TensorName {
-                    no,
-                    of: tensor_count,
-                },
-            )
-        })
+        .map(|no| read_tensor(&mut cursor, shard, Place::TensorName { no, of: tensor_count }))
         .collect::<Result<Vec<_>, _>>()?;
 
     let data_start = cursor.position().next_multiple_of(alignment);
     let gap_bytes = place(&mut tensors, data_start, alignment, bytes.len() as u64)?;
-    Ok(Contents {
-        version,
-        metadata,
-        tensors,
-        alignment,
-        gap_bytes,
-    })
+    Ok(Contents { version, metadata, tensors, alignment, gap_bytes })
 }
 
 /// Checks magic and version, and returns the version.
@@ -74,10 +59,7 @@ fn check_start(cursor: &mut Cursor, bytes: &[u8]) -> Result<u32, Problem> {
     let found = &bytes[..bytes.len().min(4)];
     if !MAGIC.starts_with(found) || found.is_empty() {
         let found = found.escape_ascii().to_string();
-        return Err(Problem::Magic {
-            found,
-            hint: what_else(bytes),
-        });
+        return Err(Problem::Magic { found, hint: what_else(bytes) });
     }
     cursor.number::<u32>(&Place::Header)?;
     let version = cursor.number(&Place::Header)?;
@@ -87,10 +69,7 @@ fn check_start(cursor: &mut Cursor, bytes: &[u8]) -> Result<u32, Problem> {
         _ if version & 0xffff == 0 => "the file is for big-endian machines",
         _ => "the file is newer than this program",
     };
-    Err(Problem::Version {
-        found: version,
-        hint,
-    })
+    Err(Problem::Version { found: version, hint })
 }
 
 /// What a file that is not GGUF may be.
@@ -113,12 +92,7 @@ fn what_else(bytes: &[u8]) -> &'static str {
 fn check_count(what: &'static str, found: u64, remaining: u64, least: u64) -> Result<(), Problem> {
     let most = remaining / least;
     if found > most {
-        return Err(Problem::Count {
-            what,
-            found,
-            remaining,
-            most,
-        });
+        return Err(Problem::Count { what, found, remaining, most });
     }
     Ok(())
 }
@@ -148,11 +122,7 @@ pub(crate) fn check_key(key: &str, place: &Place) -> Result<(), Problem> {
     match key.len() {
         0 => Err(Problem::EmptyKey { place: place() }),
         1..=MAX_KEY => Ok(()),
-        len => Err(Problem::TooLong {
-            place: place(),
-            found: len as u64,
-            most: MAX_KEY as u64,
-        }),
+        len => Err(Problem::TooLong { place: place(), found: len as u64, most: MAX_KEY as u64 }),
     }
 }
 
@@ -161,17 +131,12 @@ fn text(bytes: &[u8], place: &Place) -> Result<String, Problem> {
         place: place.to_string(),
         found: bytes.escape_ascii().take(200).map(char::from).collect(),
     };
-    std::str::from_utf8(bytes)
-        .map(str::to_owned)
-        .map_err(not_text)
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(not_text)
 }
 
 fn read_value(cursor: &mut Cursor, place: &Place) -> Result<Value, Problem> {
     let id = cursor.number(place)?;
-    let unknown = || Problem::ValueType {
-        place: place.to_string(),
-        found: id,
-    };
+    let unknown = || Problem::ValueType { place: place.to_string(), found: id };
     Ok(match ValueType::from_id(id).ok_or_else(unknown)? {
         ValueType::U8 => Value::U8(cursor.number(place)?),
         ValueType::I8 => Value::I8(cursor.number(place)?),
@@ -191,10 +156,7 @@ fn read_value(cursor: &mut Cursor, place: &Place) -> Result<Value, Problem> {
 
 fn read_array(cursor: &mut Cursor, place: &Place) -> Result<Array, Problem> {
     let id = cursor.number(place)?;
-    let unknown = || Problem::ArrayType {
-        place: place.to_string(),
-        found: id,
-    };
+    let unknown = || Problem::ArrayType { place: place.to_string(), found: id };
     let kind = ValueType::from_id(id).ok_or_else(unknown)?;
     let count = cursor.number(place)?;
     Ok(match kind {
@@ -232,47 +194,25 @@ fn read_tensor(cursor: &mut Cursor, shard: usize, place: Place) -> Result<Tensor
     let place = Place::Tensor(&name);
     let n_dims: u32 = cursor.number(&place)?;
     if n_dims as usize > MAX_DIMS {
-        return Err(Problem::DimensionCount {
-            tensor: name,
-            found: n_dims.into(),
-        });
+        return Err(Problem::DimensionCount { tensor: name, found: n_dims.into() });
     }
     let dims = cursor.numbers(n_dims.into(), &place)?;
     let id = cursor.number(&place)?;
     let offset = cursor.number(&place)?;
     let Some(kind) = TensorType::from_id(id) else {
-        return Err(Problem::UnknownType {
-            tensor: name,
-            found: id,
-        });
+        return Err(Problem::UnknownType { tensor: name, found: id });
     };
     let bytes = checked_size(&name, &dims, kind)?;
-    Ok(TensorInfo {
-        name,
-        dims,
-        kind,
-        bytes,
-        shard,
-        offset,
-    })
+    Ok(TensorInfo { name, dims, kind, bytes, shard, offset })
 }
 
 /// Turns offsets into positions in the file, checks that no two tensors overlap and that all are
 /// inside `file_len`, and returns how many bytes between them belong to none.
-fn place(
-    tensors: &mut [TensorInfo],
-    data_start: u64,
-    alignment: u64,
-    file_len: u64,
-) -> Result<u64, Problem> {
+fn place(tensors: &mut [TensorInfo], data_start: u64, alignment: u64, file_len: u64) -> Result<u64, Problem> {
     for tensor in tensors.iter_mut() {
         if tensor.offset % alignment != 0 {
             let (name, offset) = (tensor.name.clone(), tensor.offset);
-            return Err(Problem::Offset {
-                tensor: name,
-                offset,
-                alignment,
-            });
+            return Err(Problem::Offset { tensor: name, offset, alignment });
         }
         let start = data_start.checked_add(tensor.offset);
         match start.and_then(|start| Some((start, start.checked_add(tensor.bytes)?))) {
@@ -301,14 +241,8 @@ fn check_end(by_offset: &[&TensorInfo], file_len: u64) -> Result<(), Problem> {
     }
 }
 
-fn check_neighbours(
-    by_offset: &[&TensorInfo],
-    data_start: u64,
-    alignment: u64,
-) -> Result<u64, Problem> {
-    let mut gaps = by_offset
-        .first()
-        .map_or(0, |first| first.offset - data_start);
+fn check_neighbours(by_offset: &[&TensorInfo], data_start: u64, alignment: u64) -> Result<u64, Problem> {
+    let mut gaps = by_offset.first().map_or(0, |first| first.offset - data_start);
     for pair in by_offset.windows(2) {
         let (first, second) = (pair[0], pair[1]);
         if second.offset < first.end() {

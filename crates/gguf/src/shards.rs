@@ -28,38 +28,22 @@ pub(crate) fn count(file: &Path, metadata: &Metadata) -> Result<u64, GgufError> 
 }
 
 /// The files of a model in `count` shards, of which `file` is one.
-pub(crate) fn siblings(
-    file: &Path,
-    metadata: &Metadata,
-    count: u64,
-) -> Result<Vec<PathBuf>, GgufError> {
+pub(crate) fn siblings(file: &Path, metadata: &Metadata, count: u64) -> Result<Vec<PathBuf>, GgufError> {
     let no = read_key(file, metadata, NO_KEY, 0)?.unwrap_or(0);
     let wrong_name = || {
-        let problem = ShardProblem::Name {
-            no: no.saturating_add(1),
-            count,
-        };
-        GgufError::Shards {
-            file: file.to_owned(),
-            problem,
-        }
+        let problem = ShardProblem::Name { no: no.saturating_add(1), count };
+        GgufError::Shards { file: file.to_owned(), problem }
     };
     let suffix = path(Path::new(""), no.min(count - 1), count);
     let suffix = suffix.to_str().expect("ASCII");
-    let name = file
-        .file_name()
-        .and_then(|name| name.to_str())
-        .ok_or_else(wrong_name)?;
+    let name = file.file_name().and_then(|name| name.to_str()).ok_or_else(wrong_name)?;
     let prefix = file.with_file_name(name.strip_suffix(suffix).ok_or_else(wrong_name)?);
     (0..count)
         .map(|no| {
             let sibling = path(&prefix, no, count);
             let missing = ShardProblem::Missing { no: no + 1, count };
             match sibling.try_exists() {
-                Ok(false) => Err(GgufError::Shards {
-                    file: sibling,
-                    problem: missing,
-                }),
+                Ok(false) => Err(GgufError::Shards { file: sibling, problem: missing }),
                 _ => Ok(sibling), // if it cannot be looked at, opening it says why
             }
         })
@@ -67,12 +51,7 @@ pub(crate) fn siblings(
 }
 
 /// Checks that `file` says that it is shard `no` of `count`.
-pub(crate) fn check(
-    file: &Path,
-    metadata: &Metadata,
-    no: u64,
-    count: u64,
-) -> Result<(), GgufError> {
+pub(crate) fn check(file: &Path, metadata: &Metadata, no: u64, count: u64) -> Result<(), GgufError> {
     for (key, needed) in [(NO_KEY, no), (COUNT_KEY, count)] {
         if read_key(file, metadata, key, needed)? != Some(needed) {
             return Err(wrong_key(file, metadata, key, needed));
@@ -99,18 +78,11 @@ fn read_key(
     key: &'static str,
     needed: u64,
 ) -> Result<Option<u64>, GgufError> {
-    metadata
-        .opt_u64(key)
-        .map_err(|_| wrong_key(file, metadata, key, needed))
+    metadata.opt_u64(key).map_err(|_| wrong_key(file, metadata, key, needed))
 }
 
 fn wrong_key(file: &Path, metadata: &Metadata, key: &'static str, needed: u64) -> GgufError {
-    let found = metadata
-        .get(key)
-        .map_or("missing".to_owned(), |value| value.to_string());
+    let found = metadata.get(key).map_or("missing".to_owned(), |value| value.to_string());
     let problem = ShardProblem::Key { key, found, needed };
-    GgufError::Shards {
-        file: file.to_owned(),
-        problem,
-    }
+    GgufError::Shards { file: file.to_owned(), problem }
 }

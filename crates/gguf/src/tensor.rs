@@ -125,10 +125,7 @@ impl TensorType {
 
     /// The type with this name, in any case of letters.
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL
-            .iter()
-            .copied()
-            .find(|kind| kind.name().eq_ignore_ascii_case(name))
+        Self::ALL.iter().copied().find(|kind| kind.name().eq_ignore_ascii_case(name))
     }
 
     /// The number that stands for this type in a file.
@@ -147,46 +144,26 @@ impl std::fmt::Display for TensorType {
 pub(crate) fn checked_size(name: &str, dims: &[u64], kind: TensorType) -> Result<u64, Problem> {
     let tensor = || name.to_owned();
     if name.is_empty() || name.len() > MAX_NAME {
-        return Err(Problem::TensorName {
-            name: tensor(),
-            len: name.len(),
-        });
+        return Err(Problem::TensorName { name: tensor(), len: name.len() });
     }
     if dims.len() > MAX_DIMS {
-        return Err(Problem::DimensionCount {
-            tensor: tensor(),
-            found: dims.len() as u64,
-        });
+        return Err(Problem::DimensionCount { tensor: tensor(), found: dims.len() as u64 });
     }
     if let Some(&found) = dims.iter().find(|&&dim| dim == 0 || dim > i64::MAX as u64) {
-        return Err(Problem::Dimension {
-            tensor: tensor(),
-            found,
-        });
+        return Err(Problem::Dimension { tensor: tensor(), found });
     }
     let row = dims.first().copied().unwrap_or(1);
     let block = kind.block_elements();
     if row % block != 0 {
-        return Err(Problem::BlockSize {
-            tensor: tensor(),
-            kind,
-            row,
-            block,
-        });
+        return Err(Problem::BlockSize { tensor: tensor(), kind, row, block });
     }
     let size = || {
         // The number of elements must fit as well, though the bytes may be fewer.
-        dims.iter()
-            .try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
+        dims.iter().try_fold(1u64, |product, &dim| product.checked_mul(dim))?;
         let row_bytes = (row / block).checked_mul(kind.block_bytes())?;
-        dims.iter()
-            .skip(1)
-            .try_fold(row_bytes, |product, &dim| product.checked_mul(dim))
+        dims.iter().skip(1).try_fold(row_bytes, |product, &dim| product.checked_mul(dim))
     };
-    size().ok_or_else(|| Problem::TooLarge {
-        tensor: tensor(),
-        dims: dims.to_vec(),
-    })
+    size().ok_or_else(|| Problem::TooLarge { tensor: tensor(), dims: dims.to_vec() })
 }
 
 #[cfg(test)]
@@ -197,10 +174,7 @@ mod tests {
     fn sizes_are_those_of_ggml() {
         let size = |dims: &[u64], kind| checked_size("t", dims, kind).unwrap();
         assert_eq!(size(&[], TensorType::F32), 4);
-        assert_eq!(
-            size(&[4096, 2048, 256], TensorType::IQ2_XXS),
-            4096 / 256 * 66 * 2048 * 256
-        );
+        assert_eq!(size(&[4096, 2048, 256], TensorType::IQ2_XXS), 4096 / 256 * 66 * 2048 * 256);
         assert_eq!(size(&[64, 3], TensorType::Q8_0), 2 * 34 * 3);
     }
 
@@ -208,30 +182,22 @@ mod tests {
     fn ids_and_names_lead_back_to_the_type() {
         for &kind in TensorType::ALL {
             assert_eq!(TensorType::from_id(kind.id()), Some(kind));
-            assert_eq!(
-                TensorType::from_name(&kind.name().to_lowercase()),
-                Some(kind)
-            );
+            assert_eq!(TensorType::from_name(&kind.name().to_lowercase()), Some(kind));
         }
         assert_eq!(TensorType::from_id(4), None, "Q4_2, long gone");
     }
 
     #[test]
     fn impossible_tensors_are_refused() {
-        let message = |name: &str, dims: &[u64], kind| {
-            checked_size(name, dims, kind).unwrap_err().to_string()
-        };
+        let message =
+            |name: &str, dims: &[u64], kind| checked_size(name, dims, kind).unwrap_err().to_string();
         let check = |dims: &[u64], kind, want: &str| {
             let found = message("blk.0.x", dims, kind);
             assert!(found.contains(want) && found.contains("blk.0.x"), "{found}");
         };
         check(&[1; 5], TensorType::F32, "5 dimensions");
         check(&[4, 0], TensorType::F32, "dimension of 0");
-        check(
-            &[1 << 63],
-            TensorType::F32,
-            "dimension of 9223372036854775808",
-        );
+        check(&[1 << 63], TensorType::F32, "dimension of 9223372036854775808");
         check(&[1 << 32, 1 << 32], TensorType::I8, "too large");
         check(&[1 << 62, 1], TensorType::F32, "too large");
         check(&[33, 1], TensorType::Q8_0, "multiple of 32");

@@ -353,15 +353,8 @@ mod tests {
     #[test]
     fn a_listing_stays_short() {
         assert_eq!(Value::from(vec![1u32, 2]).to_string(), "[u32; 2] 1, 2");
-        assert_eq!(
-            Value::from(vec![0i8; 99]).to_string(),
-            "[i8; 99] 0, 0, 0, 0, 0, 0, 0, 0, ..."
-        );
+        assert_eq!(Value::from(vec![0i8; 99]).to_string(), "[i8; 99] 0, 0, 0, 0, 0, 0, 0, 0, ...");
         assert_eq!(Value::from("a\n").to_string(), r#""a\n""#);
-        assert!(
-            Value::from("é".repeat(100).as_str())
-                .to_string()
-                .ends_with("... (200 bytes)")
-        );
+        assert!(Value::from("é".repeat(100).as_str()).to_string().ends_with("... (200 bytes)"));
     }
 }

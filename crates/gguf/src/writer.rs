@@ -122,24 +122,11 @@ impl GgufWriter {
             metadata.remove(key);
         }
         for (no, (key, _)) in metadata.iter().enumerate() {
-            check_key(
-                key,
-                &Place::Key {
-                    no: no as u64,
-                    of: metadata.len() as u64,
-                },
-            )?;
+            check_key(key, &Place::Key { no: no as u64, of: metadata.len() as u64 })?;
         }
         let alignment = alignment(&metadata)?;
         let (tensors, names) = (Vec::new(), HashSet::new());
-        Ok(Self {
-            metadata,
-            alignment,
-            tensors,
-            names,
-            data_bytes: 0,
-            max_file_bytes: u64::MAX,
-        })
+        Ok(Self { metadata, alignment, tensors, names, data_bytes: 0, max_file_bytes: u64::MAX })
     }
 
     /// Splits the model into files of at most this many bytes, if it is larger than that.
@@ -153,34 +140,19 @@ impl GgufWriter {
     /// # Errors
     ///
     /// If the name is taken, empty or too long, or the dimensions do not fit the type.
-    pub fn tensor(
-        &mut self,
-        name: &str,
-        dims: &[u64],
-        kind: TensorType,
-    ) -> Result<&mut Self, WriteError> {
+    pub fn tensor(&mut self, name: &str, dims: &[u64], kind: TensorType) -> Result<&mut Self, WriteError> {
         let bytes = checked_size(name, dims, kind)?;
         let (name, dims) = (name.to_owned(), dims.to_vec());
         if !self.names.insert(name.clone()) {
             return Err(Problem::DuplicateTensor { tensor: name }.into());
         }
-        let end = self
-            .data_bytes
-            .checked_add(bytes)
-            .filter(|&end| end <= MAX_DATA);
+        let end = self.data_bytes.checked_add(bytes).filter(|&end| end <= MAX_DATA);
         let Some(end) = end else {
             return Err(Problem::TooLarge { tensor: name, dims }.into());
         };
         let offset = self.data_bytes;
         self.data_bytes = end.next_multiple_of(self.alignment);
-        self.tensors.push(TensorInfo {
-            name,
-            dims,
-            kind,
-            bytes,
-            shard: 0,
-            offset,
-        });
+        self.tensors.push(TensorInfo { name, dims, kind, bytes, shard: 0, offset });
         Ok(self)
     }
 
@@ -211,8 +183,7 @@ impl GgufWriter {
             complete.push(self.write_beside(path, plan, &mut fill)?);
         }
         for (file, path) in complete.into_iter().zip(&paths) {
-            file.persist(path)
-                .map_err(|failed| io_error(path, failed.error))?;
+            file.persist(path).map_err(|failed| io_error(path, failed.error))?;
             sync_folder(path).map_err(|source| io_error(path, source))?;
         }
         Ok(paths)
@@ -228,31 +199,17 @@ impl GgufWriter {
         mut fill: impl FnMut(&TensorInfo, &mut dyn Write) -> io::Result<()>,
     ) -> Result<Vec<u8>, WriteError> {
         let mut bytes = Vec::new();
-        self.write_file(
-            Path::new("model in memory"),
-            &self.whole(),
-            &mut bytes,
-            &mut fill,
-        )?;
+        self.write_file(Path::new("model in memory"), &self.whole(), &mut bytes, &mut fill)?;
         Ok(bytes)
     }
 
     /// Writes the file that will be `path` under a temporary name in the same folder.
-    fn write_beside(
-        &self,
-        path: &Path,
-        plan: &Plan,
-        fill: &mut Fill,
-    ) -> Result<NamedTempFile, WriteError> {
+    fn write_beside(&self, path: &Path, plan: &Plan, fill: &mut Fill) -> Result<NamedTempFile, WriteError> {
         let file = temporary_beside(path).map_err(|source| io_error(path, source))?;
         let mut out = BufWriter::with_capacity(BUFFER, file);
         self.write_file(path, plan, &mut out, fill)?;
-        let file = out
-            .into_inner()
-            .map_err(|error| io_error(path, error.into_error()))?;
-        file.as_file()
-            .sync_all()
-            .map_err(|source| io_error(path, source))?;
+        let file = out.into_inner().map_err(|error| io_error(path, error.into_error()))?;
+        file.as_file().sync_all().map_err(|source| io_error(path, source))?;
         Ok(file)
     }
 
@@ -264,22 +221,13 @@ impl GgufWriter {
         out: &mut dyn Write,
         fill: &mut Fill,
     ) -> Result<(), WriteError> {
-        out.write_all(&plan.head)
-            .map_err(|source| io_error(path, source))?;
+        out.write_all(&plan.head).map_err(|source| io_error(path, source))?;
         for tensor in plan.tensors {
-            let mut data = Counted {
-                out,
-                written: 0,
-                limit: tensor.bytes,
-            };
+            let mut data = Counted { out, written: 0, limit: tensor.bytes };
             let filled = fill(tensor, &mut data);
             let (found, needed) = (data.written, tensor.bytes);
             if found > needed || (filled.is_ok() && found < needed) {
-                return Err(WriteError::Size {
-                    tensor: tensor.name.clone(),
-                    found,
-                    needed,
-                });
+                return Err(WriteError::Size { tensor: tensor.name.clone(), found, needed });
             }
             filled
                 .and_then(|()| out.write_all(&vec![0; self.padding(needed)]))
@@ -290,10 +238,7 @@ impl GgufWriter {
 
     /// Everything in one file.
     fn whole(&self) -> Plan<'_> {
-        Plan {
-            head: self.head(&self.metadata, &self.tensors),
-            tensors: &self.tensors,
-        }
+        Plan { head: self.head(&self.metadata, &self.tensors), tensors: &self.tensors }
     }
 
     /// Which tensors go into which file.
@@ -307,10 +252,7 @@ impl GgufWriter {
         let count = u16::try_from(count).map_err(|_| WriteError::ShardCount { count })?;
         let plan = |(no, range): (usize, Range<usize>)| {
             let tensors = &self.tensors[range];
-            Plan {
-                head: self.head(&self.shard_metadata(no as u16, count), tensors),
-                tensors,
-            }
+            Plan { head: self.head(&self.shard_metadata(no as u16, count), tensors), tensors }
         };
         Ok(ranges.into_iter().enumerate().map(plan).collect())
     }
@@ -329,11 +271,7 @@ impl GgufWriter {
             }
             if size + more > self.max_file_bytes {
                 let (tensor, need, limit) = (tensor.name.clone(), size + more, self.max_file_bytes);
-                return Err(WriteError::ShardTooSmall {
-                    tensor,
-                    need,
-                    limit,
-                });
+                return Err(WriteError::ShardTooSmall { tensor, need, limit });
             }
             size += more;
         }
@@ -343,11 +281,7 @@ impl GgufWriter {
 
     /// All metadata in the first shard; in the others what a reader of one file needs.
     fn shard_metadata(&self, no: u16, count: u16) -> Metadata {
-        let mut metadata = if no == 0 {
-            self.metadata.clone()
-        } else {
-            Metadata::new()
-        };
+        let mut metadata = if no == 0 { self.metadata.clone() } else { Metadata::new() };
         if let Some(alignment) = self.metadata.get(ALIGNMENT_KEY) {
             metadata.insert(ALIGNMENT_KEY, alignment.clone());
         }
@@ -364,9 +298,7 @@ impl GgufWriter {
         VERSION.put_le(&mut head);
         (tensors.len() as u64).put_le(&mut head);
         (metadata.len() as u64).put_le(&mut head);
-        let first = metadata
-            .get(ARCHITECTURE_KEY)
-            .map(|value| (ARCHITECTURE_KEY, value));
+        let first = metadata.get(ARCHITECTURE_KEY).map(|value| (ARCHITECTURE_KEY, value));
         let others = metadata.iter().filter(|(key, _)| *key != ARCHITECTURE_KEY);
         for (key, value) in first.into_iter().chain(others) {
             put_string(key.as_bytes(), &mut head);
@@ -437,10 +369,7 @@ impl Write for Counted<'_> {
 }
 
 fn io_error(path: &Path, source: io::Error) -> WriteError {
-    WriteError::Io {
-        file: path.to_owned(),
-        source,
-    }
+    WriteError::Io { file: path.to_owned(), source }
 }
 
 /// The files that a model written to `path` in `count` parts consists of.
@@ -448,17 +377,9 @@ fn file_names(path: &Path, count: u64) -> Vec<PathBuf> {
     if count == 1 {
         return vec![path.to_owned()];
     }
-    let is_gguf = path
-        .extension()
-        .is_some_and(|extension| extension == "gguf");
-    let prefix = if is_gguf {
-        path.with_extension("")
-    } else {
-        path.to_owned()
-    };
-    (0..count)
-        .map(|no| shards::path(&prefix, no, count))
-        .collect()
+    let is_gguf = path.extension().is_some_and(|extension| extension == "gguf");
+    let prefix = if is_gguf { path.with_extension("") } else { path.to_owned() };
+    (0..count).map(|no| shards::path(&prefix, no, count)).collect()
 }
 
 fn folder(path: &Path) -> &Path {
@@ -479,9 +400,5 @@ fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
 
 /// Makes a rename survive a power cut, where the system can.
 fn sync_folder(path: &Path) -> io::Result<()> {
-    if cfg!(unix) {
-        File::open(folder(path))?.sync_all()
-    } else {
-        Ok(())
-    }
+    if cfg!(unix) { File::open(folder(path))?.sync_all() } else { Ok(()) }
 }
