@@ -8,6 +8,7 @@
 //! This crate knows nothing of HTTP or of users' sessions.
 
 mod array;
+pub mod pool;
 pub mod reference;
 mod rows;
 mod select;
