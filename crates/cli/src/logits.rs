@@ -1,0 +1,201 @@
+//! `ds4 logits`: what the model expects after each token, as numbers, to hold it against another
+//! implementation.
+
+use crate::backend::{BackendArgs, Task};
+use crate::model_arg::ModelArg;
+use anyhow::{Context, ensure};
+use gguf::Gguf;
+use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward};
+use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+/// Write a model's logits for given tokens, to compare it with another implementation.
+///
+/// Writes raw little-endian f32 rows [positions, vocabulary]; the row of position p is what the model
+/// expects after tokens 0 to p.
+#[derive(clap::Args)]
+pub struct Logits {
+    #[command(flatten)]
+    model: ModelArg,
+    /// The tokens: a JSON array of ids. Nothing is added, so the first is usually the BOS token.
+    #[arg(long, value_name = "FILE")]
+    tokens: PathBuf,
+    /// Where to write the rows.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Which rows to write: all, last, or a file with a JSON array of ascending positions.
+    #[arg(long, value_name = "all|last|FILE", default_value = "all")]
+    positions: String,
+    #[command(flatten)]
+    backend: BackendArgs,
+    /// How the KV cache is stored: f32, f16 or f8.
+    #[arg(long, value_name = "FORMAT", default_value = "f32", value_parser = KvFormat::from_str)]
+    kv: KvFormat,
+    /// Tokens in a batch. Does not change the result.
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk: u32,
+    /// Continue the tokens by N, each the most probable one, also after an end-of-text token. Writes the
+    /// rows that chose them instead, and prints their ids as a JSON array.
+    #[arg(long, value_name = "N", conflicts_with = "positions")]
+    greedy: Option<usize>,
+}
+
+impl Logits {
+    /// Computes and writes the rows.
+    pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let tokens: Vec<u32> = read_json(&self.tokens)?;
+        ensure!(!tokens.is_empty(), "{}: no tokens", self.tokens.display());
+        let positions = self.positions(tokens.len())?;
+        let gguf = self.model.open()?;
+        self.backend.run(Dump { args: &self, gguf, tokens, positions, printed: out })
+    }
+
+    /// The positions to write, ascending.
+    fn positions(&self, len: usize) -> anyhow::Result<Vec<usize>> {
+        match self.positions.as_str() {
+            "all" => Ok((0..len).collect()),
+            "last" => Ok(vec![len - 1]),
+            file => {
+                let positions: Vec<usize> = read_json(Path::new(file))?;
+                ensure!(positions.is_sorted_by(|a, b| a < b), "{file}: positions must ascend");
+                let last = positions.last().copied().unwrap_or_default();
+                ensure!(last < len, "{file}: position {last}, but there are only {len} tokens");
+                Ok(positions)
+            }
+        }
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<T> {
+    let bytes = std::fs::read(path).with_context(|| format!("reading {}", path.display()))?;
+    serde_json::from_slice(&bytes).with_context(|| format!("reading {}", path.display()))
+}
+
+/// One command, once it is known where to compute.
+struct Dump<'a> {
+    args: &'a Logits,
+    gguf: Gguf,
+    tokens: Vec<u32>,
+    positions: Vec<usize>,
+    printed: &'a mut dyn Write,
+}
+
+impl Task for Dump<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
+        let model = model::load(&ops, &self.gguf).context("loading the model")?;
+        self.args.kv.check(&model.config)?;
+        let timeline = Timeline::new(&ops, &model.config, self.args.kv);
+        let mut feeder = Feeder { ops: &ops, model: &model, timeline };
+        let path = &self.args.out;
+        let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
+        let mut rows = Rows { file: BufWriter::new(file) };
+        match self.args.greedy {
+            None => self.write_positions(&mut feeder, &mut rows)?,
+            Some(count) => {
+                let ids = self.write_greedy(&mut feeder, count, &mut rows)?;
+                writeln!(self.printed, "{}", serde_json::to_string(&ids)?)?;
+            }
+        }
+        rows.file.flush().with_context(|| format!("writing {}", path.display()))
+    }
+}
+
+impl Dump<'_> {
+    fn write_positions<B: Ops>(&self, feeder: &mut Feeder<'_, B>, rows: &mut Rows) -> anyhow::Result<()> {
+        let mut wanted = self.positions.iter().copied().peekable();
+        while let Some(chunk) = feeder.next_chunk(&self.tokens, self.args.chunk as usize) {
+            let last = chunk.end - 1;
+            let which = match wanted.peek() {
+                Some(&p) if p < last => Wanted::All,
+                Some(&p) if p == last => Wanted::Last,
+                _ => Wanted::None,
+            };
+            let logits = feeder.feed(&self.tokens[chunk.clone()], which)?;
+            let first = if which == Wanted::All { chunk.start } else { last };
+            while let Some(position) = wanted.next_if(|p| chunk.contains(p)) {
+                rows.write(feeder.row(&logits, position - first))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_greedy<B: Ops>(
+        &self,
+        feeder: &mut Feeder<'_, B>,
+        count: usize,
+        rows: &mut Rows,
+    ) -> anyhow::Result<Vec<u32>> {
+        let mut logits = Vec::new();
+        while let Some(chunk) = feeder.next_chunk(&self.tokens, self.args.chunk as usize) {
+            logits = feeder.feed(&self.tokens[chunk], Wanted::Last)?;
+        }
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            if let Some(&token) = ids.last() {
+                logits = feeder.feed(&[token], Wanted::Last)?;
+            }
+            rows.write(&logits)?;
+            ids.push(largest(&logits).context("choosing the next token")?);
+        }
+        Ok(ids)
+    }
+}
+
+/// A timeline and what extends it.
+struct Feeder<'a, B: Ops> {
+    ops: &'a B,
+    model: &'a Model<B>,
+    timeline: Timeline<B>,
+}
+
+impl<B: Ops> Feeder<'_, B> {
+    /// The tokens to feed next; `None` at their end.
+    fn next_chunk(&self, tokens: &[u32], most: usize) -> Option<Range<usize>> {
+        let done = self.timeline.len();
+        let len = (tokens.len() - done).min(most).min(self.timeline.room());
+        (len > 0).then(|| done..done + len)
+    }
+
+    /// Logits of the wanted tokens, `[wanted, vocab]`.
+    fn feed(&mut self, tokens: &[u32], wanted: Wanted) -> anyhow::Result<Vec<f32>> {
+        let mut batch = [Entry { timeline: &mut self.timeline, tokens, wanted }];
+        let output = forward(self.model, self.ops, &mut batch, &mut NoTap)?;
+        Ok(output.logits.map(|logits| self.ops.read(&logits)).transpose()?.unwrap_or_default())
+    }
+
+    fn row<'r>(&self, logits: &'r [f32], idx: usize) -> &'r [f32] {
+        let vocab = self.model.config.vocab;
+        &logits[idx * vocab..][..vocab]
+    }
+}
+
+/// The id of the largest logit, the lowest on a tie.
+fn largest(logits: &[f32]) -> anyhow::Result<u32> {
+    ensure!(logits.iter().all(|x| !x.is_nan()), "the model gave a logit that is not a number");
+    let (mut best, mut id) = (f32::NEG_INFINITY, 0);
+    for (idx, &logit) in logits.iter().enumerate() {
+        if logit > best {
+            (best, id) = (logit, idx as u32);
+        }
+    }
+    Ok(id)
+}
+
+struct Rows {
+    file: BufWriter<File>,
+}
+
+impl Rows {
+    fn write(&mut self, row: &[f32]) -> anyhow::Result<()> {
+        for logit in row {
+            self.file.write_all(&logit.to_le_bytes())?;
+        }
+        Ok(())
+    }
+}
