@@ -1,1 +1,6 @@
-//! Not yet written.
+//! A model in service.
+pub mod cancel;
+pub mod logprobs;
+pub mod random;
+pub mod sampler;
+pub mod stop;
