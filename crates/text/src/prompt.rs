@@ -4,23 +4,25 @@
 //! protocol; here that is text, and only the renderer writes [`Marker`]s.
 
 use std::fmt;
-use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::Marker;
 
 /// One stretch of a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// One control token.
     Marker(Marker),
     /// Text that is encoded as data, in one piece.
     Text(String),
     /// Tokens that the model itself sampled earlier, used as they were.
-    Sampled(Arc<Sampled>),
+    Sampled(Sampled),
 }
 
 /// Tokens as they were sampled, with the text they stand for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sampled {
     /// Token ids.
     pub ids: Vec<u32>,
@@ -30,7 +32,8 @@ pub struct Sampled {
 
 /// A rendered prompt. No two text segments are neighbours: text that meets is joined, because
 /// encoding two fragments gives other tokens than encoding the whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct Prompt {
     segments: Vec<Segment>,
 }
@@ -72,7 +75,7 @@ impl Prompt {
     }
 
     /// Adds sampled tokens as they are.
-    pub fn sampled(&mut self, tokens: Arc<Sampled>) {
+    pub fn sampled(&mut self, tokens: Sampled) {
         self.segments.push(Segment::Sampled(tokens));
     }
 
