@@ -3,9 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// `N` consecutive weights of a row, as they lie in a file.
-pub trait Block<const N: usize>:
-    FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned
-{
+pub trait Block<const N: usize>: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// The weights this block stands for. Any bytes are a block; hostile ones may decode to
     /// infinities or NaN, never to a panic.
     fn decode(&self) -> [f32; N];

@@ -7,6 +7,7 @@
 pub const NAN: u8 = 255;
 
 /// The power of two of a byte, exact also where it is subnormal.
+#[inline]
 pub fn decode(e: u8) -> f32 {
     match e {
         0 => f32::from_bits(1 << 22), // 2^-127
@@ -21,9 +22,5 @@ pub fn decode(e: u8) -> f32 {
 pub fn at_least(x: f32) -> u8 {
     debug_assert!(x.is_nan() || x >= f32::MIN_POSITIVE, "{x} is too small");
     let bits = x.to_bits();
-    if x.is_finite() {
-        (bits >> 23) as u8 + u8::from(bits & 0x7f_ffff != 0)
-    } else {
-        NAN
-    }
+    if x.is_finite() { (bits >> 23) as u8 + u8::from(bits & 0x7f_ffff != 0) } else { NAN }
 }

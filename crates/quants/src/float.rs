@@ -32,9 +32,8 @@ pub struct BlockBF16 {
     pub bits: U16,
 }
 
-const _: () = assert!(
-    size_of::<BlockF32>() == 4 && size_of::<BlockF16>() == 2 && size_of::<BlockBF16>() == 2
-);
+const _: () =
+    assert!(size_of::<BlockF32>() == 4 && size_of::<BlockF16>() == 2 && size_of::<BlockBF16>() == 2);
 
 /// The value of f16 bits, as the scales of many formats are stored. Exact.
 pub fn f16_value(bits: U16) -> f32 {
@@ -84,8 +83,6 @@ impl Encode<1> for BlockBF16 {
     const LARGEST: f32 = f32::from_bits(0x7f7f_7fff); // the next one rounds up to infinity
 
     fn encode(&[x]: &[f32; 1]) -> Self {
-        Self {
-            bits: U16::new(bf16::from_f32(x).to_bits()),
-        }
+        Self { bits: U16::new(bf16::from_f32(x).to_bits()) }
     }
 }

@@ -52,12 +52,7 @@ struct Facts {
 
 /// The facts of a block type.
 const fn facts<B: Block<N>, const N: usize>(ggml_id: u32, name: &'static str) -> Facts {
-    Facts {
-        ggml_id,
-        name,
-        block_len: N,
-        block_bytes: size_of::<B>(),
-    }
+    Facts { ggml_id, name, block_len: N, block_bytes: size_of::<B>() }
 }
 
 impl Format {
@@ -133,12 +128,7 @@ impl Format {
     ///
     /// If the lengths do not fit together: the loader has checked every matrix, so that is our bug.
     pub fn decode_row(self, bytes: &[u8], out: &mut [f32]) {
-        assert_eq!(
-            self.row_bytes(out.len()),
-            Some(bytes.len()),
-            "{self} row of {} weights",
-            out.len()
-        );
+        assert_eq!(self.row_bytes(out.len()), Some(bytes.len()), "{self} row of {} weights", out.len());
         match self {
             Format::F32 => decode::<BlockF32, _>(bytes, out),
             Format::F16 => decode::<BlockF16, _>(bytes, out),
@@ -165,24 +155,16 @@ impl Format {
     ///
     /// If `bytes` is not [`row_bytes`](Self::row_bytes) long.
     pub fn encode_row(self, x: &[f32], bytes: &mut [u8]) -> Result<(), EncodeError> {
-        assert_eq!(
-            self.row_bytes(x.len()),
-            Some(bytes.len()),
-            "{self} row of {} weights",
-            x.len()
-        );
+        assert_eq!(self.row_bytes(x.len()), Some(bytes.len()), "{self} row of {} weights", x.len());
         match self {
             Format::F32 => encode::<BlockF32, _>(self, x, bytes),
             Format::F16 => encode::<BlockF16, _>(self, x, bytes),
             Format::BF16 => encode::<BlockBF16, _>(self, x, bytes),
             Format::Q8_0 => encode::<BlockQ8_0, _>(self, x, bytes),
             Format::Mxfp4 => encode::<BlockMxfp4, _>(self, x, bytes),
-            Format::Q2K
-            | Format::Q3K
-            | Format::Q4K
-            | Format::Q5K
-            | Format::Q6K
-            | Format::Iq2Xxs => Err(EncodeError::NoEncoder { format: self }),
+            Format::Q2K | Format::Q3K | Format::Q4K | Format::Q5K | Format::Q6K | Format::Iq2Xxs => {
+                Err(EncodeError::NoEncoder { format: self })
+            }
         }
     }
 }
@@ -214,18 +196,10 @@ fn encode<B: Encode<N>, const N: usize>(
             return Err(EncodeError::NotFinite { index, value });
         }
         if value.abs() > B::LARGEST {
-            return Err(EncodeError::TooLarge {
-                format,
-                index,
-                value,
-                largest: B::LARGEST,
-            });
+            return Err(EncodeError::TooLarge { format, index, value, largest: B::LARGEST });
         }
     }
-    for (bytes, x) in bytes
-        .chunks_exact_mut(size_of::<B>())
-        .zip(x.as_chunks::<N>().0)
-    {
+    for (bytes, x) in bytes.chunks_exact_mut(size_of::<B>()).zip(x.as_chunks::<N>().0) {
         bytes.copy_from_slice(B::encode(x).as_bytes());
     }
     Ok(())

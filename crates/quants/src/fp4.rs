@@ -29,9 +29,5 @@ pub fn encode(x: f32) -> u8 {
         m if m <= 5.0 => 6,
         _ => 7,
     };
-    if x < 0.0 && magnitude != 0 {
-        magnitude | 8
-    } else {
-        magnitude
-    }
+    if x < 0.0 && magnitude != 0 { magnitude | 8 } else { magnitude }
 }

@@ -14,11 +14,7 @@ pub fn decode(code: u8) -> f32 {
         (0, _) => mantissa * power_of_two(-9),
         _ => (8.0 + mantissa) * power_of_two(i32::from(exponent) - 10),
     };
-    if code & 0x80 != 0 {
-        -magnitude
-    } else {
-        magnitude
-    }
+    if code & 0x80 != 0 { -magnitude } else { magnitude }
 }
 
 /// The code nearest to `x`, ties to the even code; beyond [`LARGEST`] that value. NaN stays NaN.

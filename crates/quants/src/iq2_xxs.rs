@@ -38,6 +38,7 @@ pub struct Group {
 
 impl Group {
     /// The scale `s` of the group, 0 to 15, which stands for `s + 1/2`.
+    #[inline]
     pub fn scale(&self) -> u8 {
         (self.signs_scale.get() >> 28) as u8
     }
@@ -75,11 +76,7 @@ impl Block<256> for BlockIq2Xxs {
             let (group, l, c) = (&self.groups[i / 32], i % 32 / 8, i % 8);
             let scale = d * (0.5 + f32::from(group.scale())) * 0.25;
             let magnitude = f32::from(GRID[usize::from(group.rows[l])][c]);
-            let sign = if group.signs(l) >> c & 1 == 1 {
-                -1.0
-            } else {
-                1.0
-            };
+            let sign = if group.signs(l) >> c & 1 == 1 { -1.0 } else { 1.0 };
             scale * magnitude * sign
         })
     }

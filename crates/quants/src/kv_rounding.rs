@@ -20,8 +20,7 @@ use crate::{e8m0, fp4, fp8};
 pub fn round_fp8(x: &mut [f32], block: usize) {
     for x in blocks_mut(x, block) {
         let scale = e8m0::decode(fp8_scale(x));
-        x.iter_mut()
-            .for_each(|x| *x = fp8::decode(fp8::encode(*x / scale)) * scale);
+        x.iter_mut().for_each(|x| *x = fp8::decode(fp8::encode(*x / scale)) * scale);
     }
 }
 
@@ -34,16 +33,8 @@ pub fn round_fp8(x: &mut [f32], block: usize) {
 ///
 /// If the lengths do not fit together.
 pub fn pack_fp8(x: &[f32], block: usize, codes: &mut [u8], scales: &mut [u8]) {
-    assert_eq!(
-        (codes.len(), scales.len() * block),
-        (x.len(), x.len()),
-        "FP8 codes and scales"
-    );
-    for ((x, codes), e) in x
-        .chunks_exact(block)
-        .zip(codes.chunks_exact_mut(block))
-        .zip(scales)
-    {
+    assert_eq!((codes.len(), scales.len() * block), (x.len(), x.len()), "FP8 codes and scales");
+    for ((x, codes), e) in x.chunks_exact(block).zip(codes.chunks_exact_mut(block)).zip(scales) {
         *e = fp8_scale(x);
         let scale = e8m0::decode(*e);
         for (x, code) in x.iter().zip(codes) {
@@ -58,16 +49,8 @@ pub fn pack_fp8(x: &[f32], block: usize, codes: &mut [u8], scales: &mut [u8]) {
 ///
 /// If the lengths do not fit together.
 pub fn unpack_fp8(codes: &[u8], scales: &[u8], block: usize, x: &mut [f32]) {
-    assert_eq!(
-        (codes.len(), scales.len() * block),
-        (x.len(), x.len()),
-        "FP8 codes and scales"
-    );
-    for ((x, codes), &e) in x
-        .chunks_exact_mut(block)
-        .zip(codes.chunks_exact(block))
-        .zip(scales)
-    {
+    assert_eq!((codes.len(), scales.len() * block), (x.len(), x.len()), "FP8 codes and scales");
+    for ((x, codes), &e) in x.chunks_exact_mut(block).zip(codes.chunks_exact(block)).zip(scales) {
         let scale = e8m0::decode(e);
         for (x, &code) in x.iter_mut().zip(codes) {
             *x = fp8::decode(code) * scale;
@@ -84,8 +67,7 @@ pub fn round_fp4(x: &mut [f32], block: usize) {
     for x in blocks_mut(x, block) {
         let e = fp4_scale(x);
         let scale = e8m0::decode(e);
-        x.iter_mut()
-            .for_each(|x| *x = fp4::decode(fp4_code(*x, e)) * scale);
+        x.iter_mut().for_each(|x| *x = fp4::decode(fp4_code(*x, e)) * scale);
     }
 }
 
@@ -99,11 +81,7 @@ pub fn round_fp4(x: &mut [f32], block: usize) {
 /// If the lengths do not fit together.
 pub fn pack_fp4(x: &[f32], block: usize, codes: &mut [u8], scales: &mut [u8]) {
     assert_fp4_lengths(x, block, codes, scales);
-    for ((x, codes), e) in x
-        .chunks_exact(block)
-        .zip(codes.chunks_exact_mut(block / 2))
-        .zip(scales)
-    {
+    for ((x, codes), e) in x.chunks_exact(block).zip(codes.chunks_exact_mut(block / 2)).zip(scales) {
         *e = fp4_scale(x);
         for (&[even, odd], code) in x.as_chunks().0.iter().zip(codes) {
             *code = fp4_code(even, *e) | fp4_code(odd, *e) << 4;
@@ -118,11 +96,7 @@ pub fn pack_fp4(x: &[f32], block: usize, codes: &mut [u8], scales: &mut [u8]) {
 /// If the lengths do not fit together.
 pub fn unpack_fp4(codes: &[u8], scales: &[u8], block: usize, x: &mut [f32]) {
     assert_fp4_lengths(x, block, codes, scales);
-    for ((x, codes), &e) in x
-        .chunks_exact_mut(block)
-        .zip(codes.chunks_exact(block / 2))
-        .zip(scales)
-    {
+    for ((x, codes), &e) in x.chunks_exact_mut(block).zip(codes.chunks_exact(block / 2)).zip(scales) {
         let scale = e8m0::decode(e);
         for (pair, &code) in x.as_chunks_mut().0.iter_mut().zip(codes) {
             *pair = [fp4::decode(code) * scale, fp4::decode(code >> 4) * scale];
@@ -132,19 +106,11 @@ pub fn unpack_fp4(codes: &[u8], scales: &[u8], block: usize, x: &mut [f32]) {
 
 fn assert_fp4_lengths(x: &[f32], block: usize, codes: &[u8], scales: &[u8]) {
     assert!(block.is_multiple_of(2), "FP4 block of {block}");
-    assert_eq!(
-        (codes.len() * 2, scales.len() * block),
-        (x.len(), x.len()),
-        "FP4 codes and scales"
-    );
+    assert_eq!((codes.len() * 2, scales.len() * block), (x.len(), x.len()), "FP4 codes and scales");
 }
 
 fn blocks_mut(x: &mut [f32], block: usize) -> impl Iterator<Item = &mut [f32]> {
-    assert!(
-        x.len().is_multiple_of(block),
-        "{} values in blocks of {block}",
-        x.len()
-    );
+    assert!(x.len().is_multiple_of(block), "{} values in blocks of {block}", x.len());
     x.chunks_exact_mut(block)
 }
 
@@ -160,20 +126,10 @@ fn fp4_scale(x: &[f32]) -> u8 {
 
 /// The code of `x` in a block with scale byte `e`; in a NaN block, where it has no meaning, 0.
 fn fp4_code(x: f32, e: u8) -> u8 {
-    if e == e8m0::NAN {
-        0
-    } else {
-        fp4::encode(x / e8m0::decode(e))
-    }
+    if e == e8m0::NAN { 0 } else { fp4::encode(x / e8m0::decode(e)) }
 }
 
 /// The largest magnitude of a block, but at least `floor`; NaN if there is one.
 fn largest_magnitude(x: &[f32], floor: f32) -> f32 {
-    x.iter().fold(floor, |m, x| {
-        if x.abs() <= m || m.is_nan() {
-            m
-        } else {
-            x.abs()
-        }
-    })
+    x.iter().fold(floor, |m, x| if x.abs() <= m || m.is_nan() { m } else { x.abs() })
 }

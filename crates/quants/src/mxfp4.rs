@@ -37,21 +37,12 @@ impl Encode<32> for BlockMxfp4 {
         let e = (largest.to_bits() >> 23).saturating_sub(2) as u8;
         let scale = e8m0::decode(e);
         let code = |x: f32| nearest_code(x, scale);
-        Self {
-            e,
-            qs: std::array::from_fn(|l| code(x[l]) | code(x[l + 16]) << 4),
-        }
+        Self { e, qs: std::array::from_fn(|l| code(x[l]) | code(x[l + 16]) << 4) }
     }
 }
 
 /// The code whose value times `scale` is nearest to `x`, the lowest of equals; so never minus zero.
 fn nearest_code(x: f32, scale: f32) -> u8 {
     let error = |code: u8| (scale * fp4::decode(code) - x).abs();
-    (1..16).fold(0, |best, code| {
-        if error(code) < error(best) {
-            code
-        } else {
-            best
-        }
-    })
+    (1..16).fold(0, |best, code| if error(code) < error(best) { code } else { best })
 }

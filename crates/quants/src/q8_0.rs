@@ -38,9 +38,6 @@ impl Encode<32> for BlockQ8_0 {
         let largest = x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
         let d = largest / 127.0;
         let inverse = if d == 0.0 { 0.0 } else { 1.0 / d };
-        Self {
-            d: f16_bits(d),
-            q: x.map(|x| (x * inverse).round() as i8),
-        }
+        Self { d: f16_bits(d), q: x.map(|x| (x * inverse).round() as i8) }
     }
 }

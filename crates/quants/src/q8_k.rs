@@ -33,25 +33,13 @@ impl Encode<256> for BlockQ8K {
 
     /// The scale makes the value of largest magnitude (the first of equals) -127.
     fn encode(x: &[f32; 256]) -> Self {
-        let extreme = x
-            .iter()
-            .fold(0.0_f32, |m, &x| if x.abs() > m.abs() { x } else { m });
+        let extreme = x.iter().fold(0.0_f32, |m, &x| if x.abs() > m.abs() { x } else { m });
         if extreme == 0.0 {
-            return Self {
-                d: F32::new(0.0),
-                q: [0; 256],
-                sums: [I16::ZERO; 16],
-            };
+            return Self { d: F32::new(0.0), q: [0; 256], sums: [I16::ZERO; 16] };
         }
         let inverse = -127.0 / extreme;
         let q = x.map(|x| (inverse * x).round_ties_even().clamp(-127.0, 127.0) as i8);
-        let sums = std::array::from_fn(|j| {
-            I16::new(q[16 * j..][..16].iter().map(|&q| i16::from(q)).sum())
-        });
-        Self {
-            d: F32::new(1.0 / inverse),
-            q,
-            sums,
-        }
+        let sums = std::array::from_fn(|j| I16::new(q[16 * j..][..16].iter().map(|&q| i16::from(q)).sum()));
+        Self { d: F32::new(1.0 / inverse), q, sums }
     }
 }

@@ -18,9 +18,7 @@ struct Case {
 }
 
 fn cases() -> Vec<Case> {
-    serde_json::from_str::<Golden>(include_str!("data/kv_rounding.json"))
-        .unwrap()
-        .cases
+    serde_json::from_str::<Golden>(include_str!("data/kv_rounding.json")).unwrap().cases
 }
 
 #[test]

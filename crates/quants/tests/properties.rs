@@ -120,14 +120,8 @@ fn every_fp8_code_survives_decoding_and_encoding() {
     for code in 0..=255 {
         assert_eq!(fp8::encode(fp8::decode(code)), code, "code {code:#04x}");
     }
-    assert_eq!(
-        [fp8::decode(0x01), fp8::decode(0x38), fp8::decode(0xfe)],
-        [2.0_f32.powi(-9), 1.0, -448.0]
-    );
-    assert_eq!(
-        [fp8::encode(f32::INFINITY), fp8::encode(-1e9)],
-        [0x7e, 0xfe]
-    );
+    assert_eq!([fp8::decode(0x01), fp8::decode(0x38), fp8::decode(0xfe)], [2.0_f32.powi(-9), 1.0, -448.0]);
+    assert_eq!([fp8::encode(f32::INFINITY), fp8::encode(-1e9)], [0x7e, 0xfe]);
     assert!(fp8::decode(0x7f).is_nan() && fp8::decode(0xff).is_nan());
 }
 
@@ -136,11 +130,7 @@ fn fp8_breaks_ties_to_the_even_code() {
     for code in 0..0x7e {
         let between = (fp8::decode(code) + fp8::decode(code + 1)) / 2.0;
         let even = code + (code & 1);
-        assert_eq!(
-            fp8::encode(between),
-            even,
-            "between {code:#04x} and the next"
-        );
+        assert_eq!(fp8::encode(between), even, "between {code:#04x} and the next");
         assert_eq!(fp8::encode(between.next_up()), code + 1);
         assert_eq!(fp8::encode(between.next_down()), code);
     }
@@ -151,9 +141,7 @@ fn every_fp4_code_survives_and_ties_go_to_the_even_code() {
     for code in (0..16).filter(|&code| code != 8) {
         assert_eq!(fp4::encode(fp4::decode(code)), code);
     }
-    let given = [
-        0.1, 0.25, 0.75, -1.25, 1.75, 2.5, -3.5, 5.0, 5.9, -6.0, -0.2,
-    ];
+    let given = [0.1, 0.25, 0.75, -1.25, 1.75, 2.5, -3.5, 5.0, 5.9, -6.0, -0.2];
     let want = [0.0, 0.0, 1.0, -1.0, 2.0, 2.0, -4.0, 4.0, 6.0, -6.0, 0.0];
     assert_eq!(given.map(|x| fp4::decode(fp4::encode(x))), want);
 }
@@ -164,10 +152,7 @@ fn e8m0_scales_are_powers_of_two_and_never_too_small() {
         assert_eq!(f64::from(e8m0::decode(e)), 2.0_f64.powi(i32::from(e) - 127));
     }
     assert!(e8m0::decode(255).is_nan());
-    assert_eq!(
-        [1.0, 1.0_f32.next_up(), 2.0, 3.0].map(e8m0::at_least),
-        [127, 128, 128, 129]
-    );
+    assert_eq!([1.0, 1.0_f32.next_up(), 2.0, 3.0].map(e8m0::at_least), [127, 128, 128, 129]);
     assert_eq!([f32::INFINITY, f32::NAN].map(e8m0::at_least), [255, 255]);
 }
 
@@ -193,11 +178,8 @@ fn a_nan_spoils_its_block_and_no_other() {
 
 #[test]
 fn a_value_too_large_for_the_format_is_refused() {
-    let cases = [
-        (Format::F16, 65519.99, 65520.0),
-        (Format::Q8_0, 8.319e6, 8.32e6),
-        (Format::BF16, 3.3e38, f32::MAX),
-    ];
+    let cases =
+        [(Format::F16, 65519.99, 65520.0), (Format::Q8_0, 8.319e6, 8.32e6), (Format::BF16, 3.3e38, f32::MAX)];
     for (format, good, bad) in cases {
         let mut x = [0.0; 32];
         let mut bytes = vec![0; format.row_bytes(32).unwrap()];
@@ -208,23 +190,15 @@ fn a_value_too_large_for_the_format_is_refused() {
         assert!(out[3].is_finite(), "{format} wrote {}", out[3]);
         x[5] = bad;
         let error = format.encode_row(&x, &mut bytes).unwrap_err();
-        assert!(
-            matches!(error, EncodeError::TooLarge { index: 5, .. }),
-            "{format}: {error}"
-        );
+        assert!(matches!(error, EncodeError::TooLarge { index: 5, .. }), "{format}: {error}");
     }
 }
 
 #[test]
 fn formats_without_an_encoder_say_so() {
     let mut bytes = [0; 66];
-    let error = Format::Iq2Xxs
-        .encode_row(&[0.0; 256], &mut bytes)
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "IQ2_XXS can be read, but there is no encoder for it"
-    );
+    let error = Format::Iq2Xxs.encode_row(&[0.0; 256], &mut bytes).unwrap_err();
+    assert_eq!(error.to_string(), "IQ2_XXS can be read, but there is no encoder for it");
 }
 
 #[test]

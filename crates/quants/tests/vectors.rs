@@ -13,10 +13,7 @@ struct Case {
 fn cases(json: &str) -> impl Iterator<Item = (Format, Vec<u8>, Vec<f32>)> {
     let cases: Vec<Case> = serde_json::from_str(json).unwrap();
     cases.into_iter().map(|case| {
-        let format = Format::ALL
-            .into_iter()
-            .find(|f| f.name() == case.format)
-            .unwrap();
+        let format = Format::ALL.into_iter().find(|f| f.name() == case.format).unwrap();
         let values = case.bits.into_iter().map(f32::from_bits).collect();
         (format, from_hex(&case.bytes), values)
     })
@@ -49,17 +46,12 @@ fn encoders_write_the_bytes_of_gguf_py() {
     for (format, want, values) in cases(include_str!("data/encode.json")) {
         let mut got = vec![0; want.len()];
         format.encode_row(&values, &mut got).unwrap();
-        for (i, (got, want)) in got
-            .chunks(format.block_bytes())
-            .zip(want.chunks(format.block_bytes()))
-            .enumerate()
+        for (i, (got, want)) in
+            got.chunks(format.block_bytes()).zip(want.chunks(format.block_bytes())).enumerate()
         {
             assert_eq!(got, want, "{format} block {i}");
         }
         seen.push(format);
     }
-    assert_eq!(
-        seen,
-        [Format::F16, Format::BF16, Format::Q8_0, Format::Mxfp4]
-    );
+    assert_eq!(seen, [Format::F16, Format::BF16, Format::Q8_0, Format::Mxfp4]);
 }

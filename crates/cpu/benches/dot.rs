@@ -1,0 +1,77 @@
+//! How fast rows of weights are consumed: the roof is the machine's memory bandwidth when the
+//! weights come from memory, and the arithmetic of one core when they come from the cache.
+//!
+//! `read` is the first roof, in the same minute. `cold` walks through 256 MB of weights, `hot`
+//! repeats one 64-row tile; both multiply by one column, as decode does. `columns` multiplies a hot
+//! tile by more columns, where items are multiply-accumulates.
+
+use cpu::dot::{Acts, Matrix, Rounding, matmul};
+use divan::counter::{BytesCount, ItemsCount};
+use divan::{Bencher, black_box};
+use quants::Format;
+
+fn main() {
+    divan::main();
+}
+
+const FORMATS: [Format; 11] = Format::ALL;
+const K: usize = 4096;
+const TILE: usize = 64;
+
+/// Bytes that are valid blocks with small scales, whatever the format.
+fn weights(format: Format, rows: usize) -> Vec<u8> {
+    let len = rows * format.row_bytes(K).expect("whole blocks");
+    (0..len).map(|i| (i * 7 + i / 251) as u8 & 0x3f).collect()
+}
+
+fn activations(format: Format, n: usize) -> Acts {
+    let x: Vec<f32> = (0..n * K).map(|i| (i % 17) as f32 - 8.0).collect();
+    Acts::new(Rounding::of(format), &x, K)
+}
+
+/// Sums 256 MB of words.
+#[divan::bench(sample_count = 10)]
+fn read(bencher: Bencher) {
+    let words = vec![1_u64; 32 << 20];
+    bencher
+        .counter(BytesCount::of_slice(&words))
+        .bench(|| black_box(&words).iter().copied().fold(0, u64::wrapping_add));
+}
+
+#[divan::bench(args = FORMATS, sample_count = 10)]
+fn cold(bencher: Bencher, format: Format) {
+    let rows = (256 << 20) / format.row_bytes(K).expect("whole blocks") / TILE * TILE;
+    let bytes = weights(format, rows);
+    let (w, acts) = (Matrix::new(format, K, &bytes), activations(format, 1));
+    let mut out = vec![0.0; rows];
+    bencher
+        .counter(BytesCount::of_slice(&bytes))
+        .counter(ItemsCount::new(rows * K))
+        .bench_local(|| matmul(&w, 0..rows, &acts, &[0], black_box(&mut out)));
+}
+
+#[divan::bench(args = FORMATS, sample_count = 50)]
+fn hot(bencher: Bencher, format: Format) {
+    let bytes = weights(format, TILE);
+    let (w, acts) = (Matrix::new(format, K, &bytes), activations(format, 1));
+    let mut out = vec![0.0; TILE];
+    bencher
+        .counter(BytesCount::of_slice(&bytes))
+        .counter(ItemsCount::new(TILE * K))
+        .bench_local(|| matmul(&w, 0..TILE, &acts, &[0], black_box(&mut out)));
+}
+
+/// One format of each kind of loop, by 2, 4 and 64 columns.
+#[divan::bench(args = [2, 4, 64], consts = [0, 1, 2, 3, 4, 5], sample_count = 20)]
+fn columns<const INDEX: usize>(bencher: Bencher, n: usize) {
+    const SOME: [Format; 6] =
+        [Format::F16, Format::Q8_0, Format::Mxfp4, Format::Q2K, Format::Q4K, Format::Iq2Xxs];
+    let format = SOME[INDEX];
+    let bytes = weights(format, TILE);
+    let (w, acts) = (Matrix::new(format, K, &bytes), activations(format, n));
+    let cols: Vec<_> = (0..n).collect();
+    let mut out = vec![0.0; TILE * n];
+    bencher
+        .counter(ItemsCount::new(TILE * K * n))
+        .bench_local(|| matmul(&w, 0..TILE, &acts, &cols, black_box(&mut out)));
+}

@@ -1,0 +1,215 @@
+//! Dot products of weight rows and activation rows: where nearly all the time goes.
+//!
+//! Weights stay in their block format and are read straight from the file's bytes. Activations are
+//! rounded once per row to what suits the weights' format ([`Acts`]); integer products are then
+//! exact, and each block adds one float product to its output, in block order:
+//!
+//! ```text
+//! y = Σ_blocks  (d_weight d_activation) · (exact integer dot product of the block)
+//! ```
+//!
+//! That order is the contract. It does not depend on the instruction set, on how many rows or
+//! columns are done at once, or on how rows are shared out between threads, so an output has the
+//! same bits however it is computed: in decode, in prefill, on any CPU. Float weights add their
+//! products in 16 lanes and then as a tree ([`floats`]).
+//!
+//! Start at [`matmul`]. [`group`] and [`pair`] are the two integer loops; beside them is one file for
+//! each format that says how it unpacks into bytes and integer scales.
+
+mod acts;
+mod floats;
+mod group;
+pub(crate) mod iq2_xxs;
+mod mxfp4;
+mod pair;
+mod q2_k;
+mod q3_k;
+mod q4_k;
+mod q5_k;
+mod q6_k;
+mod q8_0;
+
+pub use acts::{ActRow, Acts, Rounding};
+
+use crate::isa::{self, Isa, Kernel, Level};
+use floats::FloatTile;
+use group::GroupTile;
+use pair::PairTile;
+use quants::Format;
+use quants::float::{BlockBF16, BlockF16, BlockF32};
+use quants::iq2_xxs::BlockIq2Xxs;
+use quants::mxfp4::BlockMxfp4;
+use quants::q2_k::BlockQ2K;
+use quants::q3_k::BlockQ3K;
+use quants::q4_k::BlockQ4K;
+use quants::q5_k::BlockQ5K;
+use quants::q6_k::BlockQ6K;
+use quants::q8_0::BlockQ8_0;
+use std::array;
+use std::marker::PhantomData;
+use std::ops::Range;
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+/// A weight matrix where it lies in memory.
+#[derive(Clone, Copy, Debug)]
+pub struct Matrix<'a> {
+    format: Format,
+    k: usize,
+    row_bytes: usize,
+    bytes: &'a [u8],
+}
+
+impl<'a> Matrix<'a> {
+    /// `bytes` as rows of `k` weights.
+    ///
+    /// # Panics
+    ///
+    /// If it is not a whole number of rows: the loader has checked every matrix.
+    pub fn new(format: Format, k: usize, bytes: &'a [u8]) -> Self {
+        let row_bytes = format.row_bytes(k).filter(|&row| row > 0 && bytes.len().is_multiple_of(row));
+        let row_bytes = row_bytes.unwrap_or_else(|| panic!("{} bytes of {format} rows of {k}", bytes.len()));
+        Self { format, k, row_bytes, bytes }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.bytes.len() / self.row_bytes
+    }
+
+    /// The block format.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// The blocks of row `i`.
+    fn row<B: FromBytes + Immutable + KnownLayout + Unaligned>(&self, i: usize) -> &'a [B] {
+        let bytes = &self.bytes[i * self.row_bytes..][..self.row_bytes];
+        <[B]>::ref_from_bytes(bytes).expect("a whole number of blocks of alignment 1")
+    }
+}
+
+/// Multiplies rows of a matrix by columns of activations: `out[c, r] = w[rows[r]] · acts[cols[c]]`.
+///
+/// Runs on the calling thread; threads share a product by calling it with ranges of rows.
+///
+/// - `w`: `[_, k]`
+/// - `acts`: `[n, k]`, rounded for `w`'s format ([`Rounding::of`])
+/// - `cols`: the rows of `acts` wanted, in any order
+/// - `out`: `[cols, rows]`
+///
+/// # Panics
+///
+/// If shapes or rounding do not fit together, which only a bug can cause.
+pub fn matmul(w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols: &[usize], out: &mut [f32]) {
+    matmul_at(isa::level(), w, rows, acts, cols, out);
+}
+
+/// [`matmul`] with a given instruction set.
+fn matmul_at(level: Level, w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols: &[usize], out: &mut [f32]) {
+    assert_eq!(w.k, acts.k(), "row length of weights and activations");
+    assert_eq!(out.len(), rows.len() * cols.len(), "outputs");
+    assert!(rows.end <= w.rows(), "rows {rows:?} of {}", w.rows());
+    let product = Product { w, rows, acts, cols, out };
+    match w.format {
+        Format::F32 => level.run(product.by::<FloatTile<BlockF32>>()),
+        Format::F16 => level.run(product.by::<FloatTile<BlockF16>>()),
+        Format::BF16 => level.run(product.by::<FloatTile<BlockBF16>>()),
+        Format::Q8_0 => level.run(product.by::<PairTile<BlockQ8_0>>()),
+        Format::Mxfp4 => level.run(product.by::<PairTile<BlockMxfp4>>()),
+        Format::Q2K => level.run(product.by::<GroupTile<BlockQ2K>>()),
+        Format::Q3K => level.run(product.by::<GroupTile<BlockQ3K>>()),
+        Format::Q4K => level.run(product.by::<GroupTile<BlockQ4K>>()),
+        Format::Q5K => level.run(product.by::<GroupTile<BlockQ5K>>()),
+        Format::Q6K => level.run(product.by::<GroupTile<BlockQ6K>>()),
+        Format::Iq2Xxs => level.run(product.by::<GroupTile<BlockIq2Xxs>>()),
+    }
+}
+
+/// How a few rows are multiplied by a few columns.
+trait Tile {
+    /// What a row of weights is made of.
+    type Block: FromBytes + Immutable + KnownLayout + Unaligned;
+    /// What a row of activations is made of.
+    type Chunk;
+
+    /// The rows of activations, if they are rounded for this.
+    fn chunks(acts: &Acts) -> Option<&[Self::Chunk]>;
+
+    /// The products of four rows and `C` columns. Implementations are `#[inline(always)]`.
+    ///
+    /// `ahead`: how many bytes further in memory the weights are that will be wanted next.
+    fn products<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self::Block]; 4],
+        cols: [&[Self::Chunk]; C],
+        ahead: usize,
+    ) -> [[f32; 4]; C];
+}
+
+/// The arguments of [`matmul`].
+struct Product<'a> {
+    w: &'a Matrix<'a>,
+    rows: Range<usize>,
+    acts: &'a Acts,
+    cols: &'a [usize],
+    out: &'a mut [f32],
+}
+
+impl<'a> Product<'a> {
+    fn by<T: Tile>(self) -> ProductBy<'a, T> {
+        ProductBy { product: self, tile: PhantomData }
+    }
+}
+
+/// A product with the way to compute it.
+struct ProductBy<'a, T> {
+    product: Product<'a>,
+    tile: PhantomData<T>,
+}
+
+impl<T: Tile> Kernel for ProductBy<'_, T> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Product { w, rows, acts, cols, out } = self.product;
+        let chunks = T::chunks(acts).expect("activations rounded for the format of the weights");
+        let width = chunks.len() / acts.n();
+        let column = |c: usize| &chunks[cols[c] * width..][..width];
+        for first in rows.clone().step_by(4) {
+            // At the end the last row stands in for those that are missing.
+            let tile = array::from_fn(|i| w.row::<T::Block>((first + i).min(rows.end - 1)));
+            let mut store = |c: usize, products: &[f32]| {
+                let at = c * rows.len() + (first - rows.start);
+                let count = products.len().min(rows.end - first);
+                out[at..at + count].copy_from_slice(&products[..count]);
+            };
+            let ahead = 4 * w.row_bytes;
+            let mut c = 0;
+            while c < cols.len() {
+                c += match cols.len() - c {
+                    1 => {
+                        let [products] = T::products(isa, tile, [column(c)], ahead);
+                        store(c, &products);
+                        1
+                    }
+                    2 => {
+                        let products = T::products(isa, tile, [column(c), column(c + 1)], ahead);
+                        (0..2).for_each(|i| store(c + i, &products[i]));
+                        2
+                    }
+                    left => {
+                        // Likewise the last column.
+                        let four = array::from_fn(|i| column((c + i).min(cols.len() - 1)));
+                        let products: [_; 4] = T::products(isa, tile, four, ahead);
+                        (0..left.min(4)).for_each(|i| store(c + i, &products[i]));
+                        left.min(4)
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

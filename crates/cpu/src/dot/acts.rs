@@ -1,0 +1,282 @@
+//! Activations, rounded once per row to what the weights' format is multiplied with.
+//!
+//! Rounding is symmetric: the scale is the largest magnitude over 127, and values go to the nearest
+//! integer, ties to even. A part that holds a NaN or an infinity gets NaN as its scale, so that it
+//! shows in every output instead of vanishing in an integer.
+
+use crate::isa::{self, Isa, Kernel};
+use quants::Format;
+
+/// How activations are rounded. There is one way for each format of weights.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rounding {
+    /// Not at all, for float weights.
+    F32,
+    /// Signed bytes, one scale per 32 values: for formats with blocks of 32.
+    A32,
+    /// Signed bytes, one scale per 256 values: for formats with blocks of 256.
+    A256,
+}
+
+impl Rounding {
+    /// The rounding that goes with a format of weights.
+    pub fn of(format: Format) -> Self {
+        match format.block_len() {
+            1 => Rounding::F32,
+            32 => Rounding::A32,
+            256 => Rounding::A256,
+            other => unreachable!("{format} has blocks of {other}"),
+        }
+    }
+}
+
+/// 16 values as they are; those beyond the end of a row are zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[repr(align(64))]
+pub(super) struct ChunkF32 {
+    pub x: [f32; 16],
+}
+
+/// 256 values in blocks of 32; those beyond the end of a row are zero.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct Chunk32 {
+    /// In the order of the row, two blocks a vector.
+    pub q: [[i8; 64]; 4],
+    /// By block.
+    pub scale: [[f32; 2]; 4],
+    /// The sums of `q` by block.
+    pub sum: [[i32; 2]; 4],
+}
+
+/// 256 values with one scale.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub(super) struct Chunk256 {
+    /// In the order of a group, see [`Isa`](crate::isa::Isa).
+    pub q: [[i8; 64]; 4],
+    /// The sums of each 16 values, in the order of the row.
+    pub sum: [i16; 16],
+    /// The scale of all.
+    pub scale: f32,
+}
+
+/// A batch of activations.
+#[derive(Clone, Debug)]
+pub struct Acts {
+    n: usize,
+    k: usize,
+    chunks: Chunks,
+}
+
+/// The rows, one after the other, each a whole number of chunks.
+#[derive(Clone, Debug)]
+pub(super) enum Chunks {
+    F32(Vec<ChunkF32>),
+    A32(Vec<Chunk32>),
+    A256(Vec<Chunk256>),
+}
+
+impl Acts {
+    /// A batch of `n` rows of `k` zeros, to be filled by [`rows_mut`](Self::rows_mut).
+    ///
+    /// # Panics
+    ///
+    /// If `k` is not a whole number of the rounding's blocks.
+    pub fn zeros(rounding: Rounding, n: usize, k: usize) -> Self {
+        let fits = match rounding {
+            Rounding::F32 => true,
+            Rounding::A32 => k.is_multiple_of(32),
+            Rounding::A256 => k.is_multiple_of(256),
+        };
+        assert!(fits && k > 0, "rows of {k} for {rounding:?}");
+        let chunks = match rounding {
+            Rounding::F32 => Chunks::F32(vec![ChunkF32::default(); n * k.div_ceil(16)]),
+            Rounding::A32 => Chunks::A32(vec![Chunk32::ZERO; n * k.div_ceil(256)]),
+            Rounding::A256 => Chunks::A256(vec![Chunk256::ZERO; n * k / 256]),
+        };
+        Self { n, k, chunks }
+    }
+
+    /// Rounds a batch.
+    ///
+    /// - `x`: `[n, k]`
+    ///
+    /// # Panics
+    ///
+    /// If `x` is not whole rows, or `k` not a whole number of the rounding's blocks.
+    pub fn new(rounding: Rounding, x: &[f32], k: usize) -> Self {
+        assert!(x.len().is_multiple_of(k), "{} values in rows of {k}", x.len());
+        let mut acts = Self::zeros(rounding, x.len() / k, k);
+        for (mut row, x) in acts.rows_mut().zip(x.chunks_exact(k)) {
+            row.set(x);
+        }
+        acts
+    }
+
+    /// Number of rows.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    /// Values in a row.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// The rows, to be set in any order and by any thread.
+    pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRow<'_>> {
+        let (n, k) = (self.n, self.k);
+        // One of the three is not empty.
+        let (f32s, a32s, a256s): (&mut [ChunkF32], &mut [Chunk32], &mut [Chunk256]) = match &mut self.chunks {
+            Chunks::F32(chunks) => (chunks, &mut [], &mut []),
+            Chunks::A32(chunks) => (&mut [], chunks, &mut []),
+            Chunks::A256(chunks) => (&mut [], &mut [], chunks),
+        };
+        let f32s = f32s.chunks_exact_mut(k.div_ceil(16)).map(Row::F32);
+        let a32s = a32s.chunks_exact_mut(k.div_ceil(256)).map(Row::A32);
+        let a256s = a256s.chunks_exact_mut(k.div_ceil(256)).map(Row::A256);
+        f32s.chain(a32s).chain(a256s).take(n).map(move |row| ActRow { k, row })
+    }
+
+    pub(super) fn chunks(&self) -> &Chunks {
+        &self.chunks
+    }
+
+    /// What the rounded rows stand for.
+    #[cfg(test)]
+    pub(super) fn decoded(&self) -> Vec<Vec<f32>> {
+        let (n, k) = (self.n, self.k);
+        let mut values: Vec<f32> = vec![];
+        match &self.chunks {
+            Chunks::F32(chunks) => chunks.iter().for_each(|chunk| values.extend(chunk.x)),
+            Chunks::A32(chunks) => values.extend(chunks.iter().flat_map(|chunk| {
+                (0..256).map(|i| f32::from(chunk.q[i / 64][i % 64]) * chunk.scale[i / 64][i % 64 / 32])
+            })),
+            Chunks::A256(chunks) => values.extend(chunks.iter().flat_map(|chunk| {
+                (0..256).map(|i| f32::from(chunk.q[i / 32 % 4][32 * (i / 128) + i % 32]) * chunk.scale)
+            })),
+        }
+        values.chunks_exact(values.len() / n).map(|row| row[..k].to_vec()).collect()
+    }
+}
+
+/// One row of a batch, to be set.
+#[derive(Debug)]
+pub struct ActRow<'a> {
+    k: usize,
+    row: Row<'a>,
+}
+
+#[derive(Debug)]
+enum Row<'a> {
+    F32(&'a mut [ChunkF32]),
+    A32(&'a mut [Chunk32]),
+    A256(&'a mut [Chunk256]),
+}
+
+impl ActRow<'_> {
+    /// Rounds `x` into this row.
+    ///
+    /// # Panics
+    ///
+    /// If `x` is not `k` long.
+    pub fn set(&mut self, x: &[f32]) {
+        assert_eq!(x.len(), self.k, "row length of activations");
+        isa::dispatch(SetRow { row: &mut self.row, x });
+    }
+}
+
+/// Rounding in plain Rust; the instruction set only decides how the compiler vectorizes it.
+struct SetRow<'a, 'r> {
+    row: &'a mut Row<'r>,
+    x: &'a [f32],
+}
+
+impl Kernel for SetRow<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, _: I) {
+        match self.row {
+            Row::F32(chunks) => {
+                for (chunk, x) in chunks.iter_mut().zip(self.x.chunks(16)) {
+                    chunk.x[..x.len()].copy_from_slice(x);
+                }
+            }
+            Row::A32(chunks) => {
+                for (chunk, x) in chunks.iter_mut().zip(self.x.chunks(256)) {
+                    chunk.set(x);
+                }
+            }
+            Row::A256(chunks) => {
+                for (chunk, x) in chunks.iter_mut().zip(self.x.as_chunks().0) {
+                    chunk.set(x);
+                }
+            }
+        }
+    }
+}
+
+impl Chunk32 {
+    const ZERO: Self = Self { q: [[0; 64]; 4], scale: [[0.0; 2]; 4], sum: [[0; 2]; 4] };
+
+    /// Rounds at most 256 values, a whole number of blocks.
+    #[inline(always)]
+    fn set(&mut self, x: &[f32]) {
+        for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
+            let (v, half) = (i / 2, i % 2);
+            let (scale, inverse) = scale_of(x);
+            let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
+            round(x, inverse, q);
+            self.scale[v][half] = scale;
+            self.sum[v][half] = q.iter().map(|&q| i32::from(q)).sum();
+        }
+    }
+}
+
+impl Chunk256 {
+    const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], scale: 0.0 };
+
+    #[inline(always)]
+    fn set(&mut self, x: &[f32; 256]) {
+        let (scale, inverse) = scale_of(x);
+        self.scale = scale;
+        for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
+            let (v, half) = (i % 4, i / 4);
+            let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
+            round(x, inverse, q);
+            for (sum, q) in self.sum[2 * i..][..2].iter_mut().zip(q.as_chunks::<16>().0) {
+                *sum = q.iter().map(|&q| i16::from(q)).sum();
+            }
+        }
+    }
+}
+
+/// The scale of some values and its inverse; 0 for both if they are all too small to matter, NaN and
+/// 0 if one is not finite.
+#[inline(always)]
+fn scale_of(x: &[f32]) -> (f32, f32) {
+    // Magnitudes compare like their bits, and NaN is above all.
+    let largest = x.iter().fold(0, |largest, x| u32::max(largest, x.abs().to_bits()));
+    let largest = f32::from_bits(largest);
+    let inverse = 127.0 / largest;
+    if !largest.is_finite() {
+        (f32::NAN, 0.0)
+    } else if !inverse.is_finite() {
+        (0.0, 0.0) // zero, or so small that the inverse overflows
+    } else {
+        (largest / 127.0, inverse)
+    }
+}
+
+/// `q = x · inverse`, to the nearest integer, ties to even; 0 if `inverse` is.
+#[inline(always)]
+fn round(x: &[f32; 32], inverse: f32, q: &mut [i8; 32]) {
+    // Adding 1.5 · 2^23 leaves no room for a fraction: the sum is rounded to an integer, which is
+    // then its low bits. Unlike a conversion this vectorizes well everywhere.
+    const MAGIC: f32 = 12_582_912.0;
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse + MAGIC).to_bits() as i8;
+    }
+}

@@ -1,0 +1,100 @@
+//! IQ2_XXS: magnitudes from a code book, signs with a parity bit.
+//!
+//! Weights are taken plus 43, the largest magnitude, which makes them unsigned.
+
+use super::group::{Group, Grouped};
+use super::q4_k::twice;
+use crate::isa::Isa;
+use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
+
+/// What makes a weight unsigned.
+pub(crate) const BIAS: u8 = 43;
+
+impl Grouped for BlockIq2Xxs {
+    const MINIMA: bool = false;
+    /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
+    const UNIT: f32 = 0.125;
+
+    fn d(&self) -> u16 {
+        self.d.get()
+    }
+
+    fn dmin(&self) -> u16 {
+        0
+    }
+
+    #[inline(always)]
+    fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
+        let [group, _] = Self::unpack_two(isa, [self, self]);
+        group
+    }
+
+    #[inline(always)]
+    fn unpack_two<I: Isa>(isa: I, blocks: [&Self; 2]) -> [Group<I>; 2] {
+        isa.iq2_xxs([&blocks[0].groups, &blocks[1].groups]).map(|(w, scale)| Group {
+            w,
+            scale,
+            offset: isa.times(scale, -i16::from(BIAS)),
+        })
+    }
+}
+
+/// The code book plus [`BIAS`], eight magnitudes a word.
+static BIASED_GRID: [u64; 256] = {
+    let mut rows = [0; 256];
+    let mut i = 0;
+    while i < 256 {
+        rows[i] = u64::from_le_bytes(GRID[i]) + 0x0101_0101_0101_0101 * BIAS as u64;
+        i += 1;
+    }
+    rows
+};
+
+/// [`Isa::iq2_xxs`] by table look-ups, for any instruction set.
+#[inline(always)]
+pub(crate) fn unpack_portably<I: Isa>(
+    isa: I,
+    blocks: [&[iq2_xxs::Group; 8]; 2],
+) -> [([I::Bytes; 4], I::Sixteen); 2] {
+    [unpack_one(isa, blocks[0]), unpack_one(isa, blocks[1])]
+}
+
+#[inline(always)]
+fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> ([I::Bytes; 4], I::Sixteen) {
+    let mut w = [isa.splat(0); 4];
+    let mut scales = 0;
+    for v in 0..4 {
+        let (a, b) = (&groups[v], &groups[4 + v]);
+        let row = |index: u8| BIASED_GRID[usize::from(index)];
+        let magnitudes = isa.eights([
+            row(a.rows[0]),
+            row(a.rows[1]),
+            row(a.rows[2]),
+            row(a.rows[3]),
+            row(b.rows[0]),
+            row(b.rows[1]),
+            row(b.rows[2]),
+            row(b.rows[3]),
+        ]);
+        let minus = isa.mask(signs([a.signs_scale.get(), b.signs_scale.get()]));
+        // With all bits flipped, `43 + m` is `-44 - m`, and 87 more is `43 - m`.
+        w[v] = isa.add(isa.xor(magnitudes, minus), isa.and(minus, isa.splat(2 * BIAS + 1)));
+        for (g, group) in [(v, a), (4 + v, b)] {
+            scales |= (2 * u64::from(group.scale()) + 1) << (8 * g);
+        }
+    }
+    (w, isa.sixteen(twice(scales)))
+}
+
+/// The 64 signs of two groups of 32, with their parity bits.
+#[inline(always)]
+fn signs(words: [u32; 2]) -> u64 {
+    // Seven bits to a byte.
+    let apart = |m: u32| m & 0x7f | m << 1 & 0x7f00 | m << 2 & 0x7f_0000 | m << 3 & 0x7f00_0000;
+    let x = u64::from(apart(words[0])) | u64::from(apart(words[1])) << 32;
+    // The parity of each byte, gathered in its lowest bit.
+    let p = (x ^ x >> 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let p = p ^ p >> 2;
+    let p = (p ^ p >> 1) & 0x0101_0101_0101_0101;
+    x | p << 7
+}

@@ -1,0 +1,32 @@
+//! MXFP4: a nibble looks up twice its value, and the scale is half the block's power of two.
+
+use super::pair::Paired;
+use crate::isa::Isa;
+use quants::mxfp4::BlockMxfp4;
+use quants::{e8m0, fp4};
+
+/// Twice the value of each code, as bytes.
+const DOUBLED: [u8; 16] = {
+    let mut bytes = [0; 16];
+    let mut code = 0;
+    while code < 16 {
+        bytes[code] = fp4::DOUBLED[code] as u8;
+        code += 1;
+    }
+    bytes
+};
+
+impl Paired for BlockMxfp4 {
+    const ZERO: Self = Self { e: 0, qs: [0; 16] };
+
+    #[inline(always)]
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes {
+        let nibbles = isa.nibbles_of_two(&blocks[0].qs, &blocks[1].qs);
+        isa.lookup(isa.quarters(&DOUBLED), nibbles)
+    }
+
+    #[inline(always)]
+    fn scales<I: Isa>(_: I, blocks: [&Self; 4]) -> [f32; 4] {
+        blocks.map(|block| 0.5 * e8m0::decode(block.e))
+    }
+}

@@ -1,0 +1,93 @@
+//! Formats with blocks of 32: one float product per block, two blocks to a vector.
+//!
+//! ```text
+//! y += (d a) · Σ_i w[i] q[i]
+//! ```
+
+use super::Tile;
+use super::acts::{Acts, Chunk32, Chunks};
+use crate::isa::Isa;
+use std::marker::PhantomData;
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// Rows of blocks of 32.
+pub(super) struct PairTile<B>(PhantomData<B>);
+
+/// A format with blocks of 32.
+pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+    /// A block of zeros, to make a pair at the end of a row.
+    const ZERO: Self;
+
+    /// Unpacks two neighbouring blocks into signed bytes.
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes;
+
+    /// The scales of four blocks.
+    fn scales<I: Isa>(isa: I, blocks: [&Self; 4]) -> [f32; 4];
+}
+
+impl<B: Paired> Tile for PairTile<B> {
+    type Block = B;
+    type Chunk = Chunk32;
+
+    fn chunks(acts: &Acts) -> Option<&[Chunk32]> {
+        match acts.chunks() {
+            Chunks::A32(chunks) => Some(chunks),
+            _ => None,
+        }
+    }
+
+    #[inline(always)]
+    fn products<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[B]; 4],
+        cols: [&[Chunk32]; C],
+        ahead: usize,
+    ) -> [[f32; 4]; C] {
+        let rows = rows.map(|row| row.as_chunks::<2>());
+        let pairs = rows[0].0.len();
+        assert!(rows.iter().all(|row| row.0.len() == pairs && row.1.len() == rows[0].1.len()));
+        let mut totals = [[0.0; 4]; C];
+        for p in 0..pairs {
+            let pair = [&rows[0].0[p], &rows[1].0[p], &rows[2].0[p], &rows[3].0[p]];
+            pair.iter().for_each(|pair| isa.prefetch(pair.as_bytes(), ahead));
+            add_pair(isa, pair.map(|[a, b]| [a, b]), cols, p, &mut totals);
+        }
+        if !rows[0].1.is_empty() {
+            let zero = B::ZERO;
+            add_pair(isa, rows.map(|(_, end)| [&end[0], &zero]), cols, pairs, &mut totals);
+        }
+        totals
+    }
+}
+
+/// Adds the products of pair `p` of each row and column.
+#[inline(always)]
+fn add_pair<I: Isa, B: Paired, const C: usize>(
+    isa: I,
+    pair: [[&B; 2]; 4],
+    cols: [&[Chunk32]; C],
+    p: usize,
+    totals: &mut [[f32; 4]; C],
+) {
+    let w = [
+        isa.signed(B::unpack(isa, pair[0])),
+        isa.signed(B::unpack(isa, pair[1])),
+        isa.signed(B::unpack(isa, pair[2])),
+        isa.signed(B::unpack(isa, pair[3])),
+    ];
+    for c in 0..C {
+        let chunk = &cols[c][p / 4];
+        let a = &chunk.q[p % 4];
+        let sums =
+            [isa.dot_pair(w[0], a), isa.dot_pair(w[1], a), isa.dot_pair(w[2], a), isa.dot_pair(w[3], a)];
+        let sums = isa.pair_totals(sums);
+        for half in 0..2 {
+            let d = B::scales(isa, [pair[0][half], pair[1][half], pair[2][half], pair[3][half]]);
+            let a = chunk.scale[p % 4][half];
+            let bias = I::PAIR_BIAS * chunk.sum[p % 4][half];
+            for r in 0..4 {
+                totals[c][r] += d[r] * a * (sums[half][r] - bias) as f32;
+            }
+        }
+    }
+}

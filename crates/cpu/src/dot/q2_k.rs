@@ -1,0 +1,37 @@
+//! Q2_K: four planes of two bits; 4-bit scales and minima.
+
+use super::group::{Group, Grouped};
+use crate::isa::Isa;
+use quants::q2_k::BlockQ2K;
+use zerocopy::transmute;
+
+impl Grouped for BlockQ2K {
+    const MINIMA: bool = true;
+    const UNIT: f32 = 1.0;
+
+    fn d(&self) -> u16 {
+        self.d.get()
+    }
+
+    fn dmin(&self) -> u16 {
+        self.dmin.get()
+    }
+
+    #[inline(always)]
+    fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
+        let scales: [u64; 2] = transmute!(self.scales);
+        const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        Group {
+            w: two_bit_planes(isa, &self.qs),
+            scale: isa.sixteen([scales[0] & LOW, scales[1] & LOW]),
+            offset: isa.sixteen([scales[0] >> 4 & LOW, scales[1] >> 4 & LOW]),
+        }
+    }
+}
+
+/// Two bits of each weight, from bytes that hold those of four weights a quarter block apart.
+#[inline(always)]
+pub(super) fn two_bit_planes<I: Isa>(isa: I, qs: &[u8; 64]) -> [I::Bytes; 4] {
+    let (q, three) = (isa.bytes(qs), isa.splat(3));
+    [isa.and(q, three), isa.and(isa.shr::<2>(q), three), isa.and(isa.shr::<4>(q), three), isa.shr::<6>(q)]
+}

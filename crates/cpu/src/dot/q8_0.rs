@@ -1,0 +1,21 @@
+//! Q8_0 is signed bytes already.
+
+use super::pair::Paired;
+use crate::isa::Isa;
+use quants::q8_0::BlockQ8_0;
+use zerocopy::little_endian::U16;
+use zerocopy::transmute_ref;
+
+impl Paired for BlockQ8_0 {
+    const ZERO: Self = Self { d: U16::ZERO, q: [0; 32] };
+
+    #[inline(always)]
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes {
+        isa.halves(transmute_ref!(&blocks[0].q), transmute_ref!(&blocks[1].q))
+    }
+
+    #[inline(always)]
+    fn scales<I: Isa>(isa: I, blocks: [&Self; 4]) -> [f32; 4] {
+        isa.f16x4([blocks[0].d.get(), blocks[1].d.get(), blocks[2].d.get(), blocks[3].d.get()])
+    }
+}

@@ -1,0 +1,311 @@
+//! What this CPU can do: instruction sets as values.
+//!
+//! Having a value of [`Avx2`], [`Avx512`] or [`Neon`] is the proof that this CPU can run it, so a
+//! [`Kernel`] is ordinary generic code over [`Isa`], written once, and `unsafe` stays in the small
+//! methods of each instruction set. [`Scalar`], in plain Rust, is what the others are tested
+//! against; every operation is exact or rounds once, so **all of them give the same bits**.
+//!
+//! Start at [`Isa`], the vocabulary of the kernels; then [`dispatch`], which picks the best
+//! instruction set of this CPU, or the one asked for with [`choose`].
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(target_arch = "x86_64")]
+pub use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub use neon::Neon;
+pub use scalar::Scalar;
+
+/// The vector operations our kernels are built from, for one instruction set.
+///
+/// Two shapes of integer product recur. A *group* is 256 weights in four vectors of 64, where vector
+/// `v` holds weights `32 v..32 v + 32` and then `128 + 32 v..160 + 32 v`; K-quants keep the two
+/// halves of a block apart, so they unpack into this order without a shuffle. A *pair* is two blocks
+/// of 32 in one vector.
+///
+/// Every method is `#[inline(always)]`, so that it is compiled into a [`Kernel`] with the features
+/// that the value proves. A kernel's own helpers must be too.
+pub trait Isa: Copy {
+    /// 64 bytes, signed or not as each operation says.
+    type Bytes: Copy;
+    /// One 16-bit number for each 16 weights of a group.
+    type Sixteen: Copy;
+    /// [`Sixteen`](Self::Sixteen), each number repeated beside its weights.
+    type Spread: Copy;
+    /// 64 signed weights, as [`dot_pair`](Self::dot_pair) likes them.
+    type Signed: Copy;
+    /// Partial sums of a group; only their total has a meaning.
+    type Sums: Copy;
+    /// Partial sums of the two halves of a pair.
+    type PairSums: Copy;
+    /// 16 f32.
+    type Floats: Copy;
+
+    // ----- bytes -----
+
+    /// 64 bytes from memory.
+    fn bytes(self, x: &[u8; 64]) -> Self::Bytes;
+    /// 32 bytes and then 32 others.
+    fn halves(self, low: &[u8; 32], high: &[u8; 32]) -> Self::Bytes;
+    /// The same 16 bytes in each quarter.
+    fn quarters(self, x: &[u8; 16]) -> Self::Bytes;
+    /// The low nibbles of 32 bytes and then their high nibbles.
+    fn nibbles(self, x: &[u8; 32]) -> Self::Bytes;
+    /// The low nibbles of 16 bytes, their high nibbles, and the same of 16 other bytes.
+    fn nibbles_of_two(self, a: &[u8; 16], b: &[u8; 16]) -> Self::Bytes;
+    /// Eight bytes from each of eight words, the lowest byte first.
+    fn eights(self, x: [u64; 8]) -> Self::Bytes;
+    /// The same byte everywhere.
+    fn splat(self, x: u8) -> Self::Bytes;
+    /// `0xff` where the bit is set, bit 0 for the first byte.
+    fn mask(self, bits: u64) -> Self::Bytes;
+    /// Bitwise and.
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bitwise or.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bitwise exclusive or.
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Sum, wrapping.
+    fn add(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Each byte shifted right by `N`, zeros coming in.
+    fn shr<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+    /// Each byte shifted left by `N`, zeros coming in.
+    fn shl<const N: u32>(self, a: Self::Bytes) -> Self::Bytes;
+    /// `table[index]` within each quarter; every index is below 16.
+    fn lookup(self, table: Self::Bytes, index: Self::Bytes) -> Self::Bytes;
+
+    // ----- dot products of a group of 256 -----
+
+    /// Sixteen signed bytes, widened; the lowest byte of the first word is the first.
+    fn sixteen(self, bytes: [u64; 2]) -> Self::Sixteen;
+    /// Each number times `factor`; the product must fit 16 bits.
+    fn times(self, a: Self::Sixteen, factor: i16) -> Self::Sixteen;
+    /// Each number repeated for its 16 weights.
+    fn spread(self, a: Self::Sixteen) -> Self::Spread;
+    /// Nothing summed yet.
+    fn no_sums(self) -> Self::Sums;
+    /// Adds `Σ_j a[j] b[j]`.
+    fn dot_sixteen(self, sums: Self::Sums, a: Self::Sixteen, b: &[i16; 16]) -> Self::Sums;
+    /// Adds `Σ_i scale[i / 16] w[i] a[i]` over a group.
+    ///
+    /// - `w`: unsigned, at most 127
+    /// - `a`: -127 to 127, in the order of `w`
+    fn dot_group(
+        self,
+        sums: Self::Sums,
+        w: &[Self::Bytes; 4],
+        scale: &Self::Spread,
+        a: &[[i8; 64]; 4],
+    ) -> Self::Sums;
+    /// The totals of four groups.
+    fn totals(self, sums: [Self::Sums; 4]) -> [i32; 4];
+    /// The weights of two IQ2_XXS blocks, each plus 43, and their scales `2 s + 1`.
+    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [([Self::Bytes; 4], Self::Sixteen); 2] {
+        crate::dot::iq2_xxs::unpack_portably(self, blocks)
+    }
+
+    // ----- dot products of a pair of 32 -----
+
+    /// What [`dot_pair`](Self::dot_pair) adds to each weight; the caller takes it off again.
+    const PAIR_BIAS: i32;
+    /// Prepares signed weights.
+    fn signed(self, w: Self::Bytes) -> Self::Signed;
+    /// `Σ_i (w[i] + PAIR_BIAS) a[i]` of both halves; `a` is -127 to 127.
+    fn dot_pair(self, w: Self::Signed, a: &[i8; 64]) -> Self::PairSums;
+    /// The totals of the first halves of four pairs, and of the second.
+    fn pair_totals(self, sums: [Self::PairSums; 4]) -> [[i32; 4]; 2];
+
+    // ----- floats -----
+
+    /// The values of four f16, exactly.
+    fn f16x4(self, bits: [u16; 4]) -> [f32; 4];
+    /// 16 floats from memory.
+    fn floats(self, x: &[f32; 16]) -> Self::Floats;
+    /// The values of 16 little-endian f32.
+    fn floats_f32(self, x: &[u8; 64]) -> Self::Floats;
+    /// The values of 16 little-endian f16, exactly.
+    fn floats_f16(self, x: &[u8; 32]) -> Self::Floats;
+    /// The values of 16 little-endian bf16, exactly.
+    fn floats_bf16(self, x: &[u8; 32]) -> Self::Floats;
+    /// 16 zeros.
+    fn no_floats(self) -> Self::Floats;
+    /// Adds the products, each rounded before it is added: no fused multiply-add, so that every
+    /// instruction set gives the same bits.
+    fn add_products(self, sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The sum of all 16, as a tree: lane `i` plus lane `i + 8`, then 4, 2, 1 apart.
+    fn sum(self, a: Self::Floats) -> f32;
+
+    /// Asks for the cache line `offset` bytes after the start of `base`, which may lie beyond its
+    /// end: nothing is read.
+    fn prefetch(self, base: &[u8], offset: usize);
+}
+
+/// A piece of work that is compiled once for each instruction set.
+pub trait Kernel {
+    /// What it returns.
+    type Output;
+    /// Does the work. Implementations are `#[inline(always)]`.
+    fn eval<I: Isa>(self, isa: I) -> Self::Output;
+}
+
+/// An instruction set by name, with what we ask of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    /// Plain Rust.
+    Scalar,
+    /// AVX2 and F16C (x86-64-v3).
+    Avx2,
+    /// AVX-512 F, BW, DQ, VL with VNNI, VBMI and GFNI: Ice Lake, Zen 4 and later.
+    Avx512,
+    /// NEON, which every aarch64 has.
+    Neon,
+}
+
+impl Level {
+    /// All of them, those that are better where they exist later.
+    const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon];
+
+    /// The name, as [`choose`] takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Level::Scalar => "scalar",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+            Level::Neon => "neon",
+        }
+    }
+
+    /// Whether this CPU has it.
+    pub fn available(self) -> bool {
+        match self {
+            Level::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => Neon::detect().is_some(),
+            #[allow(unreachable_patterns, reason = "which are left depends on the target")]
+            _ => false,
+        }
+    }
+
+    /// Runs `kernel` with this instruction set.
+    ///
+    /// # Panics
+    ///
+    /// If this CPU does not have it.
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        const CHECKED: &str = "an available instruction set";
+        match self {
+            Level::Scalar => kernel.eval(Scalar),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => Avx2::detect().expect(CHECKED).run(kernel),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => Avx512::detect().expect(CHECKED).run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => Neon::detect().expect(CHECKED).run(kernel),
+            #[allow(unreachable_patterns, reason = "which are left depends on the target")]
+            _ => panic!("{self} is not {CHECKED}"),
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Why an instruction set could not be chosen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum IsaError {
+    /// No such name.
+    #[error("{name:?} is not an instruction set; there are scalar, avx2, avx512 and neon")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+    },
+    /// A name we know, but this CPU cannot do it.
+    #[error("this CPU does not have {level}; it has {}", names_of_available())]
+    Unavailable {
+        /// What was asked for.
+        level: Level,
+    },
+}
+
+fn names_of_available() -> String {
+    available().map(Level::name).collect::<Vec<_>>().join(", ")
+}
+
+impl FromStr for Level {
+    type Err = IsaError;
+
+    fn from_str(name: &str) -> Result<Self, IsaError> {
+        let found = Self::ALL.into_iter().find(|level| level.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| IsaError::Unknown { name: name.to_owned() })
+    }
+}
+
+/// The instruction sets of this CPU, the best last.
+pub fn available() -> impl Iterator<Item = Level> {
+    Level::ALL.into_iter().filter(|level| level.available())
+}
+
+/// The level [`dispatch`] uses, as an index into [`Level::ALL`]; [`UNDECIDED`] until the first use.
+static LEVEL: AtomicU8 = AtomicU8::new(UNDECIDED);
+const UNDECIDED: u8 = u8::MAX;
+
+/// The instruction set in use: the best of this CPU, or the one that was chosen.
+pub fn level() -> Level {
+    match LEVEL.load(Ordering::Relaxed) {
+        UNDECIDED => {
+            let best = available().last().unwrap_or(Level::Scalar);
+            LEVEL.store(best as u8, Ordering::Relaxed);
+            best
+        }
+        index => Level::ALL[usize::from(index)],
+    }
+}
+
+/// Makes the whole process use one instruction set, by name: `scalar`, `avx2`, `avx512`, `neon`.
+///
+/// All give the same bits, so this is for measuring, and for doubting that sentence.
+///
+/// # Errors
+///
+/// [`IsaError`] if there is no such name or this CPU does not have it.
+pub fn choose(name: &str) -> Result<Level, IsaError> {
+    let level: Level = name.parse()?;
+    if !level.available() {
+        return Err(IsaError::Unavailable { level });
+    }
+    LEVEL.store(level as u8, Ordering::Relaxed);
+    Ok(level)
+}
+
+/// Runs `kernel` with the instruction set in use.
+pub fn dispatch<K: Kernel>(kernel: K) -> K::Output {
+    level().run(kernel)
+}
+
+/// Runs `kernel` with every instruction set of this CPU, for tests.
+pub fn on_each<K: Kernel + Clone>(kernel: K) -> impl Iterator<Item = (Level, K::Output)> {
+    available().map(move |level| (level, level.run(kernel.clone())))
+}
+
+#[cfg(test)]
+mod tests;

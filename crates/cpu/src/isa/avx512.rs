@@ -1,0 +1,298 @@
+//! AVX-512 with VNNI, VBMI and GFNI: a vector of 64 bytes is one register.
+
+use super::avx2::{f16x4, fold, prefetch, sum};
+use super::{Isa, Kernel};
+use core::arch::x86_64::*;
+
+/// Proof that this CPU has AVX-512 with what we use of it. Only [`Avx512::detect`] makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Avx512(());
+
+impl Avx512 {
+    /// The proof, if this CPU has them.
+    pub fn detect() -> Option<Self> {
+        let found = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx512vbmi")
+            && is_x86_feature_detected!("gfni")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
+    }
+
+    /// Runs `kernel`, compiled with these features throughout.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512vbmi,gfni,f16c")]
+        fn with_avx512<K: Kernel>(isa: Avx512, kernel: K) -> K::Output {
+            kernel.eval(isa)
+        }
+        // SAFETY: `self` exists, so `detect` found the features.
+        unsafe { with_avx512(self, kernel) }
+    }
+}
+
+/// Calls AVX-512 intrinsics from a method of [`Avx512`].
+macro_rules! avx512 {
+    ($body:expr) => {
+        // SAFETY: `self` exists, so the CPU has the features; loads are from arrays of that size.
+        unsafe { $body }
+    };
+}
+
+/// Index for a byte shuffle that repeats 16-bit number `2 v` over the first and third quarter and
+/// number `2 v + 1` over the second and fourth, from eight numbers in each quarter.
+const SPREAD: [[u8; 64]; 4] = {
+    let mut index = [[0; 64]; 4];
+    let mut i = 0;
+    while i < 4 * 64 {
+        let (v, quarter, byte) = (i / 64, i / 16 % 4, i % 16);
+        index[v][i % 64] = (2 * (2 * v + quarter % 2) + byte % 2) as u8;
+        i += 1;
+    }
+    index
+};
+
+impl Isa for Avx512 {
+    type Bytes = __m512i;
+    type Sixteen = __m256i;
+    type Spread = [__m512i; 4];
+    type Signed = __m512i;
+    type Sums = __m512i;
+    type PairSums = __m512i;
+    type Floats = __m512;
+
+    #[inline(always)]
+    fn bytes(self, x: &[u8; 64]) -> __m512i {
+        avx512!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn halves(self, low: &[u8; 32], high: &[u8; 32]) -> __m512i {
+        avx512!({
+            let low = _mm256_loadu_si256(low.as_ptr().cast());
+            let high = _mm256_loadu_si256(high.as_ptr().cast());
+            _mm512_inserti64x4::<1>(_mm512_castsi256_si512(low), high)
+        })
+    }
+
+    #[inline(always)]
+    fn quarters(self, x: &[u8; 16]) -> __m512i {
+        avx512!(_mm512_broadcast_i32x4(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn nibbles(self, x: &[u8; 32]) -> __m512i {
+        let twice = avx512!(_mm512_broadcast_i64x4(_mm256_loadu_si256(x.as_ptr().cast())));
+        let shifted = avx512!(_mm512_srlv_epi64(twice, _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4)));
+        self.and(shifted, self.splat(15))
+    }
+
+    #[inline(always)]
+    fn nibbles_of_two(self, a: &[u8; 16], b: &[u8; 16]) -> __m512i {
+        let shifted = avx512!({
+            let a = _mm256_broadcastsi128_si256(_mm_loadu_si128(a.as_ptr().cast()));
+            let b = _mm256_broadcastsi128_si256(_mm_loadu_si128(b.as_ptr().cast()));
+            let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(a), b);
+            _mm512_srlv_epi64(both, _mm512_setr_epi64(0, 0, 4, 4, 0, 0, 4, 4))
+        });
+        self.and(shifted, self.splat(15))
+    }
+
+    #[inline(always)]
+    fn eights(self, x: [u64; 8]) -> __m512i {
+        let x = x.map(|x| x as i64);
+        avx512!(_mm512_set_epi64(x[7], x[6], x[5], x[4], x[3], x[2], x[1], x[0]))
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u8) -> __m512i {
+        avx512!(_mm512_set1_epi8(x as i8))
+    }
+
+    #[inline(always)]
+    fn mask(self, bits: u64) -> __m512i {
+        avx512!(_mm512_movm_epi8(bits))
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_and_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_or_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_xor_si512(a, b))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512i, b: __m512i) -> __m512i {
+        avx512!(_mm512_add_epi8(a, b))
+    }
+
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: __m512i) -> __m512i {
+        self.and(avx512!(_mm512_srli_epi16::<N>(a)), self.splat(0xff >> N))
+    }
+
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: __m512i) -> __m512i {
+        self.and(avx512!(_mm512_slli_epi16::<N>(a)), self.splat(0xff << N))
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: __m512i, index: __m512i) -> __m512i {
+        avx512!(_mm512_shuffle_epi8(table, index))
+    }
+
+    #[inline(always)]
+    fn sixteen(self, bytes: [u64; 2]) -> __m256i {
+        avx512!(_mm256_cvtepi8_epi16(_mm_set_epi64x(bytes[1] as i64, bytes[0] as i64)))
+    }
+
+    #[inline(always)]
+    fn times(self, a: __m256i, factor: i16) -> __m256i {
+        avx512!(_mm256_mullo_epi16(a, _mm256_set1_epi16(factor)))
+    }
+
+    #[inline(always)]
+    fn spread(self, a: __m256i) -> [__m512i; 4] {
+        avx512!({
+            let a = _mm512_castsi256_si512(a);
+            let eights = _mm512_shuffle_i64x2::<0b01_01_00_00>(a, a);
+            let mut spread = [eights; 4];
+            for v in 0..4 {
+                spread[v] = _mm512_shuffle_epi8(eights, _mm512_loadu_si512(SPREAD[v].as_ptr().cast()));
+            }
+            spread
+        })
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> __m512i {
+        avx512!(_mm512_setzero_si512())
+    }
+
+    #[inline(always)]
+    fn dot_sixteen(self, sums: __m512i, a: __m256i, b: &[i16; 16]) -> __m512i {
+        avx512!({
+            let b = _mm256_loadu_si256(b.as_ptr().cast());
+            _mm512_dpwssd_epi32(sums, _mm512_zextsi256_si512(a), _mm512_zextsi256_si512(b))
+        })
+    }
+
+    #[inline(always)]
+    fn dot_group(
+        self,
+        mut sums: __m512i,
+        w: &[__m512i; 4],
+        scale: &[__m512i; 4],
+        a: &[[i8; 64]; 4],
+    ) -> __m512i {
+        for v in 0..4 {
+            avx512!({
+                // Two products of 127 and 127 fit 16 bits.
+                let pairs = _mm512_maddubs_epi16(w[v], _mm512_loadu_si512(a[v].as_ptr().cast()));
+                sums = _mm512_dpwssd_epi32(sums, pairs, scale[v]);
+            });
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn totals(self, sums: [__m512i; 4]) -> [i32; 4] {
+        avx512!({
+            let x = rows_to_lanes(sums);
+            fold(_mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x)))
+        })
+    }
+
+    const PAIR_BIAS: i32 = 128;
+
+    #[inline(always)]
+    fn signed(self, w: __m512i) -> __m512i {
+        self.xor(w, self.splat(0x80)) // plus 128, unsigned
+    }
+
+    #[inline(always)]
+    fn dot_pair(self, w: __m512i, a: &[i8; 64]) -> __m512i {
+        avx512!(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_loadu_si512(a.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn pair_totals(self, sums: [__m512i; 4]) -> [[i32; 4]; 2] {
+        avx512!({
+            let x = rows_to_lanes(sums);
+            [fold(_mm512_castsi512_si256(x)), fold(_mm512_extracti64x4_epi64::<1>(x))]
+        })
+    }
+
+    #[inline(always)]
+    fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
+        avx512!(f16x4(bits))
+    }
+
+    #[inline(always)]
+    fn floats(self, x: &[f32; 16]) -> __m512 {
+        avx512!(_mm512_loadu_ps(x.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn floats_f32(self, x: &[u8; 64]) -> __m512 {
+        avx512!(_mm512_loadu_ps(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn floats_f16(self, x: &[u8; 32]) -> __m512 {
+        avx512!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn floats_bf16(self, x: &[u8; 32]) -> __m512 {
+        avx512!({
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        })
+    }
+
+    #[inline(always)]
+    fn no_floats(self) -> __m512 {
+        avx512!(_mm512_setzero_ps())
+    }
+
+    #[inline(always)]
+    fn add_products(self, sum: __m512, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_add_ps(sum, _mm512_mul_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn sum(self, a: __m512) -> f32 {
+        avx512!(sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))))
+    }
+
+    #[inline(always)]
+    fn prefetch(self, base: &[u8], offset: usize) {
+        prefetch(base, offset);
+    }
+}
+
+/// Adds within each quarter so that lane `r` of a quarter belongs to row `r`.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn rows_to_lanes(s: [__m512i; 4]) -> __m512i {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
+        let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
+        _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+    }
+}

@@ -1,0 +1,219 @@
+//! The operations in plain Rust: what they mean, for any CPU.
+
+use super::Isa;
+use std::array::from_fn;
+
+/// Plain Rust; every CPU has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Scalar;
+
+/// Which sixteenth of a group byte `i` of vector `v` belongs to.
+pub(super) const fn sixteenth(v: usize, i: usize) -> usize {
+    2 * v + 8 * (i / 32) + i % 32 / 16
+}
+
+impl Isa for Scalar {
+    type Bytes = [u8; 64];
+    type Sixteen = [i16; 16];
+    type Spread = [i16; 16];
+    type Signed = [i8; 64];
+    type Sums = i32;
+    type PairSums = [i32; 2];
+    type Floats = [f32; 16];
+
+    #[inline(always)]
+    fn bytes(self, x: &[u8; 64]) -> [u8; 64] {
+        *x
+    }
+
+    #[inline(always)]
+    fn halves(self, low: &[u8; 32], high: &[u8; 32]) -> [u8; 64] {
+        from_fn(|i| if i < 32 { low[i] } else { high[i - 32] })
+    }
+
+    #[inline(always)]
+    fn quarters(self, x: &[u8; 16]) -> [u8; 64] {
+        from_fn(|i| x[i % 16])
+    }
+
+    #[inline(always)]
+    fn nibbles(self, x: &[u8; 32]) -> [u8; 64] {
+        from_fn(|i| x[i % 32] >> (4 * (i / 32)) & 15)
+    }
+
+    #[inline(always)]
+    fn nibbles_of_two(self, a: &[u8; 16], b: &[u8; 16]) -> [u8; 64] {
+        from_fn(|i| if i < 32 { a } else { b }[i % 16] >> (4 * (i / 16 % 2)) & 15)
+    }
+
+    #[inline(always)]
+    fn eights(self, x: [u64; 8]) -> [u8; 64] {
+        from_fn(|i| x[i / 8].to_le_bytes()[i % 8])
+    }
+
+    #[inline(always)]
+    fn splat(self, x: u8) -> [u8; 64] {
+        [x; 64]
+    }
+
+    #[inline(always)]
+    fn mask(self, bits: u64) -> [u8; 64] {
+        from_fn(|i| if bits >> i & 1 == 1 { 0xff } else { 0 })
+    }
+
+    #[inline(always)]
+    fn and(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] & b[i])
+    }
+
+    #[inline(always)]
+    fn or(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] | b[i])
+    }
+
+    #[inline(always)]
+    fn xor(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i] ^ b[i])
+    }
+
+    #[inline(always)]
+    fn add(self, a: [u8; 64], b: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| a[i].wrapping_add(b[i]))
+    }
+
+    #[inline(always)]
+    fn shr<const N: u32>(self, a: [u8; 64]) -> [u8; 64] {
+        a.map(|a| a >> N)
+    }
+
+    #[inline(always)]
+    fn shl<const N: u32>(self, a: [u8; 64]) -> [u8; 64] {
+        a.map(|a| a << N)
+    }
+
+    #[inline(always)]
+    fn lookup(self, table: [u8; 64], index: [u8; 64]) -> [u8; 64] {
+        from_fn(|i| table[i / 16 * 16 + usize::from(index[i])])
+    }
+
+    #[inline(always)]
+    fn sixteen(self, bytes: [u64; 2]) -> [i16; 16] {
+        from_fn(|j| i16::from(bytes[j / 8].to_le_bytes()[j % 8] as i8))
+    }
+
+    #[inline(always)]
+    fn times(self, a: [i16; 16], factor: i16) -> [i16; 16] {
+        a.map(|a| a * factor)
+    }
+
+    #[inline(always)]
+    fn spread(self, a: [i16; 16]) -> [i16; 16] {
+        a
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> i32 {
+        0
+    }
+
+    #[inline(always)]
+    fn dot_sixteen(self, sums: i32, a: [i16; 16], b: &[i16; 16]) -> i32 {
+        sums + a.iter().zip(b).map(|(&a, &b)| i32::from(a) * i32::from(b)).sum::<i32>()
+    }
+
+    #[inline(always)]
+    fn dot_group(self, mut sums: i32, w: &[[u8; 64]; 4], scale: &[i16; 16], a: &[[i8; 64]; 4]) -> i32 {
+        for (v, (w, a)) in w.iter().zip(a).enumerate() {
+            for (i, (&w, &a)) in w.iter().zip(a).enumerate() {
+                sums += i32::from(scale[sixteenth(v, i)]) * i32::from(w) * i32::from(a);
+            }
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn totals(self, sums: [i32; 4]) -> [i32; 4] {
+        sums
+    }
+
+    const PAIR_BIAS: i32 = 0;
+
+    #[inline(always)]
+    fn signed(self, w: [u8; 64]) -> [i8; 64] {
+        w.map(|w| w as i8)
+    }
+
+    #[inline(always)]
+    fn dot_pair(self, w: [i8; 64], a: &[i8; 64]) -> [i32; 2] {
+        from_fn(|half| (32 * half..32 * half + 32).map(|i| i32::from(w[i]) * i32::from(a[i])).sum())
+    }
+
+    #[inline(always)]
+    fn pair_totals(self, sums: [[i32; 2]; 4]) -> [[i32; 4]; 2] {
+        from_fn(|half| sums.map(|sums| sums[half]))
+    }
+
+    #[inline(always)]
+    fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
+        bits.map(f16_value)
+    }
+
+    #[inline(always)]
+    fn floats(self, x: &[f32; 16]) -> [f32; 16] {
+        *x
+    }
+
+    #[inline(always)]
+    fn floats_f32(self, x: &[u8; 64]) -> [f32; 16] {
+        from_fn(|i| f32::from_le_bytes([x[4 * i], x[4 * i + 1], x[4 * i + 2], x[4 * i + 3]]))
+    }
+
+    #[inline(always)]
+    fn floats_f16(self, x: &[u8; 32]) -> [f32; 16] {
+        from_fn(|i| f16_value(u16::from_le_bytes([x[2 * i], x[2 * i + 1]])))
+    }
+
+    #[inline(always)]
+    fn floats_bf16(self, x: &[u8; 32]) -> [f32; 16] {
+        from_fn(|i| f32::from_bits(u32::from_le_bytes([0, 0, x[2 * i], x[2 * i + 1]])))
+    }
+
+    #[inline(always)]
+    fn no_floats(self) -> [f32; 16] {
+        [0.0; 16]
+    }
+
+    #[inline(always)]
+    fn add_products(self, sum: [f32; 16], a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| sum[i] + a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn sum(self, a: [f32; 16]) -> f32 {
+        sum_tree(a)
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _base: &[u8], _offset: usize) {}
+}
+
+/// The sum in the order that [`Isa::sum`] lays down.
+#[inline(always)]
+pub(super) fn sum_tree(mut a: [f32; 16]) -> f32 {
+    for apart in [8, 4, 2, 1] {
+        for i in 0..apart {
+            a[i] += a[i + apart];
+        }
+    }
+    a[0]
+}
+
+/// The value of an f16, exactly, without a branch: the exponent is rebased by a multiplication,
+/// which also normalises subnormal numbers; infinities and NaN get the rest of their exponent.
+#[inline(always)]
+pub(super) fn f16_value(bits: u16) -> f32 {
+    let bits = u32::from(bits);
+    let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
+    let rebased = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000); // 2^112
+    f32::from_bits(rebased.to_bits() | special | (bits & 0x8000) << 16)
+}
