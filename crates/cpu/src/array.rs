@@ -1,18 +1,29 @@
 //! What travels between operations on the CPU: plain vectors in memory.
 
+use crate::dot::{Acts, Rounding};
+use crate::pool::{Pool, Shards};
+use std::sync::OnceLock;
+
 /// Rows of f32, or a small vector of the model as one row.
 #[derive(Clone, Debug, Default)]
 pub struct Array {
-    /// `[n, width]`, row-major.
+    /// `[n, width]`, row-major. Not to be changed once [`Array::rounded`] was called.
     pub data: Vec<f32>,
     /// Values in a row, all inner axes together.
     pub width: usize,
+    /// The rows as each kind of weights wants them: rounded once, for all matrices that they meet.
+    rounded: [OnceLock<Acts>; 3],
 }
 
 impl Array {
+    /// Rows of `width` values.
+    pub fn new(data: Vec<f32>, width: usize) -> Array {
+        Array { data, width, rounded: Default::default() }
+    }
+
     /// `n` rows of zeros.
     pub fn zeros(n: usize, width: usize) -> Array {
-        Array { data: vec![0.0; n * width], width }
+        Array::new(vec![0.0; n * width], width)
     }
 
     /// Number of rows.
@@ -34,6 +45,23 @@ impl Array {
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.data.chunks_exact(self.width)
     }
+
+    /// The rows rounded for some kind of weights; computed at the first call.
+    pub fn rounded(&self, rounding: Rounding, pool: &Pool) -> &Acts {
+        self.rounded[rounding as usize].get_or_init(|| round(self, rounding, pool))
+    }
+}
+
+fn round(x: &Array, rounding: Rounding, pool: &Pool) -> Acts {
+    let mut acts = Acts::zeros(rounding, x.n(), x.width);
+    let mut rows: Vec<_> = acts.rows_mut().collect();
+    let parts = Shards::new(&mut rows);
+    pool.each(x.n(), |i| {
+        // SAFETY: one item a row.
+        let row = unsafe { parts.part(i, 1) };
+        row[0].set(x.row(i));
+    });
+    acts
 }
 
 /// The compressed rows chosen for each row of a batch, ascending.

@@ -101,29 +101,32 @@ pub fn mix_row(
 }
 
 /// `s = sqrt(softplus(x))`, the router's score.
-pub fn router_score(x: f32) -> f32 {
+fn router_score(x: f32) -> f32 {
     let softplus = if x > 20.0 { x } else { x.exp().ln_1p() };
     softplus.sqrt()
 }
 
-/// Chooses the experts of one row; see [`Ops::route`].
+/// Chooses the experts of every row, given what the router's gate makes of it; see [`Ops::route`].
 ///
-/// - `scores`: `[e]`; `fixed`: the experts of the row's token, in a layer that has a table
-pub fn choose(
-    scores: &[f32],
-    bias: Option<&[f32]>,
-    fixed: Option<&[u32]>,
-    used: usize,
-    scale: f32,
-) -> Vec<(u32, f32)> {
-    let mut chosen = match (fixed, bias) {
-        (Some(fixed), _) => fixed.to_vec(),
-        (None, Some(bias)) => largest(&scores.iter().zip(bias).map(|(s, b)| s + b).collect::<Vec<_>>(), used),
-        (None, None) => largest(scores, used),
-    };
-    chosen.sort_unstable();
-    let sum: f32 = chosen.iter().map(|&i| scores[i as usize]).sum();
-    chosen.into_iter().map(|i| (i, scale * scores[i as usize] / sum.max(f32::MIN_POSITIVE))).collect()
+/// - `gate`: `[n, e]`
+pub fn choose(gate: &Array, tokens: &[u32], router: &Router<impl Ops<Array = Array>>) -> Routes {
+    let used = router.used;
+    let mut routes = Routes { chosen: Vec::with_capacity(tokens.len() * used), used };
+    for (gate, &token) in gate.rows().zip(tokens) {
+        let scores: Vec<f32> = gate.iter().map(|&x| router_score(x)).collect();
+        let mut chosen = match (&router.table, &router.bias) {
+            (Some(table), _) => table[token as usize * used..][..used].to_vec(),
+            (None, Some(bias)) => {
+                largest(&scores.iter().zip(&bias.data).map(|(s, b)| s + b).collect::<Vec<_>>(), used)
+            }
+            (None, None) => largest(&scores, used),
+        };
+        chosen.sort_unstable();
+        let sum: f32 = chosen.iter().map(|&i| scores[i as usize]).sum();
+        let share = |i: u32| router.scale * scores[i as usize] / sum.max(f32::MIN_POSITIVE);
+        routes.chosen.extend(chosen.into_iter().map(|i| (i, share(i))));
+    }
+    routes
 }
 
 /// The gated activation `silu(min(gate, clamp)) · clamp(up, -clamp, clamp)`.
@@ -291,7 +294,7 @@ fn feed_forward(expert: &Expert<Reference>, which: usize, x: &Array) -> Array {
     let gate = multiply(&expert.gate, which * ff..(which + 1) * ff, x);
     let up = multiply(&expert.up, which * ff..(which + 1) * ff, x);
     let inner = gate.data.iter().zip(&up.data).map(|(&g, &u)| swiglu(g, u, expert.clamp)).collect();
-    multiply(&expert.down, which * d..(which + 1) * d, &Array { data: inner, width: ff })
+    multiply(&expert.down, which * d..(which + 1) * d, &Array::new(inner, ff))
 }
 
 impl Ops for Reference {
@@ -307,7 +310,7 @@ impl Ops for Reference {
     }
 
     fn array(&self, data: Vec<f32>, width: usize) -> Result<Array, DeviceError> {
-        Ok(Array { data, width })
+        Ok(Array::new(data, width))
     }
 
     fn rows(&self, layout: RowLayout) -> Rows {
@@ -474,7 +477,7 @@ impl Ops for Reference {
             let part = multiply(
                 &attention.out_a,
                 group * group_out..(group + 1) * group_out,
-                &Array { data: input, width: group_in },
+                &Array::new(input, group_in),
             );
             for i in 0..q.n() {
                 low.row_mut(i)[group * group_out..][..group_out].copy_from_slice(part.row(i));
@@ -484,16 +487,7 @@ impl Ops for Reference {
     }
 
     fn route(&self, x: &Array, tokens: &[u32], router: &Router<Self>) -> Routes {
-        let scores = linear(&router.gate, x);
-        let mut routes = Routes { chosen: Vec::new(), used: router.used };
-        for (i, &token) in tokens.iter().enumerate() {
-            let scores: Vec<f32> = scores.row(i).iter().map(|&x| router_score(x)).collect();
-            let fixed =
-                router.table.as_ref().map(|table| &table[token as usize * router.used..][..router.used]);
-            let bias = router.bias.as_ref().map(|bias| &bias.data[..]);
-            routes.chosen.extend(choose(&scores, bias, fixed, router.used, router.scale));
-        }
-        routes
+        choose(&linear(&router.gate, x), tokens, router)
     }
 
     fn moe(&self, x: &Array, routes: &Routes, experts: &Experts<Self>, shared: &Expert<Self>) -> Array {
@@ -512,7 +506,7 @@ impl Ops for Reference {
                 continue;
             }
             let input = users.iter().flat_map(|&(i, _)| x.row(i).iter().copied()).collect();
-            let out = feed_forward(&experts.stack, expert, &Array { data: input, width: x.width });
+            let out = feed_forward(&experts.stack, expert, &Array::new(input, x.width));
             for (&(i, share), out) in users.iter().zip(out.rows()) {
                 y.row_mut(i).iter_mut().zip(out).for_each(|(y, o)| *y += share * o);
             }
@@ -524,7 +518,7 @@ impl Ops for Reference {
 
     fn head(&self, streams: &Array, wanted: &[usize], head: &Head<Self>) -> Array {
         let data = wanted.iter().flat_map(|&i| streams.row(i).iter().copied()).collect();
-        let streams = Array { data, width: streams.width };
+        let streams = Array::new(data, streams.width);
         let z = linear(&head.weights, &unit_rows(&streams, head.rms_eps));
         let mut x = Array::zeros(wanted.len(), streams.width / head.hc);
         for i in 0..wanted.len() {
@@ -550,11 +544,11 @@ impl Ops for Reference {
         let mut e = self.embed(embedding, tokens, 1);
         rms_norm(&mut e, &entry.enorm);
         let d = e.width;
-        let mut h = Array { data: streams.data.clone(), width: d };
+        let mut h = Array::new(streams.data.clone(), d);
         rms_norm(&mut h, &entry.hnorm);
         let data =
             h.rows().enumerate().flat_map(|(j, h)| e.row(j / entry.hc).iter().chain(h).copied()).collect();
-        let x = linear(&entry.eh_proj, &Array { data, width: 2 * d });
-        Array { data: x.data, width: streams.width }
+        let x = linear(&entry.eh_proj, &Array::new(data, 2 * d));
+        Array::new(x.data, streams.width)
     }
 }

@@ -3,11 +3,45 @@
 mod common;
 
 use common::{Golden, feed};
-use cpu::Reference;
-use model::{Entry, KvFormat, Model, NoTap, PAGE, SLACK, SnapshotError, Timeline, Wanted, forward, load};
+use cpu::{Cpu, Reference};
+use model::{
+    Entry, KvFormat, Model, NoTap, Ops, PAGE, SLACK, SnapshotError, Timeline, Wanted, forward, load,
+};
 
-fn model() -> Model<Reference> {
-    load(&Reference, &Golden::load("mini-mxfp4.mid").gguf()).unwrap()
+/// A backend with the small model on it.
+struct Setup<B: Ops> {
+    ops: B,
+    model: Model<B>,
+}
+
+fn setup<B: Ops>(ops: B) -> Setup<B> {
+    let model = load(&ops, &Golden::load("mini-mxfp4.mid").gguf()).unwrap();
+    Setup { ops, model }
+}
+
+fn fast() -> Setup<Cpu> {
+    setup(Cpu::new(Some(2)))
+}
+
+impl<B: Ops> Setup<B> {
+    fn empty(&self) -> Timeline<B> {
+        Timeline::new(&self.ops, &self.model.config, KvFormat::F32)
+    }
+
+    fn started(&self, tokens: &[u32]) -> Timeline<B> {
+        let mut timeline = self.empty();
+        feed(&self.model, &self.ops, &mut timeline, tokens, 256);
+        timeline
+    }
+
+    /// Bits of the logits of some next tokens.
+    fn continued(&self, timeline: &mut Timeline<B>, tokens: &[u32], chunk: usize) -> Vec<u32> {
+        feed(&self.model, &self.ops, timeline, tokens, chunk).into_iter().map(f32::to_bits).collect()
+    }
+
+    fn load(&self, bytes: &[u8]) -> Result<Timeline<B>, SnapshotError> {
+        Timeline::from_bytes(&self.ops, &self.model.config, KvFormat::F32, &self.model.fingerprint, bytes)
+    }
 }
 
 /// A prompt of any length: the golden's tokens over and over, shifted a little each time.
@@ -16,45 +50,57 @@ fn prompt(len: usize) -> Vec<u32> {
     (0..len).map(|i| (golden[i % golden.len()] + (i / golden.len()) as u32) % 512).collect()
 }
 
-fn started(model: &Model<Reference>, tokens: &[u32]) -> Timeline<Reference> {
-    let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
-    feed(model, &Reference, &mut timeline, tokens, 256);
-    timeline
-}
-
-/// Bits of the logits of some next tokens.
-fn continued(model: &Model<Reference>, timeline: &mut Timeline<Reference>, tokens: &[u32]) -> Vec<u32> {
-    feed(model, &Reference, timeline, tokens, 256).into_iter().map(f32::to_bits).collect()
-}
-
-#[test]
-fn any_chunks_give_the_same_bits() {
-    let model = model();
+fn any_chunks_give_the_same_bits<B: Ops>(on: &Setup<B>) {
     let tokens = prompt(PAGE + 150);
-    let want = continued(&model, &mut started(&model, &[]), &tokens);
+    let want = on.continued(&mut on.empty(), &tokens, 256);
     for chunk in [1, 7, 97, 128, 129] {
-        let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
-        let got = feed(&model, &Reference, &mut timeline, &tokens, chunk);
-        assert!(got.iter().map(|x| x.to_bits()).eq(want.iter().copied()), "chunks of {chunk}");
+        assert!(on.continued(&mut on.empty(), &tokens, chunk) == want, "chunks of {chunk}");
     }
 }
 
 #[test]
-fn a_row_does_not_depend_on_its_batch() {
-    let model = model();
+fn any_chunks_give_the_same_bits_on_the_fast_backend() {
+    any_chunks_give_the_same_bits(&fast());
+}
+
+#[test]
+fn any_chunks_give_the_same_bits_on_the_reference() {
+    any_chunks_give_the_same_bits(&setup(Reference));
+}
+
+#[test]
+fn any_number_of_threads_gives_the_same_bits() {
+    let tokens = prompt(300);
+    let want = fast().continued(&mut fast().empty(), &tokens, 256);
+    for threads in [1, 3, 5] {
+        let on = setup(Cpu::new(Some(threads)));
+        assert!(on.continued(&mut on.empty(), &tokens, 256) == want, "{threads} threads");
+    }
+}
+
+fn a_row_does_not_depend_on_its_batch<B: Ops>(on: &Setup<B>) {
     let prompts = [prompt(3), prompt(129), prompt(200)];
     let alone: Vec<_> =
-        prompts.iter().map(|tokens| continued(&model, &mut started(&model, tokens), &[17])).collect();
-    let mut timelines: Vec<_> = prompts.iter().map(|tokens| started(&model, tokens)).collect();
+        prompts.iter().map(|tokens| on.continued(&mut on.started(tokens), &[17], 1)).collect();
+    let mut timelines: Vec<_> = prompts.iter().map(|tokens| on.started(tokens)).collect();
     let mut batch: Vec<_> = timelines
         .iter_mut()
         .map(|timeline| Entry { timeline, tokens: &[17], wanted: Wanted::Last })
         .collect();
-    let output = forward(&model, &Reference, &mut batch, &mut NoTap).unwrap();
-    let together = output.logits.unwrap();
-    for (i, want) in alone.iter().enumerate() {
-        assert!(together.row(i).iter().map(|x| x.to_bits()).eq(want.iter().copied()), "timeline {i}");
-    }
+    let output = forward(&on.model, &on.ops, &mut batch, &mut NoTap).unwrap();
+    let together: Vec<u32> =
+        on.ops.read(&output.logits.unwrap()).unwrap().into_iter().map(f32::to_bits).collect();
+    assert_eq!(together, alone.concat());
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch_on_the_fast_backend() {
+    a_row_does_not_depend_on_its_batch(&fast());
+}
+
+#[test]
+fn a_row_does_not_depend_on_its_batch_on_the_reference() {
+    a_row_does_not_depend_on_its_batch(&setup(Reference));
 }
 
 /// Lengths around everything that can end: windows of 4, 32 and 128 tokens, and a page.
@@ -62,18 +108,18 @@ const LENGTHS: [usize; 14] = [1, 3, 4, 5, 31, 32, 33, 127, 128, 129, 300, PAGE -
 
 #[test]
 fn cutting_back_is_never_having_gone_there() {
-    let model = model();
+    let on = fast();
     let next = prompt(9);
     for len in LENGTHS {
         for beyond in [1, 5, SLACK] {
-            let mut want = started(&model, &prompt(len));
-            let mut got = started(&model, &prompt(len));
-            continued(&model, &mut got, &vec![3; beyond]);
-            assert_eq!(got.cut_back(&Reference, len), len, "within the slack");
+            let mut want = on.started(&prompt(len));
+            let mut got = on.started(&prompt(len));
+            on.continued(&mut got, &vec![3; beyond], 16);
+            assert_eq!(got.cut_back(&on.ops, len), len, "within the slack");
             assert_eq!(got.tokens(), want.tokens());
             assert_eq!(
-                continued(&model, &mut got, &next),
-                continued(&model, &mut want, &next),
+                on.continued(&mut got, &next, 4),
+                on.continued(&mut want, &next, 9),
                 "{len} + {beyond}"
             );
         }
@@ -82,70 +128,63 @@ fn cutting_back_is_never_having_gone_there() {
 
 #[test]
 fn cutting_back_further_ends_at_a_page() {
-    let model = model();
+    let on = fast();
     let tokens = prompt(PAGE + 200);
-    let mut timeline = started(&model, &tokens);
-    assert_eq!(timeline.cut_back(&Reference, PAGE + 100), PAGE);
-    let got = continued(&model, &mut timeline, &tokens[PAGE..]);
-    let want = continued(&model, &mut started(&model, &tokens[..PAGE]), &tokens[PAGE..]);
+    let mut timeline = on.started(&tokens);
+    assert_eq!(timeline.cut_back(&on.ops, PAGE + 100), PAGE);
+    let got = on.continued(&mut timeline, &tokens[PAGE..], 64);
+    let want = on.continued(&mut on.started(&tokens[..PAGE]), &tokens[PAGE..], 64);
     assert_eq!(got, want);
-    assert_eq!(timeline.cut_back(&Reference, 500), 0);
+    assert_eq!(timeline.cut_back(&on.ops, 500), 0);
     assert!(timeline.is_empty());
 }
 
 #[test]
 fn a_fork_goes_its_own_way() {
-    let model = model();
-    let mut first = started(&model, &prompt(PAGE + 3));
+    let on = fast();
+    let tokens = prompt(PAGE + 3);
+    let mut first = on.started(&tokens);
     let mut second = first.fork();
-    let want = continued(&model, &mut started(&model, &prompt(PAGE + 3)), &[5, 6]);
-    assert_eq!(continued(&model, &mut first, &[7, 8, 9]).len(), 3 * 512);
-    assert_eq!(continued(&model, &mut second, &[5, 6]), want);
+    let want = on.continued(&mut on.started(&tokens), &[5, 6], 2);
+    on.continued(&mut first, &[7, 8, 9], 1);
+    assert_eq!(on.continued(&mut second, &[5, 6], 1), want);
     let pages = first.pages().to_vec();
-    let mut third = Timeline::from_pages(&Reference, &model.config, KvFormat::F32, pages);
+    let mut third = Timeline::from_pages(&on.ops, &on.model.config, KvFormat::F32, pages);
     assert_eq!(third.len(), PAGE);
-    let rest = &prompt(PAGE + 3)[PAGE..];
-    continued(&model, &mut third, rest);
-    assert_eq!(continued(&model, &mut third, &[5, 6]), want, "from the shared page");
+    on.continued(&mut third, &tokens[PAGE..], 2);
+    assert_eq!(on.continued(&mut third, &[5, 6], 2), want, "from the shared page");
 }
 
 #[test]
 fn a_loaded_timeline_goes_on_as_if_it_had_never_stopped() {
-    let model = model();
+    let on = fast();
     for len in LENGTHS.into_iter().chain([0, PAGE + 130]) {
-        let mut want = started(&model, &prompt(len));
-        let bytes = want.to_bytes(&model.fingerprint);
-        let load = |bytes: &[u8]| {
-            Timeline::from_bytes(&Reference, &model.config, KvFormat::F32, &model.fingerprint, bytes)
-        };
-        let mut got = load(&bytes).unwrap();
+        let mut want = on.started(&prompt(len));
+        let mut got = on.load(&want.to_bytes(&on.model.fingerprint)).unwrap();
         assert_eq!(got.tokens(), want.tokens());
         let back = len.saturating_sub(SLACK);
-        assert_eq!(got.cut_back(&Reference, back), want.cut_back(&Reference, back), "{len} tokens");
+        assert_eq!(got.cut_back(&on.ops, back), want.cut_back(&on.ops, back), "{len} tokens");
         let next = prompt(9);
-        assert_eq!(continued(&model, &mut got, &next), continued(&model, &mut want, &next), "{len} tokens");
+        assert_eq!(on.continued(&mut got, &next, 3), on.continued(&mut want, &next, 9), "{len} tokens");
     }
 }
 
 #[test]
 fn damaged_bytes_are_refused() {
-    let model = model();
-    let bytes = started(&model, &prompt(PAGE + 40)).to_bytes(&model.fingerprint);
-    let load = |bytes: &[u8]| {
-        Timeline::from_bytes(&Reference, &model.config, KvFormat::F32, &model.fingerprint, bytes)
-            .map(|_| ())
-            .unwrap_err()
-    };
+    let on = fast();
+    let bytes = on.started(&prompt(PAGE + 40)).to_bytes(&on.model.fingerprint);
     for cut in (0..bytes.len()).step_by(bytes.len() / 300).chain([bytes.len() - 1]) {
-        load(&bytes[..cut]);
+        assert!(on.load(&bytes[..cut]).is_err(), "cut to {cut}");
     }
     for at in (0..200).chain((200..bytes.len()).step_by(bytes.len() / 300)) {
         let mut bad = bytes.clone();
         bad[at] ^= 0x41;
-        load(&bad);
+        assert!(on.load(&bad).is_err(), "byte {at} changed");
     }
-    let other = Timeline::from_bytes(&Reference, &model.config, KvFormat::F16, &model.fingerprint, &bytes);
-    assert_eq!(other.err(), Some(SnapshotError::Format { found: "f32", need: "f16" }));
-    let other = Timeline::from_bytes(&Reference, &model.config, KvFormat::F32, &[0; 32], &bytes);
-    assert_eq!(other.err(), Some(SnapshotError::Model));
+    let load = |format, fingerprint| {
+        Timeline::from_bytes(&on.ops, &on.model.config, format, fingerprint, &bytes).map(|_| ()).unwrap_err()
+    };
+    let other_format = load(KvFormat::F16, &on.model.fingerprint);
+    assert_eq!(other_format, SnapshotError::Format { found: "f32", need: "f16" });
+    assert_eq!(load(KvFormat::F32, &[0; 32]), SnapshotError::Model);
 }

@@ -1,0 +1,152 @@
+//! [`Cpu`]: the fast backend.
+//!
+//! Each operation is a few parallel regions over a [`Pool`]; see [`crate::ops`]. Weights are multiplied
+//! as they lie in the file ([`crate::dot`]), activations in 8 bits where the weights are quantized and in
+//! f32 where they are not.
+
+use crate::array::{Array, Picks, Routes};
+use crate::ops::{attend, compress, moe, pick, project, streams};
+use crate::pool::{Pool, default_threads};
+use crate::reference::{Mix, Reference, choose};
+use crate::rows::Rows;
+use model::kv::RowLayout;
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected};
+use model::rope::Angles;
+use model::weights::{
+    Attention, Compressor, Expert, Experts, Head, HyperConnection, Matrix, MtpEntry, Norm, Router,
+};
+use std::ops::Range;
+
+/// The fast backend: a pool of threads and the best instruction set of this CPU.
+pub struct Cpu {
+    pub(crate) pool: Pool,
+}
+
+impl Cpu {
+    /// A backend with so many threads; by default one for each physical core this process may use.
+    pub fn new(threads: Option<usize>) -> Cpu {
+        Cpu { pool: Pool::new(threads.unwrap_or_else(default_threads)) }
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.threads()
+    }
+}
+
+impl Ops for Cpu {
+    type Array = Array;
+    type Matrix = Matrix;
+    type Rows = Rows;
+    type Mix = Mix;
+    type Picks = Picks;
+    type Routes = Routes;
+
+    fn matrix(&self, matrix: Matrix) -> Result<Matrix, DeviceError> {
+        Ok(matrix)
+    }
+
+    fn array(&self, data: Vec<f32>, width: usize) -> Result<Array, DeviceError> {
+        Ok(Array::new(data, width))
+    }
+
+    fn rows(&self, layout: RowLayout) -> Rows {
+        Rows::new(layout)
+    }
+
+    fn read(&self, array: &Array) -> Result<Vec<f32>, DeviceError> {
+        Ok(array.data.clone())
+    }
+
+    fn read_picks(&self, picks: &Picks) -> Result<Vec<Vec<u32>>, DeviceError> {
+        Reference.read_picks(picks)
+    }
+
+    fn read_routes(&self, routes: &Routes) -> Result<Vec<Vec<(u32, f32)>>, DeviceError> {
+        Reference.read_routes(routes)
+    }
+
+    fn embed(&self, embedding: &Matrix, tokens: &[u32], hc: usize) -> Array {
+        Reference.embed(embedding, tokens, hc)
+    }
+
+    fn hc_enter(&self, streams: &Array, hc: &HyperConnection<Self>, norm: &Norm<Self>) -> (Array, Mix) {
+        streams::enter(self, streams, hc, norm)
+    }
+
+    fn hc_leave(&self, streams: &mut Array, y: &Array, mix: &Mix) {
+        streams::leave(self, streams, y, mix);
+    }
+
+    fn project(
+        &self,
+        x: &Array,
+        attention: &Attention<Self>,
+        positions: &[u32],
+        angles: &Angles,
+        select: bool,
+    ) -> Projected<Array> {
+        project::project(self, x, attention, positions, angles, select)
+    }
+
+    fn append(&self, values: &Array, rows: Range<usize>, store: &mut Rows) {
+        rows.for_each(|i| store.push(values.row(i)));
+    }
+
+    fn compress(
+        &self,
+        compressor: &Compressor<Self>,
+        frontier: &Rows,
+        base: usize,
+        windows: Range<usize>,
+        angles: &Angles,
+        into: &mut Rows,
+    ) {
+        compress::compress(self, compressor, frontier, base, windows, angles, into);
+    }
+
+    fn pick(&self, indexer: &IndexQuery<Array>, keys: &[IndexView<'_, Self>], top_k: usize) -> Picks {
+        pick::pick(self, indexer, keys, top_k)
+    }
+
+    fn attend_out(
+        &self,
+        q: &Array,
+        caches: &[KvView<'_, Self>],
+        picks: Option<&Picks>,
+        attention: &Attention<Self>,
+        angles: &Angles,
+    ) -> Array {
+        let heads = attend::attend(self, q, caches, picks, attention, angles);
+        attend::project_out(self, &heads, attention)
+    }
+
+    fn route(&self, x: &Array, tokens: &[u32], router: &Router<Self>) -> Routes {
+        choose(&self.linear(&router.gate, x), tokens, router)
+    }
+
+    fn moe(&self, x: &Array, routes: &Routes, experts: &Experts<Self>, shared: &Expert<Self>) -> Array {
+        moe::moe(self, x, routes, experts, shared)
+    }
+
+    fn head(&self, streams: &Array, wanted: &[usize], head: &Head<Self>) -> Array {
+        self.linear(&head.output, &streams::collapse_head(self, streams, wanted, head))
+    }
+
+    fn mtp_enter(
+        &self,
+        streams: &Array,
+        tokens: &[u32],
+        embedding: &Matrix,
+        entry: &MtpEntry<Self>,
+    ) -> Array {
+        let mut e = self.embed(embedding, tokens, 1);
+        project::norm_rows(self, &mut e, &entry.enorm);
+        let d = e.width;
+        let mut h = Array::new(streams.data.clone(), d);
+        project::norm_rows(self, &mut h, &entry.hnorm);
+        let data =
+            h.rows().enumerate().flat_map(|(j, h)| e.row(j / entry.hc).iter().chain(h).copied()).collect();
+        Array::new(self.linear(&entry.eh_proj, &Array::new(data, 2 * d)).data, streams.width)
+    }
+}

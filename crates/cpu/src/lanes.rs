@@ -1,0 +1,134 @@
+//! f32 arithmetic in 16 lanes, as plain arrays.
+//!
+//! Inlined into a kernel that [`crate::isa`] compiles for an instruction set, these loops become vector
+//! code of its width. Every operation is a fixed sequence of IEEE operations a lane (sums by fused
+//! multiply-add, lanes added in a tree), so results have the same bits on every CPU.
+
+/// Lanes in a vector.
+pub const LANES: usize = 16;
+
+/// A vector of f32.
+pub type Vector = [f32; LANES];
+
+/// `sum + a·b` by lane.
+#[inline(always)]
+pub fn fma(a: &Vector, b: &Vector, sum: &mut Vector) {
+    for i in 0..LANES {
+        sum[i] = a[i].mul_add(b[i], sum[i]);
+    }
+}
+
+/// The lanes added in a tree.
+#[inline(always)]
+pub fn sum(mut x: Vector) -> f32 {
+    let mut half = LANES / 2;
+    while half > 0 {
+        for i in 0..half {
+            x[i] += x[i + half];
+        }
+        half /= 2;
+    }
+    x[0]
+}
+
+/// Dot products of `R` rows with one `x`. Lengths may be anything; all are those of `x`.
+#[inline(always)]
+pub fn dots<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
+    let mut sums = [[0.0; LANES]; R];
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let chunks = rows.map(|row| row.as_chunks::<LANES>());
+    for (i, x) in x.iter().enumerate() {
+        for r in 0..R {
+            fma(&chunks[r].0[i], x, &mut sums[r]);
+        }
+    }
+    for r in 0..R {
+        for (lane, x) in x_rest.iter().enumerate() {
+            sums[r][lane] = chunks[r].1[lane].mul_add(*x, sums[r][lane]);
+        }
+    }
+    sums.map(sum)
+}
+
+/// Dot product.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    dots([a], b)[0]
+}
+
+/// `y += s·x`
+#[inline(always)]
+pub fn add_scaled(y: &mut [f32], s: f32, x: &[f32]) {
+    for (y, x) in y.iter_mut().zip(x) {
+        *y = s.mul_add(*x, *y);
+    }
+}
+
+/// `1 / sqrt(mean(x^2) + eps)`
+#[inline(always)]
+pub fn inverse_rms(x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
+}
+
+/// `x *= w / sqrt(mean(x^2) + eps)`
+#[inline(always)]
+pub fn rms_norm(x: &mut [f32], w: &[f32], eps: f32) {
+    let scale = inverse_rms(x, eps);
+    for (x, w) in x.iter_mut().zip(w) {
+        *x *= scale * w;
+    }
+}
+
+/// `e^x` to within 2 units in the last place for `x` from -87 to 88; 0 below, the largest such power above.
+///
+/// `x = n·ln 2 + r`, a polynomial for `e^r` (minimax on ±ln 2 / 2), and n added to the exponent.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const LN2_HIGH: f32 = 0.693_359_4;
+    const LN2_LOW: f32 = -2.121_944_4e-4;
+    let clamped = x.clamp(-87.0, 88.0);
+    let n = (clamped * std::f32::consts::LOG2_E).round_ties_even();
+    let r = n.mul_add(-LN2_LOW, n.mul_add(-LN2_HIGH, clamped));
+    let mut p = 1.987_569_1e-4f32;
+    for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.0e-1] {
+        p = p.mul_add(r, c);
+    }
+    let power = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    let result = (p * r).mul_add(r, r) + 1.0;
+    if x < -87.0 { 0.0 } else { result * power }
+}
+
+/// `x·σ(x)`
+#[inline(always)]
+pub fn silu(x: f32) -> f32 {
+    x / (1.0 + exp(-x))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exp_is_within_two_units() {
+        let mut worst = 0.0f64;
+        for i in -870_000..880_000 {
+            let x = i as f32 * 1e-4;
+            let want = f64::from(x).exp();
+            worst = worst.max(((f64::from(exp(x)) - want) / want).abs());
+        }
+        assert!(worst < 2.0 * f64::from(f32::EPSILON), "{worst:e}");
+        assert_eq!(exp(-1000.0), 0.0);
+        assert_eq!(exp(0.0), 1.0);
+        assert!(exp(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn dots_of_any_length_are_right() {
+        for n in [0, 1, 15, 16, 17, 33, 100] {
+            let a: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
+            let b: Vec<f32> = (0..n).map(|i| (i % 5) as f32 - 2.0).collect();
+            let want: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
+            assert_eq!(dots([&a, &b], &b), [want, b.iter().map(|b| b * b).sum()]);
+        }
+    }
+}

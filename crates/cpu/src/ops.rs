@@ -1,0 +1,9 @@
+//! The operations of the model on the fast backend, one file for each or for a few that belong together.
+
+pub mod attend;
+pub mod compress;
+pub mod linear;
+pub mod moe;
+pub mod pick;
+pub mod project;
+pub mod streams;

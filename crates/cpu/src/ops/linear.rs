@@ -1,0 +1,117 @@
+//! Matrix products: `y = W x` for every row of the batch.
+//!
+//! Work is cut into items of some weight rows and some batch rows, which threads claim. How it is cut
+//! changes no bits; see [`crate::dot`].
+
+use crate::array::Array;
+use crate::dot::{self, Acts, Rounding};
+use crate::fast::Cpu;
+use crate::pool::Shards;
+use model::Matrix;
+use std::ops::Range;
+
+/// Batch rows of one item: as many as fit the second-level cache beside the weights.
+const COLS: usize = 64;
+
+/// Some rows of a matrix, and their input.
+pub struct Product<'a> {
+    pub w: &'a Matrix,
+    pub rows: Range<usize>,
+    pub x: &'a Array,
+}
+
+impl<'a> Product<'a> {
+    /// All rows of a matrix.
+    pub fn new(w: &'a Matrix, x: &'a Array) -> Self {
+        Product { w, rows: 0..w.rows, x }
+    }
+}
+
+impl Cpu {
+    /// `[n, w.rows]`
+    pub(crate) fn linear(&self, w: &Matrix, x: &Array) -> Array {
+        self.linears(&[Product::new(w, x)]).pop().expect("one product")
+    }
+
+    /// Several products in one parallel region: `[n, rows]` each.
+    pub(crate) fn linears(&self, products: &[Product<'_>]) -> Vec<Array> {
+        let mut made: Vec<Array> = products.iter().map(|p| Array::zeros(p.x.n(), p.rows.len())).collect();
+        let parts: Vec<_> = made.iter_mut().map(|y| Shards::new(&mut y.data)).collect();
+        let jobs: Vec<Job<'_>> =
+            products.iter().zip(&parts).map(|(product, out)| Job::new(self, product, out)).collect();
+        let all: usize = products.iter().map(|p| p.rows.len()).sum();
+        let items: Vec<(usize, Range<usize>, Range<usize>)> = jobs
+            .iter()
+            .enumerate()
+            .flat_map(|(job, j)| {
+                self.row_blocks(j.rows.len(), all, j.cols.len()).flat_map(move |rows| {
+                    blocks(j.cols.len(), COLS).map(move |cols| (job, rows.clone(), cols))
+                })
+            })
+            .collect();
+        self.pool.each(items.len(), |i| {
+            let (job, rows, cols) = &items[i];
+            jobs[*job].run(rows.clone(), cols.clone());
+        });
+        made
+    }
+
+    /// Cuts the rows of a matrix into blocks for the threads to claim.
+    ///
+    /// - `all`: rows of all matrices in the region
+    /// - `n`: batch rows
+    pub(crate) fn row_blocks(
+        &self,
+        rows: usize,
+        all: usize,
+        n: usize,
+    ) -> impl Iterator<Item = Range<usize>> + use<> {
+        // A few claims a thread, so that one that lost its core is made up for by the others.
+        let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(4);
+        blocks(rows, if n == 1 { share.clamp(8, 256) } else { share.clamp(8, 32) })
+    }
+}
+
+/// `0..len` in pieces of `size`.
+pub fn blocks(len: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
+    (0..len).step_by(size).map(move |start| start..len.min(start + size))
+}
+
+/// A matrix as the dot products take it.
+pub fn as_dot(w: &Matrix) -> dot::Matrix<'_> {
+    dot::Matrix::new(w.format, w.cols, &w.bytes)
+}
+
+/// One product, ready to be computed in pieces.
+struct Job<'a> {
+    w: dot::Matrix<'a>,
+    rows: &'a Range<usize>,
+    acts: &'a Acts,
+    cols: Vec<usize>,
+    /// `[n, rows]`
+    out: &'a Shards<'a, f32>,
+}
+
+impl<'a> Job<'a> {
+    fn new(cpu: &Cpu, product: &'a Product<'_>, out: &'a Shards<'a, f32>) -> Job<'a> {
+        let acts = product.x.rounded(Rounding::of(product.w.format), &cpu.pool);
+        Job { w: as_dot(product.w), rows: &product.rows, acts, cols: (0..product.x.n()).collect(), out }
+    }
+
+    /// Computes outputs `block` of the batch rows `cols`.
+    fn run(&self, block: Range<usize>, cols: Range<usize>) {
+        let width = self.rows.len();
+        let rows = self.rows.start + block.start..self.rows.start + block.end;
+        if cols.len() == 1 {
+            // SAFETY: an item owns its outputs of its batch rows.
+            let out = unsafe { self.out.part(cols.start * width + block.start, block.len()) };
+            return dot::matmul(&self.w, rows, self.acts, &self.cols[cols], out);
+        }
+        let mut tile = vec![0.0; cols.len() * block.len()];
+        dot::matmul(&self.w, rows, self.acts, &self.cols[cols.clone()], &mut tile);
+        for (col, tile) in cols.zip(tile.chunks_exact(block.len())) {
+            // SAFETY: as above.
+            unsafe { self.out.part(col * width + block.start, block.len()) }.copy_from_slice(tile);
+        }
+    }
+}
