@@ -20,7 +20,7 @@ mod vocab;
 
 pub use marker::Marker;
 pub use prompt::{Prompt, Sampled, Segment};
-pub use reply::{Event, Reply, ReplyOptions, ReplyParser};
+pub use reply::{Event, Reply, ReplyOptions, ReplyParser, StopStrings};
 pub use tokenizer::{Decoder, MissingMarker, Tokenizer, UnknownToken, VocabError};
 pub use utf8::Utf8Stream;
 pub use vocab::{HfJsonError, TokenKind, Vocab};

@@ -30,6 +30,7 @@ use crate::tokenizer::{Tokenizer, UnknownToken};
 use crate::utf8::Utf8Stream;
 use crate::{Prompt, TokenKind};
 use parser::Parser;
+pub use stop::StopStrings;
 use symbol::{Spelling, Symbol};
 
 /// How a reply is to be read.

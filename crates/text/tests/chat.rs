@@ -3,10 +3,10 @@
 mod common;
 
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use text::chat::request::{ChatRequest, Conversation, RequestDefaults};
 use text::chat::{Message, Profile, RenderOptions, render};
-use text::{Marker, Prompt, Segment};
+use text::{Marker, Prompt};
 
 #[derive(Deserialize)]
 struct RenderVector {

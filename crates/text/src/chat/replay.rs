@@ -15,7 +15,7 @@ use serde_json::Value;
 use super::message::{AssistantMessage, Message, ToolCall};
 use super::profile::Profile;
 use crate::json::{same_value, to_json};
-use crate::{Prompt, Sampled, Segment};
+use crate::{Prompt, Reply, Sampled, Segment};
 
 /// What was sampled for a message, as the renderer uses it.
 #[derive(Clone, Debug, PartialEq)]
@@ -186,6 +186,24 @@ impl ReplayStore {
     /// How many bytes of text and tokens are held.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+}
+
+impl ReplayEntry {
+    /// The entry of a reply whose calls were given `ids`, in order. `turn` is all that was sampled.
+    ///
+    /// `None` if the reply has no calls or they cannot be told apart from its content; such a turn
+    /// is rendered from what the client sends.
+    pub fn new(scope: ReplayScope, reply: &Reply, ids: &[String], turn: Option<SampledTurn>) -> Option<Self> {
+        assert_eq!(ids.len(), reply.tool_calls.len(), "one id per call");
+        let block = reply.block.clone()?;
+        let calls = ids.iter().zip(&reply.tool_calls).map(|(id, call)| {
+            let arguments = serde_json::from_str(&call.arguments).ok()?;
+            Some(SampledCall { id: id.clone(), name: call.name.clone(), arguments })
+        });
+        let calls = calls.collect::<Option<Vec<_>>>()?;
+        let (reasoning, content) = (reply.reasoning_content.clone(), reply.content.clone());
+        Some(Self { scope, calls, reasoning, content, block, turn })
     }
 }
 

@@ -17,8 +17,8 @@ use std::collections::BTreeSet;
 
 use super::call::{Call, ValuePlace, ValueStep};
 use super::stop::StopStrings;
-use super::symbol::Symbol;
-use super::tag::{Step, Tag, TagKind, TagLexer, begins_block, closing_parameter};
+use super::symbol::{Symbol, read_spelled};
+use super::tag::{OPEN_BLOCK, Step, Tag, TagKind, TagLexer, begins_block, closing_parameter};
 use super::{Event, Finish, FinishReason, Repair, Reply, ReplyCall, ReplyOptions, SamplingState, Start};
 use crate::Prompt;
 
@@ -112,9 +112,7 @@ impl Parser {
             Start::Thinking => parser.state = State::Reasoning,
             Start::Chat => {}
             Start::Block => {
-                let opening = "\n\n<\u{0}tool_calls>\n".chars();
-                let opening = opening.map(|c| if c == '\0' { Symbol::Dsml } else { Symbol::Char(c) });
-                parser.recent.extend(opening);
+                parser.recent = read_spelled(&format!("\n\n{OPEN_BLOCK}\n"));
                 parser.state = State::Block;
                 parser.blocks = 1;
             }
@@ -197,7 +195,8 @@ impl Parser {
                 self.quote_opening();
                 self.prose(symbol);
             }
-            State::Block if symbol.is_blank() => self.gap.push(symbol),
+            State::Block if self.orphaned && symbol.is_blank() => self.gap.push(symbol),
+            State::Block if symbol.is_blank() => {}
             State::Block if self.orphaned => {
                 self.leave_orphans();
                 self.prose(symbol);

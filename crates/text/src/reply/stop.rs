@@ -3,7 +3,7 @@
 /// Watches content for stop strings, one character at a time; time and memory do not depend on how
 /// often a stop string almost appears.
 #[derive(Debug)]
-pub(super) struct StopStrings {
+pub struct StopStrings {
     patterns: Vec<Pattern>,
     /// The end of the content, while it may be the beginning of a stop string.
     held: String,

@@ -53,6 +53,15 @@ pub(super) fn spelled(symbols: &[Symbol]) -> String {
     text
 }
 
+/// Text as symbols, every spelled marker one.
+pub(super) fn read_spelled(text: &str) -> Vec<Symbol> {
+    let mut symbols = Vec::new();
+    let mut spelling = Spelling::default();
+    text.chars().for_each(|c| spelling.push(c, &mut |symbol| symbols.push(symbol)));
+    spelling.flush(&mut |symbol| symbols.push(symbol));
+    symbols
+}
+
 /// Finds markers by their spelling, where only text is known. Holds back what may become one.
 #[derive(Debug, Default)]
 pub(super) struct Spelling {

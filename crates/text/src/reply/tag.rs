@@ -11,7 +11,7 @@
 //! Such near misses are read too, unless recovery is off, and marked as not canonical; it is up to
 //! the parser what to make of them.
 
-use super::symbol::{Symbol, spelled};
+use super::symbol::{Symbol, read_spelled, spelled};
 
 /// A tag that was read.
 #[derive(Debug)]
@@ -306,30 +306,27 @@ pub(super) fn closing_parameter(opening: &Tag) -> Vec<Symbol> {
     closing
 }
 
-/// Whether `text` could go on to be the canonical tag that opens a block. One `<` is too little to
-/// say so.
+/// The canonical tag that opens a block of calls.
+pub(super) const OPEN_BLOCK: &str = "<｜DSML｜tool_calls>";
+
+/// Whether what was read, and `held` after it, could go on to be [`OPEN_BLOCK`]. One `<` is too
+/// little to say so. Where only text is known, half a marker is enough.
 pub(super) fn begins_block(read: &[Symbol], held: &str, by_spelling: bool) -> bool {
-    let mut tag = vec![Symbol::Char('<'), Symbol::Dsml];
-    tag.extend("tool_calls>".chars().map(Symbol::Char));
     if by_spelling {
         let text = spelled(read) + held;
-        text.len() > 1 && spelled(&tag).starts_with(&text)
+        text.len() > 1 && OPEN_BLOCK.starts_with(&text)
     } else {
-        read.len() > 1 && tag.starts_with(read)
+        read.len() > 1 && read_spelled(OPEN_BLOCK).starts_with(read)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::symbol::Spelling;
     use super::*;
 
     /// Reads a tag by its spelling. Gives the step that ended it and what of the text was left.
     fn read(text: &str, near_misses: bool) -> (Step, usize) {
-        let mut symbols = Vec::new();
-        let mut spelling = Spelling::default();
-        text.chars().for_each(|c| spelling.push(c, &mut |symbol| symbols.push(symbol)));
-        spelling.flush(&mut |symbol| symbols.push(symbol));
+        let symbols = read_spelled(text);
         let mut lexer = TagLexer::new(near_misses);
         for (at, &symbol) in symbols.iter().enumerate().skip(1) {
             match lexer.push(symbol) {
