@@ -1,6 +1,6 @@
 """Measures what a model can do, on conversations it was never trained on.
 
-usage: evaluate.py MODEL.gguf [--count N] [--rounded] [--skills A,B] [--json OUT]
+usage: evaluate.py MODEL.gguf [--count N] [--rounded] [--recent] [--skills A,B] [--json OUT]
 
 A test is a prompt and the one right reply. The reply counts as right if every token of it, the end of turn included,
 is the model's first choice: then greedy decoding writes exactly this reply and stops. One forward pass tells.
@@ -192,7 +192,8 @@ def main():
     parser.add_argument("--rounded", action="store_true", help="with the FP8/FP4 KV cache")
     parser.add_argument("--recent", action="store_true", help="indexer replaced by the newest rows: the control")
     parser.add_argument("--length", type=int, default=2048)
-    parser.add_argument("--json")
+    parser.add_argument("--rows", type=int, default=4, help="rows of a batch")
+    parser.add_argument("--json", help="where to write the shares")
     options = parser.parse_args()
     skills = {**SKILLS, **(LONG if options.length >= 4096 else {})}
     if options.skills:
@@ -201,7 +202,7 @@ def main():
     model = read_model(options.model)[0].to(device)
     shares, drafted = run_tests(
         model, make_tests(options.count, skills), Tokenizer(TOKENIZER), options.length, options.rounded,
-        "recent" if options.recent else None)
+        "recent" if options.recent else None, options.rows)
     for skill, share in shares.items():
         print(f"{share:6.1%}  {skill}")
     print(f"{drafted:6.1%}  MTP: the token after next, inside right replies' text")

@@ -218,7 +218,7 @@ def declare(rng, count):
 def request_of(rng, tool, held_out):
     while True:
         user, values, result, answer = tool.request(rng)
-        if is_held_out(f"tool|{'|'.join(map(str, values))}") == held_out:
+        if is_held_out(f"tool|{tool.name}|{user}") == held_out:
             return user, values, result, answer
 
 

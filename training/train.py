@@ -196,6 +196,7 @@ class Trainer:
                 self.report(values, time.time() - begin)  # waits for the device
             if self.steps_here == 2:  # what was compiled until now does not count
                 begin, self.clock["here"] = time.time(), 0
+                saved = tested = begin
             self.clock["seconds"] = offset + time.time() - begin
             if time.time() - saved > 60:
                 self.keep()
