@@ -64,6 +64,11 @@ impl Bpe {
         Self { bytes, rows, merges }
     }
 
+    /// The token of a byte.
+    pub(crate) fn byte(&self, byte: u8) -> u32 {
+        self.bytes[usize::from(byte)]
+    }
+
     fn merge(&self, left: u32, right: u32) -> Option<Merge> {
         let (start, end) = (self.rows[left as usize], self.rows[left as usize + 1]);
         let row = &self.merges[start as usize..end as usize];
@@ -80,7 +85,7 @@ impl Bpe {
         let n = u32::try_from(piece.len()).expect("pieces are shorter than 4 GiB");
         nodes.clear();
         nodes.extend(piece.iter().zip(0u32..).map(|(&byte, at)| Node {
-            token: self.bytes[usize::from(byte)],
+            token: self.byte(byte),
             prev: at.checked_sub(1).unwrap_or(NONE),
             next: if at + 1 < n { at + 1 } else { NONE },
             merge: None,

@@ -15,6 +15,7 @@ mod pieces;
 mod prompt;
 pub mod reply;
 mod tokenizer;
+mod trace;
 mod utf8;
 mod vocab;
 
@@ -22,5 +23,6 @@ pub use marker::Marker;
 pub use prompt::{Prompt, Sampled, Segment};
 pub use reply::{Event, Reply, ReplyOptions, ReplyParser, StopStrings};
 pub use tokenizer::{Decoder, MissingMarker, Tokenizer, UnknownToken, VocabError};
+pub use trace::TraceError;
 pub use utf8::Utf8Stream;
 pub use vocab::{HfJsonError, TokenKind, Vocab};

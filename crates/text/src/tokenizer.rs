@@ -249,6 +249,11 @@ impl Tokenizer {
         self.bytes.get(id).ok_or(UnknownToken { id, count: self.len() })
     }
 
+    /// The token of a single byte.
+    pub(crate) fn byte_id(&self, byte: u8) -> u32 {
+        self.bpe.byte(byte)
+    }
+
     /// What a token is; `None` if the id is out of range.
     pub fn kind(&self, id: u32) -> Option<TokenKind> {
         self.kinds.get(id as usize).copied()

@@ -4,7 +4,7 @@ mod common;
 
 use proptest::prelude::*;
 use serde::Deserialize;
-use text::{TokenKind, Tokenizer, Vocab, VocabError};
+use text::{Marker, Prompt, TokenKind, Tokenizer, Vocab, VocabError};
 
 /// `ids`: every control token recognised; `plain_ids`: none, if that differs.
 #[derive(Deserialize)]
@@ -168,6 +168,50 @@ proptest! {
             let streamed: String = ids.iter().map(|&id| decoder.push(id).unwrap()).collect();
             prop_assert_eq!(&streamed, &text);
         }
+    }
+}
+
+proptest! {
+    /// However a prompt was spelled in tokens, its trace is the same; and wherever those are cut, the
+    /// rest of the trace is encoded to the rest of the prompt.
+    #[test]
+    fn a_cached_prefix_is_found_by_its_trace(
+        texts in prop::collection::vec(r"[a-z é世🦀\n]{0,6}|<think>|<｜User｜>", 1..6),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let tokenizer = common::mini();
+        let mut prompt = Prompt::new();
+        // The same prompt in unusual tokens: every text cut into characters and bytes.
+        let mut spelled = Vec::new();
+        for text in &texts {
+            prompt.marker(Marker::User);
+            prompt.text(text);
+            spelled.extend(tokenizer.marker_id(Marker::User));
+            text.chars().for_each(|c| spelled.extend(tokenizer.encode(&c.to_string())));
+        }
+        let trace = tokenizer.prompt_trace(&prompt).unwrap();
+        prop_assert_eq!(&tokenizer.trace(&spelled).unwrap(), &trace);
+        prop_assert_eq!(tokenizer.encode_trace(&trace), tokenizer.encode_prompt(&prompt).unwrap());
+
+        let cached = &spelled[..cut.index(spelled.len() + 1)];
+        let prefix = tokenizer.trace(cached).unwrap();
+        prop_assert!(trace.starts_with(&prefix));
+        let whole = [cached, &tokenizer.encode_trace(&trace[prefix.len()..])].concat();
+        prop_assert_eq!(tokenizer.trace(&whole).unwrap(), trace);
+    }
+
+    #[test]
+    fn any_tokens_have_a_trace_that_gives_them_back(ids in prop::collection::vec(0u32..512, 0..20)) {
+        let tokenizer = common::mini();
+        let trace = tokenizer.trace(&ids).unwrap();
+        let again = tokenizer.encode_trace(&trace);
+        prop_assert_eq!(tokenizer.trace(&again).unwrap(), trace);
+        prop_assert_eq!(tokenizer.decode(&again).unwrap(), tokenizer.decode(&ids).unwrap());
+    }
+
+    #[test]
+    fn a_damaged_trace_is_no_trouble(trace in prop::collection::vec(prop_oneof![Just(0xFF), any::<u8>()], 0..20)) {
+        common::mini().encode_trace(&trace);
     }
 }
 

@@ -232,9 +232,11 @@ impl Parser {
             }
             (State::Content, _) if !self.out.has_content => {
                 self.release_line_ends();
-                self.flush_stop_strings();
-                self.note(Repair::ThinkReopened);
-                self.state = State::Reasoning;
+                if !self.is_done() {
+                    self.flush_stop_strings();
+                    self.note(Repair::ThinkReopened);
+                    self.state = State::Reasoning;
+                }
             }
             _ => self.text(marker),
         }
@@ -303,8 +305,11 @@ impl Parser {
         }
     }
 
-    /// Sends a symbol out as reasoning or content.
+    /// Sends a symbol out as reasoning or content, unless a stop string has ended the reply.
     fn write(&mut self, symbol: Symbol) {
+        if self.is_done() {
+            return;
+        }
         let mut text = String::new();
         symbol.spell(&mut text);
         if matches!(self.state, State::Reasoning) {
@@ -391,7 +396,7 @@ impl Parser {
         let closes_block = tag.kind == TagKind::Block && tag.closing;
         if self.orphaned && !closes_block && !(opens_invoke && self.is_declared(&tag)) {
             self.leave_orphans();
-            return self.tag_in_prose(tag);
+            return self.tag(tag);
         }
         self.gap.clear();
         if closes_block {

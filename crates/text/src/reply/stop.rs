@@ -40,8 +40,7 @@ impl StopStrings {
         match &hit {
             Some(stop) => {
                 self.held.truncate(self.held.len() - stop.len());
-                content.push_str(&self.held);
-                self.held.clear();
+                self.flush(content);
             }
             None => {
                 let keep =
