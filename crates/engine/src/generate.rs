@@ -1,0 +1,262 @@
+//! Writing a reply.
+//!
+//! [`Session::reply`] reads the prompt and then goes round: logits, a token, its text, the next logits. What
+//! happens between logits and the next token is in [`Writer`], which knows nothing of the forward pass, so
+//! that whoever computes logits, for one session or for many in one batch, can drive it.
+
+use crate::cancel::Cancel;
+use crate::logprobs::{Logprob, logprob};
+use crate::reading::{Form, Reader};
+use crate::sampler::{BadLogit, Freedom, Sampler, Sampling, SamplingError};
+use crate::session::{Session, SessionError, Synced};
+use model::{Ops, Wanted};
+use std::time::{Duration, Instant};
+use text::{Marker, Tokenizer};
+
+/// What a reply should be like.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// What the choice depends on besides; the same seed gives the same reply.
+    pub seed: u64,
+    /// The most tokens to write, reasoning included. The context is a limit in any case.
+    pub max_tokens: Option<usize>,
+    /// Whether to report the probability of each token, and of how many others.
+    pub logprobs: Option<usize>,
+    /// How to read what the model writes, and what ends it.
+    pub form: Form,
+    /// Whether the markup of tool calls is always the most probable: it has to be exact, and what it carries
+    /// is sampled as asked for in any case.
+    pub strict_markup: bool,
+}
+
+/// Something that happens while a reply is written.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// Part of the prompt has been read.
+    Prefill {
+        /// Tokens that are read, those included that were there before.
+        done: usize,
+        /// All tokens of the prompt.
+        total: usize,
+    },
+    /// A token was chosen; only if the request asks for logprobs.
+    Token(Logprob),
+    /// The message goes on.
+    Message(text::Event),
+}
+
+/// Why a reply ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// The model said so.
+    Eos,
+    /// The model ran past its turn: it wrote a control token that begins another one.
+    NextTurn(Marker),
+    /// A stop string came up, or a block of tool calls was closed; the message has it.
+    Complete,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// The context is full.
+    ContextFull,
+    /// Somebody asked to stop.
+    Cancelled,
+}
+
+impl Finish {
+    /// Whether the reply was cut off, and so may end anywhere.
+    fn is_cut(&self) -> bool {
+        matches!(self, Finish::MaxTokens | Finish::ContextFull | Finish::Cancelled)
+    }
+}
+
+/// A finished reply.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Reply {
+    /// What it says.
+    pub message: text::Reply,
+    /// Its tokens, without the one that ended it.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// What it cost.
+    pub stats: Stats,
+}
+
+/// What a reply cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Reading the prompt.
+    pub prompt: Synced,
+    /// From the start to the first token; zero if there is none.
+    pub first_token: Duration,
+    /// Forward passes of one token each, after the prompt.
+    pub steps: usize,
+    /// How long these took, with choosing and reading of tokens.
+    pub decode: Duration,
+}
+
+impl Stats {
+    /// Tokens of the prompt read in a second; `None` if none was read.
+    pub fn prefill_rate(&self) -> Option<f64> {
+        rate(self.prompt.computed, self.prompt.elapsed)
+    }
+
+    /// Tokens written in a second; `None` if there was no forward pass after the prompt.
+    pub fn decode_rate(&self) -> Option<f64> {
+        rate(self.steps, self.decode)
+    }
+}
+
+fn rate(count: usize, elapsed: Duration) -> Option<f64> {
+    (count > 0 && !elapsed.is_zero()).then(|| count as f64 / elapsed.as_secs_f64())
+}
+
+/// Why there is no reply.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReplyError {
+    /// A parameter makes no sense.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+    /// The prompt could not be read, or the device failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// The model gave no usable logits.
+    #[error(transparent)]
+    BadLogit(#[from] BadLogit),
+}
+
+impl<B: Ops> Session<B> {
+    /// Reads `prompt` as [`Session::sync`] does and writes a reply to it. `on_event` hears of everything as
+    /// it happens. If `cancel` is used, the reply ends where it is.
+    ///
+    /// # Errors
+    ///
+    /// If a parameter is out of range, the prompt does not fit, or the model or the device is broken.
+    pub fn reply(
+        &mut self,
+        prompt: &[u32],
+        request: Request,
+        cancel: &Cancel,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Reply, ReplyError> {
+        let start = Instant::now();
+        let loaded = self.loaded().clone();
+        let mut writer = Writer::new(&loaded.tokenizer, request, prompt, self.context())?;
+        let mut stats = Stats::default();
+        let mut progress = |done, total| on_event(Event::Prefill { done, total });
+        stats.prompt = match self.sync(prompt, &mut progress, cancel) {
+            Ok(synced) => synced,
+            Err(SessionError::Cancelled) => return Ok(writer.end(Finish::Cancelled, stats, on_event)),
+            Err(error) => return Err(error.into()),
+        };
+        let decoding = Instant::now();
+        loop {
+            let mut logits = self.take_next().expect("the last token was read for its logits");
+            let step = writer.step(&mut logits, on_event)?;
+            if stats.first_token.is_zero() {
+                stats.first_token = start.elapsed();
+            }
+            stats.decode = decoding.elapsed();
+            match step {
+                Step::Done(finish) => return Ok(writer.end(finish, stats, on_event)),
+                Step::Next(_) if cancel.is_stopped() => {
+                    return Ok(writer.end(Finish::Cancelled, stats, on_event));
+                }
+                Step::Next(token) => self.feed(&[token], Wanted::Last)?,
+            }
+            stats.steps += 1;
+        }
+    }
+}
+
+/// What comes after a token.
+pub(crate) enum Step {
+    /// The model has to read this token.
+    Next(u32),
+    /// The reply is over.
+    Done(Finish),
+}
+
+/// Writes one reply: logits in, tokens and events out.
+pub(crate) struct Writer<'m> {
+    tokenizer: &'m Tokenizer,
+    sampler: Sampler,
+    reader: Reader,
+    strict_markup: bool,
+    logprobs: Option<usize>,
+    /// The most tokens to write, and what it means to have written them.
+    limit: (usize, Finish),
+    tokens: Vec<u32>,
+}
+
+impl<'m> Writer<'m> {
+    /// A reply to `prompt`, which together have at most `context` tokens.
+    pub(crate) fn new(
+        tokenizer: &'m Tokenizer,
+        request: Request,
+        prompt: &[u32],
+        context: usize,
+    ) -> Result<Self, SamplingError> {
+        request.sampling.check(tokenizer.len())?;
+        let room = context.saturating_sub(prompt.len());
+        let limit = match request.max_tokens {
+            Some(most) if most <= room => (most, Finish::MaxTokens),
+            _ => (room, Finish::ContextFull),
+        };
+        Ok(Writer {
+            tokenizer,
+            sampler: Sampler::new(request.sampling, request.seed, prompt),
+            reader: Reader::new(request.form),
+            strict_markup: request.strict_markup,
+            logprobs: request.logprobs,
+            limit,
+            tokens: Vec::new(),
+        })
+    }
+
+    /// Chooses the next token from the logits after the last one.
+    pub(crate) fn step(
+        &mut self,
+        logits: &mut [f32],
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Step, BadLogit> {
+        if self.tokens.len() >= self.limit.0 {
+            return Ok(Step::Done(self.limit.1.clone()));
+        }
+        let raw = self.logprobs.map(|top| (logits.to_vec(), top));
+        let token = self.sampler.pick(logits, self.freedom())?;
+        match self.tokenizer.marker(token) {
+            Some(Marker::Eos) => return Ok(Step::Done(Finish::Eos)),
+            Some(marker) if marker.ends_reply() => return Ok(Step::Done(Finish::NextTurn(marker))),
+            _ => {}
+        }
+        self.sampler.accept(token);
+        self.tokens.push(token);
+        if let Some((raw, top)) = raw {
+            on_event(Event::Token(logprob(&raw, token, top)));
+        }
+        self.reader.push(token, self.tokenizer).into_iter().map(Event::Message).for_each(on_event);
+        Ok(if self.reader.is_done() {
+            Step::Done(Finish::Complete)
+        } else if self.tokens.len() >= self.limit.0 {
+            Step::Done(self.limit.1.clone())
+        } else {
+            Step::Next(token)
+        })
+    }
+
+    fn freedom(&self) -> Freedom {
+        if self.strict_markup { self.reader.freedom() } else { Freedom::Free }
+    }
+
+    /// Ends the reply: what was held back is said, and everything put together.
+    pub(crate) fn end(self, finish: Finish, stats: Stats, on_event: &mut dyn FnMut(Event)) -> Reply {
+        let how = if finish.is_cut() { text::reply::Finish::Length } else { text::reply::Finish::Stop };
+        let (events, message) = self.reader.finish(how);
+        events.into_iter().map(Event::Message).for_each(on_event);
+        Reply { message, tokens: self.tokens, finish, stats }
+    }
+}

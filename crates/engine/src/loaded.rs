@@ -1,0 +1,86 @@
+//! A model ready for service: its weights on a backend, and the tokenizer that belongs to them.
+
+use crate::vocabulary::{VocabularyError, vocabulary};
+use gguf::{Gguf, GgufError};
+use model::{KvFormat, LoadError, Model, Ops};
+use text::chat::Profile;
+use text::{Marker, Tokenizer, VocabError};
+
+/// A model in service. Immutable; sessions share it.
+pub struct LoadedModel<B: Ops> {
+    /// Where it is computed.
+    pub ops: B,
+    /// Configuration and weights.
+    pub model: Model<B>,
+    /// Text to tokens and back.
+    pub tokenizer: Tokenizer,
+    /// Which checkpoint's words prompts are written in.
+    pub profile: Profile,
+    /// What is odd about the file, a sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// Why a model could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The file is not a model we can run.
+    #[error(transparent)]
+    Model(#[from] LoadError),
+    /// The file's tokenizer is not one we know.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// The file's tokenizer contradicts itself.
+    #[error("the tokenizer: {0}")]
+    Tokenizer(#[from] VocabError),
+    /// The file was being written while we read it.
+    #[error(transparent)]
+    Changed(#[from] GgufError),
+}
+
+impl<B: Ops> LoadedModel<B> {
+    /// Loads a model onto a backend. Without a `profile` the file decides.
+    ///
+    /// # Errors
+    ///
+    /// If the file is not a model of ours, its tokenizer cannot be used, or the backend has no room.
+    pub fn load(ops: B, gguf: &Gguf, profile: Option<Profile>) -> Result<Self, OpenError> {
+        let checked = model::load::check(gguf)?;
+        let tokenizer = Tokenizer::new(vocabulary(gguf.metadata())?)?;
+        let warnings = warnings(gguf, &checked.unused, &tokenizer);
+        let model = model::load(&ops, gguf)?;
+        gguf.check_unchanged()?;
+        let profile = profile.unwrap_or_else(|| detect_profile(gguf));
+        Ok(LoadedModel { ops, model, tokenizer, profile, warnings })
+    }
+
+    /// The KV format for everyday use: the smallest that suits the model.
+    pub fn usual_kv(&self) -> KvFormat {
+        match KvFormat::F8.check(&self.model.config) {
+            Ok(()) => KvFormat::F8,
+            Err(_) => KvFormat::F16,
+        }
+    }
+}
+
+/// The checkpoint's profile, from its chat template, its name and the names of its files.
+fn detect_profile(gguf: &Gguf) -> Profile {
+    let text = |key| gguf.metadata().opt_str(key).ok().flatten();
+    let files: Vec<_> =
+        gguf.files().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
+    let names: Vec<&str> = files.iter().map(AsRef::as_ref).chain(text("general.name")).collect();
+    Profile::detect(text("tokenizer.chat_template"), &names)
+}
+
+fn warnings(gguf: &Gguf, unused: &[String], tokenizer: &Tokenizer) -> Vec<String> {
+    let mut warnings: Vec<String> = gguf.warnings().iter().map(ToString::to_string).collect();
+    if let [first, more @ ..] = unused {
+        let others = if more.is_empty() { String::new() } else { format!(" and {} others", more.len()) };
+        warnings.push(format!("not used: tensor {first}{others}"));
+    }
+    let needed = [Marker::Bos, Marker::User, Marker::Assistant, Marker::ThinkOpen, Marker::ThinkClose];
+    for marker in needed.into_iter().filter(|&marker| tokenizer.marker_id(marker).is_none()) {
+        warnings.push(format!("no chat with this model: its vocabulary lacks {marker}"));
+    }
+    warnings
+}

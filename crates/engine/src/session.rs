@@ -1,0 +1,200 @@
+//! One conversation with a model: what it has read, and what it would say next.
+//!
+//! Start at [`Session::sync`]: the caller always hands over the *whole* prompt, and the session finds out
+//! how much of it is already in its timeline and reads only the rest. Replies are written by
+//! [`crate::generate`].
+//!
+//! **Invariant:** `next`, if there, is what the model says after exactly the timeline's tokens.
+
+use crate::cancel::Cancel;
+use crate::loaded::LoadedModel;
+use model::ops::DeviceError;
+use model::snapshot::SnapshotError;
+use model::{BatchError, Entry, KvFormat, NoTap, Ops, Timeline, Wanted, forward};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Tokens of a prompt that are read in one batch: enough to make good use of each weight that is fetched,
+/// and few enough that progress and cancellation have their say.
+pub const CHUNK: usize = 512;
+
+/// One conversation.
+pub struct Session<B: Ops> {
+    loaded: Arc<LoadedModel<B>>,
+    timeline: Timeline<B>,
+    next: Option<Vec<f32>>,
+    context: usize,
+    chunk: usize,
+}
+
+/// What reading a prompt came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Synced {
+    /// Tokens that were in the timeline already.
+    pub cached: usize,
+    /// Tokens that were read now.
+    pub computed: usize,
+    /// How long that took.
+    pub elapsed: Duration,
+}
+
+/// Why a prompt was not read to its end. The session holds what was read, and can be used again.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// There is nothing to reply to.
+    #[error("the prompt is empty")]
+    Empty,
+    /// The prompt leaves no room for a reply.
+    #[error("the prompt has {prompt} tokens, but the context ends at {context}")]
+    Context {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens that the session can hold.
+        context: usize,
+    },
+    /// Somebody asked to stop.
+    #[error("stopped")]
+    Cancelled,
+    /// The model cannot take these tokens.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+}
+
+impl<B: Ops> Session<B> {
+    /// A conversation of no tokens.
+    ///
+    /// - `context`: how many tokens it may hold; more than the model's own limit is cut to that
+    ///
+    /// # Panics
+    ///
+    /// If `format` does not suit the model; see [`KvFormat::check`].
+    pub fn new(loaded: Arc<LoadedModel<B>>, format: KvFormat, context: Option<usize>) -> Self {
+        let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
+        let most = loaded.model.config.context;
+        let context = context.map_or(most, |wanted| wanted.min(most));
+        Session { loaded, timeline, next: None, context, chunk: CHUNK }
+    }
+
+    /// The same session, reading at most `chunk` tokens in one batch. Results do not depend on it.
+    pub fn with_chunk(mut self, chunk: usize) -> Self {
+        self.chunk = chunk.max(1);
+        self
+    }
+
+    /// The model it talks to.
+    pub fn loaded(&self) -> &Arc<LoadedModel<B>> {
+        &self.loaded
+    }
+
+    /// Tokens that are in the timeline.
+    pub fn tokens(&self) -> &[u32] {
+        self.timeline.tokens()
+    }
+
+    /// How many tokens it may hold.
+    pub fn context(&self) -> usize {
+        self.context
+    }
+
+    /// How rows of its timeline are stored.
+    pub fn kv_format(&self) -> KvFormat {
+        self.timeline.format()
+    }
+
+    /// Memory of its timeline on the device, in bytes.
+    pub fn memory(&self) -> usize {
+        self.timeline.tail_memory() + self.timeline.pages().iter().map(|page| page.memory()).sum::<usize>()
+    }
+
+    /// Makes the timeline exactly `tokens`, doing as little work as possible: what it begins with already
+    /// is kept, what follows is cut off, and the rest is read in chunks. After each of them `progress` is
+    /// told how many of the tokens are done.
+    ///
+    /// # Errors
+    ///
+    /// If the tokens do not fit, or `cancel` was used between two chunks. What was read until then stays:
+    /// the next call goes on from there.
+    pub fn sync(
+        &mut self,
+        tokens: &[u32],
+        progress: &mut dyn FnMut(usize, usize),
+        cancel: &Cancel,
+    ) -> Result<Synced, SessionError> {
+        let start = Instant::now();
+        let context = self.context;
+        if tokens.is_empty() {
+            return Err(SessionError::Empty);
+        }
+        if tokens.len() > context {
+            return Err(SessionError::Context { prompt: tokens.len(), context });
+        }
+        let cached = self.cut_to(tokens);
+        progress(cached, tokens.len());
+        while self.timeline.len() < tokens.len() {
+            if cancel.is_stopped() {
+                return Err(SessionError::Cancelled);
+            }
+            let rest = &tokens[self.timeline.len()..];
+            let len = rest.len().min(self.chunk).min(self.timeline.room());
+            let wanted = if len == rest.len() { Wanted::Last } else { Wanted::None };
+            self.feed(&rest[..len], wanted)?;
+            progress(self.timeline.len(), tokens.len());
+        }
+        Ok(Synced { cached, computed: tokens.len() - cached, elapsed: start.elapsed() })
+    }
+
+    /// Cuts the timeline back to what it has in common with `tokens`, and further if there would be nothing
+    /// left to compute the next logits from. Returns how many tokens are left.
+    fn cut_to(&mut self, tokens: &[u32]) -> usize {
+        let old = self.timeline.tokens();
+        let common = old.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        if common == tokens.len() && common == old.len() && self.next.is_some() {
+            return common;
+        }
+        self.next = None;
+        self.timeline.cut_back(&self.loaded.ops, common.min(tokens.len() - 1))
+    }
+
+    /// Extends the timeline by tokens that fit into its page.
+    pub(crate) fn feed(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), SessionError> {
+        self.next = None;
+        let LoadedModel { ops, model, .. } = &*self.loaded;
+        let mut batch = [Entry { timeline: &mut self.timeline, tokens, wanted }];
+        let output = forward(model, ops, &mut batch, &mut NoTap)?;
+        self.next = output.logits.map(|logits| ops.read(&logits)).transpose()?;
+        Ok(())
+    }
+
+    /// The logits after the last token, once; `None` if that token was read without asking for them.
+    pub(crate) fn take_next(&mut self) -> Option<Vec<f32>> {
+        self.next.take()
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.next = None;
+        self.timeline.cut_back(&self.loaded.ops, 0);
+    }
+
+    /// The conversation as bytes, for [`Session::load`].
+    pub fn save(&self) -> Vec<u8> {
+        self.timeline.to_bytes(&self.loaded.model.fingerprint)
+    }
+
+    /// Goes on with a conversation that was saved with the same model and KV format.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are anything else; then the session stays as it is.
+    pub fn load(&mut self, bytes: &[u8]) -> Result<(), SnapshotError> {
+        let LoadedModel { ops, model, .. } = &*self.loaded;
+        let format = self.timeline.format();
+        self.timeline = Timeline::from_bytes(ops, &model.config, format, &model.fingerprint, bytes)?;
+        self.next = None;
+        Ok(())
+    }
+}
