@@ -43,6 +43,24 @@ impl Recipe {
     /// All recipes.
     pub const ALL: [Self; 7] = [Self::F32, Self::Bf16, Self::Q2, Self::Q4, Self::Mxfp4, Self::Q8, Self::Mix];
 
+    /// The name users know it by.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::Q2 => "q2",
+            Self::Q4 => "q4",
+            Self::Mxfp4 => "mxfp4",
+            Self::Q8 => "q8",
+            Self::Mix => "mix",
+        }
+    }
+
+    /// The recipe of this name.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|recipe| recipe.name() == name)
+    }
+
     /// `general.file_type` of such files: the nearest value of llama.cpp's `enum llama_ftype`.
     pub(super) fn file_type(self) -> u32 {
         match self {
