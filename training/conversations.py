@@ -323,9 +323,9 @@ DEEP_SUMS = SUMS + [big_addition] * 5 + [chain_sum] * 4  # these want thinking
 
 def any_exchange(rng, thinking=False):
     roll = rng.random()
-    if roll < 0.08:
+    if roll < 0.06:
         return small_talk(rng)
-    if roll < 0.50:
+    if roll < 0.40:
         return draw(rng, rng.choice(FACTS))
     return draw(rng, rng.choice(DEEP_SUMS if thinking else SUMS))
 
@@ -356,7 +356,7 @@ def questions(rng, turns):
 
 
 def sample_questions(rng, budget):
-    return questions(rng, 1 + min(int(rng.expovariate(0.5)), budget // 80))
+    return questions(rng, 1 + min(int(rng.expovariate(0.35)), budget // 80))
 
 
 def sample(rng, budget):
@@ -367,6 +367,6 @@ def sample(rng, budget):
     roll = rng.random()
     if budget >= 700 and roll < 0.20:
         return tool_session(rng)
-    if budget >= 250 and roll < 0.50:
+    if budget >= 250 and roll < 0.42:
         return long_text(rng, budget - 100)
     return sample_questions(rng, budget)

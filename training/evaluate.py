@@ -1,6 +1,6 @@
 """Measures what a model can do, on conversations it was never trained on.
 
-usage: evaluate.py MODEL.gguf [--count N] [--rounded] [--recent] [--skills A,B] [--json OUT]
+usage: evaluate.py MODEL.gguf [--count N] [--rounded] [--recent] [--skills 'A;B'] [--json OUT]
 
 A test is a prompt and the one right reply. The reply counts as right if every token of it, the end of turn included,
 is the model's first choice: then greedy decoding writes exactly this reply and stops. One forward pass tells.
@@ -188,7 +188,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--count", type=int, default=100, help="tests for each skill")
-    parser.add_argument("--skills", help="only these, comma-separated")
+    parser.add_argument("--skills", help="only these, with semicolons between")
     parser.add_argument("--rounded", action="store_true", help="with the FP8/FP4 KV cache")
     parser.add_argument("--recent", action="store_true", help="indexer replaced by the newest rows: the control")
     parser.add_argument("--length", type=int, default=2048)
@@ -197,7 +197,7 @@ def main():
     options = parser.parse_args()
     skills = {**SKILLS, **(LONG if options.length >= 4096 else {})}
     if options.skills:
-        skills = {name: skills[name] for name in options.skills.split(",")}
+        skills = {name: skills[name] for name in options.skills.split(";")}
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = read_model(options.model)[0].to(device)
     shares, drafted = run_tests(

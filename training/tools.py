@@ -203,7 +203,7 @@ def invented(rng):
                 [(slot, k, "", True) for slot, k in zip(slots, kinds)], request)
 
 
-KINDS = [weather, weather, calculator, search, read_file, read_file, write_file, clock, timer, light, currency, mail, music, invented, invented, invented]
+KINDS = [weather, weather, calculator, search, read_file, read_file, write_file, clock, timer, light, currency, mail, music, *[invented] * 6]
 
 
 def declare(rng, count):
