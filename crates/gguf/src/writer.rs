@@ -392,7 +392,7 @@ fn folder(path: &Path) -> &Path {
 /// A new file in the folder of `path`, removed when dropped, readable as other new files are.
 fn temporary_beside(path: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".writing-").suffix(".gguf");
+    builder.prefix(".").suffix(".gguf.part"); // no name under which a model is looked for
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     builder.tempfile_in(folder(path))
