@@ -4,13 +4,16 @@
 //! that can be done on any of them.
 
 use clap::ValueEnum;
-use cpu::Reference;
+use cpu::{Cpu, Reference};
 use model::Ops;
+use std::num::NonZero;
 
 /// Which implementation of the model's operations computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum OpsChoice {
-    /// Plain loops in f32: slow, and the yardstick for the others.
+    /// All cores and vector units, with 8-bit activations where weights have few bits.
+    Fast,
+    /// Plain loops in f32 on one core: slow, and the yardstick for the other.
     Reference,
 }
 
@@ -18,8 +21,11 @@ pub enum OpsChoice {
 #[derive(clap::Args)]
 pub struct BackendArgs {
     /// Which implementation of the model's operations computes.
-    #[arg(long, value_enum, default_value = "reference")]
+    #[arg(long, value_enum, default_value = "fast")]
     ops: OpsChoice,
+    /// Threads that compute. Default: one for each physical core
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZero<usize>>,
 }
 
 /// Work that can be done on any backend.
@@ -34,6 +40,7 @@ impl BackendArgs {
     /// Does the work on the chosen backend.
     pub fn run<T: Task>(&self, task: T) -> T::Output {
         match self.ops {
+            OpsChoice::Fast => task.on(Cpu::new(self.threads.map(NonZero::get))),
             OpsChoice::Reference => task.on(Reference),
         }
     }

@@ -8,9 +8,16 @@
 //! pipe early (`ds4 ... | head`) has what it wanted, so that is no failure.
 
 mod backend;
+mod inspect;
 mod kv_rounding;
+mod lines;
 mod logits;
 mod model_arg;
+mod parse;
+mod render;
+mod run;
+mod synth;
+mod tokenize;
 
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
@@ -26,15 +33,27 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Run(run::Run),
+    Inspect(inspect::Inspect),
+    Synth(synth::Synth),
     Logits(logits::Logits),
     KvRounding(kv_rounding::KvRounding),
+    Tokenize(tokenize::Tokenize),
+    Render(render::Render),
+    Parse(parse::Parse),
 }
 
 impl Command {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
+            Command::Run(command) => command.run(out),
+            Command::Inspect(command) => command.run(out),
+            Command::Synth(command) => command.run(out),
             Command::Logits(command) => command.run(out),
             Command::KvRounding(command) => command.run(out),
+            Command::Tokenize(command) => command.run(&mut io::stdin().lock(), out),
+            Command::Render(command) => command.run(&mut io::stdin().lock(), out),
+            Command::Parse(command) => command.run(&mut io::stdin().lock(), out),
         }
     }
 }

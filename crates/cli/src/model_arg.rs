@@ -11,10 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// The model that is part of the program.
-#[cfg(pocket)]
 static POCKET: &[u8] = include_bytes!("../../../models/pocket.gguf");
-#[cfg(not(pocket))]
-static POCKET: &[u8] = &[];
 
 /// Which model to run.
 #[derive(clap::Args)]

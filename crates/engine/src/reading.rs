@@ -17,15 +17,16 @@ pub enum Form {
 }
 
 /// Reads one reply.
+#[expect(clippy::large_enum_variant, reason = "there is one for each reply")]
 pub(crate) enum Reader {
-    Chat(Box<ReplyParser>),
+    Chat(ReplyParser),
     Plain(PlainReader),
 }
 
 impl Reader {
     pub(crate) fn new(form: Form) -> Reader {
         match form {
-            Form::Chat(options) => Reader::Chat(Box::new(ReplyParser::new(options))),
+            Form::Chat(options) => Reader::Chat(ReplyParser::new(options)),
             Form::Plain { stop } => Reader::Plain(PlainReader::new(&stop)),
         }
     }

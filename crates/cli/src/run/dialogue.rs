@@ -1,0 +1,275 @@
+//! A conversation with the model: the messages so far, and the session that has read them.
+//!
+//! The whole conversation is rendered anew for each reply; the session finds out what of it is new. What the
+//! model sampled is put back as it was, so that it need not be read again in other tokens.
+
+use super::options::Think;
+use anyhow::{Context, ensure};
+use engine::{Cancel, Event, Finish, Form, Reply, Request, Session};
+use model::Ops;
+use serde::{Deserialize, Serialize};
+use std::io::Write;
+use std::path::Path;
+use text::chat::message::{AssistantMessage, Instructions, ToolMessage, UserMessage};
+use text::chat::replay::SampledTurn;
+use text::chat::request::{Conversation, Ending};
+use text::chat::{Message, Replay, ThinkingMode, Tool, ToolCall};
+use text::{Marker, Prompt, Sampled};
+
+/// A conversation.
+pub struct Dialogue<B: Ops> {
+    session: Session<B>,
+    system: String,
+    tools: Vec<Tool>,
+    think: Think,
+    turns: Vec<Turn>,
+}
+
+/// One message after the system prompt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Turn {
+    User(String),
+    Assistant(Answer),
+    ToolResult { call_id: String, content: String },
+}
+
+/// What the model said.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Answer {
+    reasoning: String,
+    content: String,
+    calls: Vec<Call>,
+    /// The tokens, if they say what the fields above say.
+    sampled: Option<SampledTurn>,
+    /// The calls as they were sampled, if they are known apart from the rest.
+    block: Option<Prompt>,
+}
+
+/// A call that waits for its result.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Call {
+    /// What the result refers to.
+    pub id: String,
+    /// The tool.
+    pub name: String,
+    /// The arguments, as JSON text.
+    pub arguments: String,
+}
+
+impl<B: Ops> Dialogue<B> {
+    /// A conversation that has not begun.
+    pub fn new(session: Session<B>, system: String, tools: Vec<Tool>, think: Think) -> Self {
+        Dialogue { session, system, tools, think, turns: Vec::new() }
+    }
+
+    /// The session that reads it.
+    pub fn session(&self) -> &Session<B> {
+        &self.session
+    }
+
+    /// The system prompt; empty if there is none.
+    pub fn system(&self) -> &str {
+        &self.system
+    }
+
+    /// Replaces the system prompt.
+    pub fn set_system(&mut self, text: String) {
+        self.system = text;
+    }
+
+    /// Decides whether the model thinks from now on.
+    pub fn set_think(&mut self, think: Think) {
+        self.think = think;
+    }
+
+    /// Messages after the system prompt.
+    pub fn len(&self) -> usize {
+        self.turns.len()
+    }
+
+    /// Forgets all messages.
+    pub fn clear(&mut self) {
+        self.turns.clear();
+        self.session.clear();
+    }
+
+    /// Adds a message of the user.
+    pub fn say(&mut self, text: String) {
+        self.turns.push(Turn::User(text));
+    }
+
+    /// Takes back the last message, if the user said it and it was not answered.
+    pub fn unsay(&mut self) {
+        if matches!(self.turns.last(), Some(Turn::User(_))) {
+            self.turns.pop();
+        }
+    }
+
+    /// Adds the result of a call.
+    pub fn tool_result(&mut self, call_id: String, content: String) {
+        self.turns.push(Turn::ToolResult { call_id, content });
+    }
+
+    /// The calls of the last message.
+    pub fn open_calls(&self) -> &[Call] {
+        match self.turns.last() {
+            Some(Turn::Assistant(answer)) => &answer.calls,
+            _ => &[],
+        }
+    }
+
+    /// Lets the model reply, and adds the reply to the conversation. `request` says how; its form is replaced
+    /// by that of this conversation, with stop strings of `stop`.
+    pub fn reply(
+        &mut self,
+        request: Request,
+        stop: Vec<String>,
+        cancel: &Cancel,
+        on_event: &mut dyn FnMut(Event),
+    ) -> anyhow::Result<Reply> {
+        let chat = self.render();
+        let prompt = self.session.loaded().tokenizer.encode_prompt(&chat.prompt()?)?;
+        let mut options = chat.reply_options();
+        options.stop = stop;
+        let request = Request { form: Form::Chat(options), ..request };
+        let reply = self.session.reply(&prompt, request, cancel, on_event)?;
+        let answer = self.answer(&reply, chat.options.mode);
+        self.turns.push(Turn::Assistant(answer));
+        Ok(reply)
+    }
+
+    /// The conversation in the renderer's terms.
+    fn render(&self) -> Conversation {
+        let mut messages = Vec::new();
+        if !self.system.is_empty() || !self.tools.is_empty() {
+            let (content, tools) = (self.system.clone(), self.tools.clone());
+            messages.push(Message::System(Instructions { content, tools, ..Instructions::default() }));
+        }
+        messages.extend(self.turns.iter().map(Turn::message));
+        let profile = self.session.loaded().profile;
+        Conversation {
+            messages,
+            options: self.think.render_options(profile, self.session.context()),
+            ending: Ending::Plain,
+            tools_active: !self.tools.is_empty(),
+            declared_tools: self.tools.iter().map(|tool| tool.name().to_owned()).collect(),
+        }
+    }
+
+    fn answer(&self, reply: &Reply, mode: ThinkingMode) -> Answer {
+        let tokenizer = &self.session.loaded().tokenizer;
+        let reasons = mode == ThinkingMode::Thinking;
+        let said = &reply.message;
+        let first = self.turns.iter().filter(|turn| matches!(turn, Turn::Assistant(_))).count();
+        let calls = said.tool_calls.iter().enumerate().map(|(nth, call)| Call {
+            id: format!("call_{first}_{nth}"),
+            name: call.name.clone(),
+            arguments: call.arguments.clone(),
+        });
+        // Tokens speak for the message unless it ends before them, or its reasoning was left open.
+        let closed = |close| reply.tokens.contains(&close);
+        let whole = said.stop_string.is_none()
+            && (!reasons || tokenizer.marker_id(Marker::ThinkClose).is_some_and(closed))
+            && (reply.finish == Finish::Complete || said.tool_calls.is_empty());
+        let sampled = whole.then(|| SampledTurn {
+            reasons,
+            tokens: Sampled {
+                text: tokenizer.decode(&reply.tokens).expect("tokens of this vocabulary"),
+                ids: reply.tokens.clone(),
+            },
+        });
+        Answer {
+            reasoning: said.reasoning_content.clone(),
+            content: said.content.clone(),
+            calls: calls.collect(),
+            sampled,
+            block: said.block.clone(),
+        }
+    }
+}
+
+impl Turn {
+    /// The turn in the renderer's terms.
+    fn message(&self) -> Message {
+        match self {
+            Turn::User(content) => {
+                Message::User(UserMessage { content: content.clone(), ..UserMessage::default() })
+            }
+            Turn::ToolResult { call_id, content } => {
+                Message::Tool(ToolMessage { tool_call_id: Some(call_id.clone()), content: content.clone() })
+            }
+            Turn::Assistant(answer) => Message::Assistant(AssistantMessage {
+                reasoning_content: answer.reasoning.clone(),
+                content: answer.content.clone(),
+                tool_calls: answer.calls.iter().map(Call::message).collect(),
+                replay: answer.replay(),
+                ..AssistantMessage::default()
+            }),
+        }
+    }
+}
+
+impl Answer {
+    /// What was sampled for it, as far as it is known.
+    fn replay(&self) -> Option<Replay> {
+        let known = self.calls.is_empty() || self.block.is_some();
+        known.then(|| Replay { turn: self.sampled.clone(), block: self.block.clone().unwrap_or_default() })
+    }
+}
+
+impl Call {
+    fn message(&self) -> ToolCall {
+        ToolCall { id: Some(self.id.clone()), name: self.name.clone(), arguments: self.arguments.clone() }
+    }
+}
+
+/// The first line of a saved conversation; what the session has read follows it.
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    /// Version of this form.
+    ds4_conversation: u32,
+    system: String,
+    turns: Vec<Turn>,
+}
+
+const VERSION: u32 = 1;
+
+impl<B: Ops> Dialogue<B> {
+    /// Saves the conversation. The file is for its owner's eyes only, and complete or not there.
+    pub fn save(&self, path: &Path) -> anyhow::Result<()> {
+        let saved =
+            Saved { ds4_conversation: VERSION, system: self.system.clone(), turns: self.turns.clone() };
+        let folder = match path.parent() {
+            Some(folder) if folder != Path::new("") => folder,
+            _ => Path::new("."),
+        };
+        let write = || -> anyhow::Result<()> {
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            serde_json::to_writer(&mut file, &saved)?;
+            file.write_all(b"\n")?;
+            file.write_all(&self.session.save())?;
+            file.as_file().sync_all()?;
+            file.persist(path)?;
+            Ok(())
+        };
+        write().with_context(|| format!("saving to {}", path.display()))
+    }
+
+    /// Goes on with a saved conversation. If what the session had read is of another model or KV format, the
+    /// conversation is read again with the next message; returns whether that is so, and why.
+    pub fn load(&mut self, path: &Path) -> anyhow::Result<Option<String>> {
+        let load = || -> anyhow::Result<(Saved, Vec<u8>)> {
+            let mut bytes = std::fs::read(path)?;
+            let end = bytes.iter().position(|&b| b == b'\n').context("not a saved conversation")?;
+            let saved: Saved = serde_json::from_slice(&bytes[..end]).context("not a saved conversation")?;
+            let version = saved.ds4_conversation;
+            ensure!(version == VERSION, "saved in form {version}, and this program reads {VERSION}");
+            Ok((saved, bytes.split_off(end + 1)))
+        };
+        let (saved, state) = load().with_context(|| format!("loading {}", path.display()))?;
+        self.system = saved.system;
+        self.turns = saved.turns;
+        Ok(self.session.load(&state).err().map(|error| error.to_string()))
+    }
+}
