@@ -4,8 +4,9 @@
 use crate::backend::{BackendArgs, Task};
 use crate::model_arg::ModelArg;
 use anyhow::{Context, ensure};
+use engine::sampler::greedy;
 use gguf::Gguf;
-use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward};
+use model::{DraftEntry, DraftState, Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, draft, forward};
 use serde::de::DeserializeOwned;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -42,28 +43,33 @@ pub struct Logits {
     /// rows that chose them instead, and prints their ids as a JSON array.
     #[arg(long, value_name = "N", conflicts_with = "positions")]
     greedy: Option<usize>,
+    /// Write the rows of the MTP block instead, which sees token p + 1 too: the row of position p is what it
+    /// expects after that one. There is none for the last token.
+    #[arg(long, conflicts_with = "greedy")]
+    mtp: bool,
 }
 
 impl Logits {
     /// Computes and writes the rows.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let tokens: Vec<u32> = read_json(&self.tokens)?;
-        ensure!(!tokens.is_empty(), "{}: no tokens", self.tokens.display());
-        let positions = self.positions(tokens.len())?;
+        let rows = tokens.len().saturating_sub(usize::from(self.mtp));
+        ensure!(rows > 0, "{}: too few tokens", self.tokens.display());
+        let positions = self.positions(rows)?;
         let gguf = self.model.open()?;
         self.backend.run(Dump { args: &self, gguf, tokens, positions, printed: out })
     }
 
-    /// The positions to write, ascending.
-    fn positions(&self, len: usize) -> anyhow::Result<Vec<usize>> {
+    /// The positions to write, ascending, of those that have a row.
+    fn positions(&self, rows: usize) -> anyhow::Result<Vec<usize>> {
         match self.positions.as_str() {
-            "all" => Ok((0..len).collect()),
-            "last" => Ok(vec![len - 1]),
+            "all" => Ok((0..rows).collect()),
+            "last" => Ok(vec![rows - 1]),
             file => {
                 let positions: Vec<usize> = read_json(Path::new(file))?;
                 ensure!(positions.is_sorted_by(|a, b| a < b), "{file}: positions must ascend");
                 let last = positions.last().copied().unwrap_or_default();
-                ensure!(last < len, "{file}: position {last}, but there are only {len} tokens");
+                ensure!(last < rows, "{file}: position {last}, but there are only {rows} rows");
                 Ok(positions)
             }
         }
@@ -90,12 +96,14 @@ impl Task for Dump<'_> {
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let model = model::load(&ops, &self.gguf).context("loading the model")?;
         self.args.kv.check(&model.config)?;
+        ensure!(!self.args.mtp || model.mtp.is_some(), "this model has no MTP block");
         let timeline = Timeline::new(&ops, &model.config, self.args.kv);
         let mut feeder = Feeder { ops: &ops, model: &model, timeline };
         let path = &self.args.out;
         let file = File::create(path).with_context(|| format!("creating {}", path.display()))?;
         let mut rows = Rows { file: BufWriter::new(file) };
         match self.args.greedy {
+            None if self.args.mtp => self.write_drafts(&mut feeder, &mut rows)?,
             None => self.write_positions(&mut feeder, &mut rows)?,
             Some(count) => {
                 let ids = self.write_greedy(&mut feeder, count, &mut rows)?;
@@ -125,6 +133,19 @@ impl Dump<'_> {
         Ok(())
     }
 
+    fn write_drafts<B: Ops>(&self, feeder: &mut Feeder<'_, B>, rows: &mut Rows) -> anyhow::Result<()> {
+        let mut wanted = self.positions.iter().copied().peekable();
+        let mut state = DraftState::new(feeder.ops, feeder.model, self.args.kv, 1);
+        let tokens = &self.tokens[..self.tokens.len() - 1];
+        while let Some(chunk) = feeder.next_chunk(tokens, self.args.chunk as usize) {
+            let logits = feeder.draft(&self.tokens, chunk.clone(), &mut state)?;
+            while let Some(position) = wanted.next_if(|p| chunk.contains(p)) {
+                rows.write(feeder.row(&logits, position - chunk.start))?;
+            }
+        }
+        Ok(())
+    }
+
     fn write_greedy<B: Ops>(
         &self,
         feeder: &mut Feeder<'_, B>,
@@ -141,7 +162,7 @@ impl Dump<'_> {
                 logits = feeder.feed(&[token], Wanted::Last)?;
             }
             rows.write(&logits)?;
-            ids.push(largest(&logits).context("choosing the next token")?);
+            ids.push(greedy(&logits)?);
         }
         Ok(ids)
     }
@@ -169,22 +190,25 @@ impl<B: Ops> Feeder<'_, B> {
         Ok(output.logits.map(|logits| self.ops.read(&logits)).transpose()?.unwrap_or_default())
     }
 
+    /// The MTP block's logits of a chunk, `[chunk, vocab]`: it is given the token after each.
+    fn draft(
+        &mut self,
+        tokens: &[u32],
+        chunk: Range<usize>,
+        state: &mut DraftState<B>,
+    ) -> anyhow::Result<Vec<f32>> {
+        let (now, next) = (&tokens[chunk.clone()], &tokens[chunk.start + 1..=chunk.end]);
+        let mut batch = [Entry { timeline: &mut self.timeline, tokens: now, wanted: Wanted::None }];
+        let streams = forward(self.model, self.ops, &mut batch, &mut NoTap)?.streams;
+        let mut batch = [DraftEntry { state, tokens: next }];
+        let output = draft(self.model, self.ops, &streams, &mut batch, &mut NoTap)?;
+        Ok(self.ops.read(&output.logits.expect("a draft gives logits of every row"))?)
+    }
+
     fn row<'r>(&self, logits: &'r [f32], idx: usize) -> &'r [f32] {
         let vocab = self.model.config.vocab;
         &logits[idx * vocab..][..vocab]
     }
-}
-
-/// The id of the largest logit, the lowest on a tie.
-fn largest(logits: &[f32]) -> anyhow::Result<u32> {
-    ensure!(logits.iter().all(|x| !x.is_nan()), "the model gave a logit that is not a number");
-    let (mut best, mut id) = (f32::NEG_INFINITY, 0);
-    for (idx, &logit) in logits.iter().enumerate() {
-        if logit > best {
-            (best, id) = (logit, idx as u32);
-        }
-    }
-    Ok(id)
 }
 
 struct Rows {

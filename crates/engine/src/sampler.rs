@@ -247,6 +247,16 @@ impl Candidate {
     }
 }
 
+/// The most probable token, the lowest on a tie.
+///
+/// # Errors
+///
+/// As [`Sampler::pick`].
+pub fn greedy(logits: &[f32]) -> Result<u32, BadLogit> {
+    check_logits(logits)?;
+    Ok(largest(logits))
+}
+
 fn check_logits(logits: &[f32]) -> Result<(), BadLogit> {
     let bad = |logit: f32| logit.is_nan() || logit == f32::INFINITY;
     if let Some((token, &logit)) = (0..).zip(logits).find(|&(_, &logit)| bad(logit)) {
