@@ -7,8 +7,9 @@ import random
 
 import torch
 
-from conversations import sample
+from mixture import sample
 from model import ALIGN
+from tokenizer import PAD_ID, Tokenizer
 
 PROMPT_WEIGHT = 0.03  # what the model does not have to write still teaches it how texts go
 
@@ -26,12 +27,12 @@ def pack_row(rng, tokenizer, length):
         else:
             break
         pad = -len(conversation_ids) % ALIGN
-        ids += conversation_ids + [tokenizer.ids["<｜▁pad▁｜>"]] * pad
+        ids += conversation_ids + [PAD_ID] * pad
         doc += [number] * len(conversation_ids) + [-1] * pad
         weight += [1.0 if r else PROMPT_WEIGHT for r in reply] + [0.0] * pad
         number += 1
     rest = length - len(ids)
-    return ids + [2] * rest, doc + [-1] * rest, weight + [0.0] * rest
+    return ids + [PAD_ID] * rest, doc + [-1] * rest, weight + [0.0] * rest
 
 
 class Batches(torch.utils.data.IterableDataset):
@@ -41,8 +42,6 @@ class Batches(torch.utils.data.IterableDataset):
         self.path, self.rows, self.length, self.seed = tokenizer_path, rows, length, seed
 
     def __iter__(self):
-        from tokenizer import Tokenizer
-
         torch.set_num_threads(1)
         info = torch.utils.data.get_worker_info()
         rng = random.Random(f"{self.seed}/{info.id if info else 0}")

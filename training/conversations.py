@@ -8,7 +8,6 @@ Every exchange has a key; one in twelve keys is held out: never trained on, and 
 the key is the pair of numbers, for facts the pair of fact and phrasing, for the rest the values that must be copied.
 """
 
-import json
 import zlib
 from dataclasses import dataclass, field
 
@@ -353,20 +352,3 @@ def questions(rng, turns):
         conversation.add("user", exchange.user)
         conversation.reply(exchange.brief if brief and exchange.brief else exchange.answer, exchange.think)
     return conversation
-
-
-def sample_questions(rng, budget):
-    return questions(rng, 1 + min(int(rng.expovariate(0.35)), budget // 80))
-
-
-def sample(rng, budget):
-    """One conversation of any kind that will take about `budget` tokens at most."""
-    from retrieval import long_text
-    from tools import tool_session
-
-    roll = rng.random()
-    if budget >= 700 and roll < 0.20:
-        return tool_session(rng)
-    if budget >= 250 and roll < 0.42:
-        return long_text(rng, budget - 100)
-    return sample_questions(rng, budget)

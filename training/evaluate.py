@@ -1,15 +1,20 @@
 """Measures what a model can do, on conversations it was never trained on.
 
 usage: evaluate.py MODEL.gguf [--count N] [--rounded] [--recent] [--skills 'A;B'] [--json OUT]
+       evaluate.py MODEL.gguf --ds4 BINARY [--count N] [--skills 'A;B'] [-- options of `ds4 logits`]
 
 A test is a prompt and the one right reply. The reply counts as right if every token of it, the end of turn included,
 is the model's first choice: then greedy decoding writes exactly this reply and stops. One forward pass tells.
+With `--ds4` the engine itself decodes greedily (`ds4 logits --greedy`), and its tokens are compared with the reply.
 """
 
 import argparse
 import json
 import pathlib
 import random
+import subprocess
+import sys
+import tempfile
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +23,7 @@ import conversations as c
 import retrieval
 import tools
 from model import ALIGN
+from tokenizer import PAD_ID, Tokenizer
 
 TOKENIZER = pathlib.Path(__file__).with_name("tokenizer.json")
 
@@ -67,7 +73,7 @@ def tool_test(thinking, messages, only=None):
             conversation.effort = ""
             declared = tools.declare(rng, rng.choice([1, 2, 3]))
             tool = rng.choice(declared)
-            if only == "invented" and not tool.description.startswith(("Used to",)):
+            if only == "invented" and not tool.description.startswith("Used to"):
                 continue
             conversation.add("system", "", tools=[t.schema(rng) for t in declared])
             tools.use_tool(rng, conversation, tool, held_out=True, plain=True)
@@ -150,10 +156,10 @@ def pack_tests(tests, tokenizer, length):
         begin = len(row_ids) + len(prompt_ids)
         places.append((number, row, begin, begin + len(reply_ids)))
         row_doc += [number] * len(ids) + [-1] * (padded - len(ids))
-        row_ids += ids + [2] * (padded - len(ids))
+        row_ids += ids + [PAD_ID] * (padded - len(ids))
     for row_ids, row_doc in rows:
         row_doc += [-1] * (length - len(row_doc))
-        row_ids += [2] * (length - len(row_ids))
+        row_ids += [PAD_ID] * (length - len(row_ids))
     return torch.tensor([r[0] for r in rows]), torch.tensor([r[1] for r in rows]), places
 
 
@@ -181,9 +187,22 @@ def run_tests(model, tests, tokenizer, length, rounded=False, pick_override=None
     return {skill: sum(v) / len(v) for skill, v in shares.items()}, drafted / draft_total
 
 
+def run_tests_with_engine(binary, extra, model, tests, tokenizer):
+    """For each skill the share of replies that the engine writes token by token."""
+    shares = {}
+    with tempfile.TemporaryDirectory() as folder:
+        prompt_file, rows_file = f"{folder}/prompt.json", f"{folder}/rows.f32"
+        for test in tests:
+            prompt, reply = (tokenizer.encode(part)[0] for part in test.prompt_and_reply())
+            pathlib.Path(prompt_file).write_text(json.dumps(prompt))
+            command = [binary, "logits", "-m", model, "--tokens", prompt_file, "--out", rows_file, "--greedy", str(len(reply)), *extra]
+            written = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            shares.setdefault(test.skill, []).append(written == reply)
+    return {skill: sum(v) / len(v) for skill, v in shares.items()}
+
+
 def main():
     from gguf_io import read_model
-    from tokenizer import Tokenizer
 
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("model")
@@ -191,23 +210,28 @@ def main():
     parser.add_argument("--skills", help="only these, with semicolons between")
     parser.add_argument("--rounded", action="store_true", help="with the FP8/FP4 KV cache")
     parser.add_argument("--recent", action="store_true", help="indexer replaced by the newest rows: the control")
-    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--length", type=int, default=2048, help="tokens of a row; with 4096 recall from farther is tested too")
     parser.add_argument("--rows", type=int, default=4, help="rows of a batch")
     parser.add_argument("--json", help="where to write the shares")
-    options = parser.parse_args()
+    parser.add_argument("--ds4", help="let this `ds4` binary decode; options after -- go to it")
+    end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+    options, extra = parser.parse_args(sys.argv[1:end]), sys.argv[end + 1 :]
     skills = {**SKILLS, **(LONG if options.length >= 4096 else {})}
     if options.skills:
         skills = {name: skills[name] for name in options.skills.split(";")}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = read_model(options.model)[0].to(device)
-    shares, drafted = run_tests(
-        model, make_tests(options.count, skills), Tokenizer(TOKENIZER), options.length, options.rounded,
-        "recent" if options.recent else None, options.rows)
+    tests, tokenizer = make_tests(options.count, skills), Tokenizer(TOKENIZER)
+    if options.ds4:
+        shares = run_tests_with_engine(options.ds4, extra, options.model, tests, tokenizer)
+    else:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = read_model(options.model)[0].to(device)
+        override = "recent" if options.recent else None
+        shares, drafted = run_tests(model, tests, tokenizer, options.length, options.rounded, override, options.rows)
+        shares["MTP: the token after next, inside replies"] = drafted
     for skill, share in shares.items():
         print(f"{share:6.1%}  {skill}")
-    print(f"{drafted:6.1%}  MTP: the token after next, inside right replies' text")
     if options.json:
-        json.dump({**shares, "mtp": drafted}, open(options.json, "w"), indent=1)
+        json.dump(shares, open(options.json, "w"), indent=1)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from tokenizers import Regex, models, pre_tokenizers, trainers
 
 import chat
 
+PAD_ID = 2  # what fills rows; no text is ever written with it
+
 NUMBERS = r"\p{N}{1,3}"
 KANA = r"[一-龥぀-ゟ゠-ヿ]+"
 WORDS = (
@@ -87,8 +89,8 @@ class Tokenizer:
 def main():
     import random
 
-    from conversations import sample
     from config import POCKET
+    from mixture import sample
 
     rng = random.Random(7)
     texts = []

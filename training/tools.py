@@ -233,14 +233,14 @@ def use_tool(rng, conversation, tool, held_out=False, plain=False):
         wanted.append(request_of(rng, tool, held_out))
         if wanted[0][1] == wanted[1][1]:
             wanted.pop()
-    conversation.add("user", " ".join(w[0] if plain or len(wanted) > 1 else speak_request(rng, w[0]) for w in wanted))
+    conversation.add("user", " ".join(one[0] if plain or len(wanted) > 1 else speak_request(rng, one[0]) for one in wanted))
     ids = [f"{call_id(conversation)}_{i}" for i in range(len(wanted))]
     calls = [{"id": name, "type": "function", "function": {
         "name": tool.name, "arguments": json.dumps(tool.arguments(values), ensure_ascii=False)}} for name, (_, values, _, _) in zip(ids, wanted)]
     conversation.reply("", f"I need {tool.name} for this.", tool_calls=calls)
     for name, (_, _, result, _) in zip(ids, wanted):
         conversation.add("tool", result, tool_call_id=name)
-    conversation.reply(" ".join(w[3] for w in wanted), "I have the result and can answer.")
+    conversation.reply(" ".join(answer for _, _, _, answer in wanted), "I have the result and can answer.")
 
 
 def speak_request(rng, text):

@@ -202,11 +202,11 @@ class Trainer:
                 self.keep()
                 saved = time.time()
             if options.test_minutes and time.time() - tested > 60 * options.test_minutes:
-                self.abilities(40)
+                self.abilities(options.test_count)
                 tested = time.time()
         self.keep()
         if options.test_minutes:
-            self.abilities(60)
+            self.abilities(options.test_count)
 
     def keep(self):
         save(self.model, self.out / "checkpoint", {k: v for k, v in self.clock.items() if k != "here"})
@@ -226,7 +226,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--test-minutes", type=float, default=2.0, help="minutes between tests of abilities; 0: none")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--test-count", type=int, default=40, help="tests for each ability")
+    parser.add_argument("--compile", action="store_true", help="compile the costly pieces: about a minute, then twice as fast on a GPU")
     parser.add_argument("--tiny", action="store_true", help="a smaller model, for trying the pipeline")
     Trainer(parser.parse_args()).run()
 
