@@ -25,7 +25,7 @@ use std::process::ExitCode;
 
 /// Run DeepSeek V4 models on hardware you own.
 #[derive(Parser)]
-#[command(name = "ds4", version, max_term_width = 100)]
+#[command(name = "ds4", version, max_term_width = 100, args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
