@@ -18,10 +18,21 @@ const FORMATS: [Format; 11] = Format::ALL;
 const K: usize = 4096;
 const TILE: usize = 64;
 
-/// Bytes that are valid blocks with small scales, whatever the format.
+/// Blocks of varied codes whose scales are neither tiny nor huge.
 fn weights(format: Format, rows: usize) -> Vec<u8> {
-    let len = rows * format.row_bytes(K).expect("whole blocks");
-    (0..len).map(|i| (i * 7 + i / 251) as u8 & 0x3f).collect()
+    let row_bytes = format.row_bytes(K).expect("whole blocks");
+    let mut row: Vec<u8> = (0..row_bytes).map(|i| (i * 7 + i / 251) as u8).collect();
+    let x: Vec<f32> = (0..K).map(|i| (i % 23) as f32 - 11.0).collect();
+    if format.encode_row(&x, &mut row).is_err() {
+        // No encoder yet: f16 scales lie at one end of the block or the other.
+        for block in row.chunks_exact_mut(format.block_bytes()) {
+            let end = block.len() - 2;
+            for at in [0, 2, end - 2, end] {
+                block[at..at + 2].copy_from_slice(&[0x00, 0x2c]); // 1/16
+            }
+        }
+    }
+    row.repeat(rows)
 }
 
 fn activations(format: Format, n: usize) -> Acts {

@@ -18,7 +18,7 @@
 
 mod acts;
 mod floats;
-mod group;
+pub(crate) mod group;
 pub(crate) mod iq2_xxs;
 mod mxfp4;
 mod pair;

@@ -16,6 +16,8 @@ mod avx512;
 mod neon;
 mod scalar;
 
+use crate::dot::group::Group;
+use crate::dot::iq2_xxs;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -107,13 +109,20 @@ pub trait Isa: Copy {
         sums: Self::Sums,
         w: &[Self::Bytes; 4],
         scale: &Self::Spread,
-        a: &[[i8; 64]; 4],
+        a: &[Self::Bytes; 4],
     ) -> Self::Sums;
     /// The totals of four groups.
     fn totals(self, sums: [Self::Sums; 4]) -> [i32; 4];
-    /// The weights of two IQ2_XXS blocks, each plus 43, and their scales `2 s + 1`.
-    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [([Self::Bytes; 4], Self::Sixteen); 2] {
-        crate::dot::iq2_xxs::unpack_portably(self, blocks)
+    /// Unpacks two blocks of IQ2_XXS, in the order of [`iq2_xxs_order`](Self::iq2_xxs_order).
+    #[inline(always)]
+    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [Group<Self>; 2] {
+        iq2_xxs::unpack_portably(self, blocks)
+    }
+    /// Brings a vector of activations into the order in which [`iq2_xxs`](Self::iq2_xxs) has its
+    /// weights.
+    #[inline(always)]
+    fn iq2_xxs_order(self, a: Self::Bytes) -> Self::Bytes {
+        a
     }
 
     // ----- dot products of a pair of 32 -----

@@ -8,11 +8,11 @@ pub const NAN: u8 = 255;
 
 /// The power of two of a byte, exact also where it is subnormal.
 #[inline]
-pub fn decode(e: u8) -> f32 {
+pub const fn decode(e: u8) -> f32 {
     match e {
         0 => f32::from_bits(1 << 22), // 2^-127
         NAN => f32::NAN,
-        e => f32::from_bits(u32::from(e) << 23),
+        e => f32::from_bits((e as u32) << 23),
     }
 }
 

@@ -19,11 +19,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(super) struct GroupTile<B>(PhantomData<B>);
 
 /// A block as bytes and integers.
-pub(super) struct Group<I: Isa> {
+#[derive(Clone, Copy)]
+pub struct Group<I: Isa> {
     /// Unsigned bytes, in the order of a group (see [`Isa`]).
     pub w: [I::Bytes; 4],
     /// The scale of each 16 weights, `s` above.
-    pub scale: I::Sixteen,
+    pub scale: I::Spread,
     /// What the activation sums are multiplied with, `o` above.
     pub offset: I::Sixteen,
 }
@@ -43,6 +44,12 @@ pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unal
 
     /// Unpacks one block.
     fn unpack<I: Isa>(&self, isa: I) -> Group<I>;
+
+    /// Brings a vector of activations into the order of the weights, if a format has its own.
+    #[inline(always)]
+    fn order<I: Isa>(_: I, a: I::Bytes) -> I::Bytes {
+        a
+    }
 
     /// Unpacks two blocks of different rows, for formats where that is cheaper.
     #[inline(always)]
@@ -74,28 +81,16 @@ impl<B: Grouped> Tile for GroupTile<B> {
         let mut totals = [[0.0; 4]; C];
         for g in 0..blocks {
             let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
-            let mut sums = [[isa.no_sums(); 4]; C];
-            let mut minima = [[isa.no_sums(); 4]; C];
-            for two in [0, 2] {
-                let unpacked = B::unpack_two(isa, [block[two], block[two + 1]]);
-                for (r, group) in unpacked.into_iter().enumerate() {
-                    prefetch(isa, block[two + r], ahead);
-                    let scale = isa.spread(group.scale);
-                    for c in 0..C {
-                        let chunk = &cols[c][g];
-                        let offset = isa.dot_sixteen(isa.no_sums(), group.offset, &chunk.sum);
-                        let start = if B::MINIMA { isa.no_sums() } else { offset };
-                        sums[c][two + r] = isa.dot_group(start, &group.w, &scale, &chunk.q);
-                        minima[c][two + r] = offset;
-                    }
-                }
-            }
+            let first = two_rows(isa, [block[0], block[1]], cols, g, ahead);
+            let second = two_rows(isa, [block[2], block[3]], cols, g, ahead);
             let d = isa.f16x4([block[0].d(), block[1].d(), block[2].d(), block[3].d()]);
             let dmin = isa.f16x4([block[0].dmin(), block[1].dmin(), block[2].dmin(), block[3].dmin()]);
             for c in 0..C {
                 let a = cols[c][g].scale;
-                let sum = isa.totals(sums[c]);
-                let min = if B::MINIMA { isa.totals(minima[c]) } else { [0; 4] };
+                let ([a0, a1], [b0, b1]) = (first[c], second[c]);
+                let sum = isa.totals([a0.weighted, a1.weighted, b0.weighted, b1.weighted]);
+                let min =
+                    if B::MINIMA { isa.totals([a0.minima, a1.minima, b0.minima, b1.minima]) } else { [0; 4] };
                 for r in 0..4 {
                     let mut product = d[r] * B::UNIT * a * sum[r] as f32;
                     if B::MINIMA {
@@ -107,6 +102,50 @@ impl<B: Grouped> Tile for GroupTile<B> {
         }
         totals
     }
+}
+
+/// The integer sums of a block and a column.
+#[derive(Clone, Copy)]
+struct BlockSums<I: Isa> {
+    weighted: I::Sums,
+    /// Only for formats with minima.
+    minima: I::Sums,
+}
+
+/// The sums of two rows and all columns, for block `g`.
+#[inline(always)]
+fn two_rows<I: Isa, B: Grouped, const C: usize>(
+    isa: I,
+    blocks: [&B; 2],
+    cols: [&[Chunk256]; C],
+    g: usize,
+    ahead: usize,
+) -> [[BlockSums<I>; 2]; C] {
+    prefetch(isa, blocks[0], ahead);
+    prefetch(isa, blocks[1], ahead);
+    let groups = B::unpack_two(isa, blocks);
+    let mut sums = [[BlockSums { weighted: isa.no_sums(), minima: isa.no_sums() }; 2]; C];
+    for c in 0..C {
+        let chunk = &cols[c][g];
+        let a = activations::<I, B>(isa, zerocopy::transmute_ref!(&chunk.q));
+        for r in 0..2 {
+            let Group { w, scale, offset } = &groups[r];
+            let offset = isa.dot_sixteen(isa.no_sums(), *offset, &chunk.sum);
+            sums[c][r] = if B::MINIMA {
+                BlockSums { weighted: isa.dot_group(isa.no_sums(), w, scale, &a), minima: offset }
+            } else {
+                BlockSums { weighted: isa.dot_group(offset, w, scale, &a), minima: isa.no_sums() }
+            };
+        }
+    }
+    sums
+}
+
+/// A group of activations in the order of the format's weights.
+#[inline(always)]
+fn activations<I: Isa, B: Grouped>(isa: I, q: &[[u8; 64]; 4]) -> [I::Bytes; 4] {
+    let vector = |v: usize| B::order(isa, isa.bytes(&q[v]));
+    [vector(0), vector(1), vector(2), vector(3)]
 }
 
 /// Asks for every cache line that the block as far ahead begins in.

@@ -10,6 +10,10 @@ use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
 /// What makes a weight unsigned.
 pub(crate) const BIAS: u8 = 43;
 
+/// What the sums of the activations have to make good.
+pub(crate) const MINUS_BIAS: i16 = -43;
+const _: () = assert!(MINUS_BIAS == -(BIAS as i16));
+
 impl Grouped for BlockIq2Xxs {
     const MINIMA: bool = false;
     /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
@@ -31,11 +35,12 @@ impl Grouped for BlockIq2Xxs {
 
     #[inline(always)]
     fn unpack_two<I: Isa>(isa: I, blocks: [&Self; 2]) -> [Group<I>; 2] {
-        isa.iq2_xxs([&blocks[0].groups, &blocks[1].groups]).map(|(w, scale)| Group {
-            w,
-            scale,
-            offset: isa.times(scale, -i16::from(BIAS)),
-        })
+        isa.iq2_xxs([&blocks[0].groups, &blocks[1].groups])
+    }
+
+    #[inline(always)]
+    fn order<I: Isa>(isa: I, a: I::Bytes) -> I::Bytes {
+        isa.iq2_xxs_order(a)
     }
 }
 
@@ -52,15 +57,12 @@ static BIASED_GRID: [u64; 256] = {
 
 /// [`Isa::iq2_xxs`] by table look-ups, for any instruction set.
 #[inline(always)]
-pub(crate) fn unpack_portably<I: Isa>(
-    isa: I,
-    blocks: [&[iq2_xxs::Group; 8]; 2],
-) -> [([I::Bytes; 4], I::Sixteen); 2] {
+pub(crate) fn unpack_portably<I: Isa>(isa: I, blocks: [&[iq2_xxs::Group; 8]; 2]) -> [Group<I>; 2] {
     [unpack_one(isa, blocks[0]), unpack_one(isa, blocks[1])]
 }
 
 #[inline(always)]
-fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> ([I::Bytes; 4], I::Sixteen) {
+fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> Group<I> {
     let mut w = [isa.splat(0); 4];
     let mut scales = 0;
     for v in 0..4 {
@@ -83,7 +85,8 @@ fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> ([I::Bytes; 4], I
             scales |= (2 * u64::from(group.scale()) + 1) << (8 * g);
         }
     }
-    (w, isa.sixteen(twice(scales)))
+    let scale = isa.sixteen(twice(scales));
+    Group { w, scale: isa.spread(scale), offset: isa.times(scale, MINUS_BIAS) }
 }
 
 /// The 64 signs of two groups of 32, with their parity bits.

@@ -16,6 +16,17 @@ const DOUBLED: [u8; 16] = {
     bytes
 };
 
+/// Half the power of two of each exponent: a look-up has no branches for subnormal numbers and NaN.
+static HALF_POWERS: [f32; 256] = {
+    let mut powers = [0.0; 256];
+    let mut e = 0;
+    while e < 256 {
+        powers[e] = 0.5 * e8m0::decode(e as u8);
+        e += 1;
+    }
+    powers
+};
+
 impl Paired for BlockMxfp4 {
     const ZERO: Self = Self { e: 0, qs: [0; 16] };
 
@@ -27,6 +38,7 @@ impl Paired for BlockMxfp4 {
 
     #[inline(always)]
     fn scales<I: Isa>(_: I, blocks: [&Self; 4]) -> [f32; 4] {
-        blocks.map(|block| 0.5 * e8m0::decode(block.e))
+        let scale = |block: &Self| HALF_POWERS[usize::from(block.e)];
+        [scale(blocks[0]), scale(blocks[1]), scale(blocks[2]), scale(blocks[3])]
     }
 }

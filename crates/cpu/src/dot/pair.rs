@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 pub(super) struct PairTile<B>(PhantomData<B>);
 
 /// A format with blocks of 32.
-pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {
     /// A block of zeros, to make a pair at the end of a row.
     const ZERO: Self;
 
@@ -50,11 +50,11 @@ impl<B: Paired> Tile for PairTile<B> {
         for p in 0..pairs {
             let pair = [&rows[0].0[p], &rows[1].0[p], &rows[2].0[p], &rows[3].0[p]];
             pair.iter().for_each(|pair| isa.prefetch(pair.as_bytes(), ahead));
-            add_pair(isa, pair.map(|[a, b]| [a, b]), cols, p, &mut totals);
+            add_pair(isa, pair, cols, p, &mut totals);
         }
         if !rows[0].1.is_empty() {
             let zero = B::ZERO;
-            add_pair(isa, rows.map(|(_, end)| [&end[0], &zero]), cols, pairs, &mut totals);
+            add_pair(isa, rows.map(|(_, end)| [end[0], zero]).each_ref(), cols, pairs, &mut totals);
         }
         totals
     }
@@ -64,16 +64,16 @@ impl<B: Paired> Tile for PairTile<B> {
 #[inline(always)]
 fn add_pair<I: Isa, B: Paired, const C: usize>(
     isa: I,
-    pair: [[&B; 2]; 4],
+    pair: [&[B; 2]; 4],
     cols: [&[Chunk32]; C],
     p: usize,
     totals: &mut [[f32; 4]; C],
 ) {
     let w = [
-        isa.signed(B::unpack(isa, pair[0])),
-        isa.signed(B::unpack(isa, pair[1])),
-        isa.signed(B::unpack(isa, pair[2])),
-        isa.signed(B::unpack(isa, pair[3])),
+        isa.signed(B::unpack(isa, [&pair[0][0], &pair[0][1]])),
+        isa.signed(B::unpack(isa, [&pair[1][0], &pair[1][1]])),
+        isa.signed(B::unpack(isa, [&pair[2][0], &pair[2][1]])),
+        isa.signed(B::unpack(isa, [&pair[3][0], &pair[3][1]])),
     ];
     for c in 0..C {
         let chunk = &cols[c][p / 4];
@@ -82,7 +82,7 @@ fn add_pair<I: Isa, B: Paired, const C: usize>(
             [isa.dot_pair(w[0], a), isa.dot_pair(w[1], a), isa.dot_pair(w[2], a), isa.dot_pair(w[3], a)];
         let sums = isa.pair_totals(sums);
         for half in 0..2 {
-            let d = B::scales(isa, [pair[0][half], pair[1][half], pair[2][half], pair[3][half]]);
+            let d = B::scales(isa, [&pair[0][half], &pair[1][half], &pair[2][half], &pair[3][half]]);
             let a = chunk.scale[p % 4][half];
             let bias = I::PAIR_BIAS * chunk.sum[p % 4][half];
             for r in 0..4 {

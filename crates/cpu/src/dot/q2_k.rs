@@ -23,7 +23,7 @@ impl Grouped for BlockQ2K {
         const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
         Group {
             w: two_bit_planes(isa, &self.qs),
-            scale: isa.sixteen([scales[0] & LOW, scales[1] & LOW]),
+            scale: isa.spread(isa.sixteen([scales[0] & LOW, scales[1] & LOW])),
             offset: isa.sixteen([scales[0] >> 4 & LOW, scales[1] >> 4 & LOW]),
         }
     }

@@ -32,7 +32,7 @@ impl Grouped for BlockQ3K {
                 isa.or(low[2], isa.shl::<2>(high[2])),
                 isa.or(low[3], isa.shl::<2>(high[3])),
             ],
-            scale,
+            scale: isa.spread(scale),
             offset: isa.times(scale, -4),
         }
     }

@@ -21,7 +21,7 @@ impl Grouped for BlockQ4K {
     #[inline(always)]
     fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
         let (scale, offset) = scales_minima(isa, &self.scales);
-        Group { w: nibble_planes(isa, &self.qs), scale, offset }
+        Group { w: nibble_planes(isa, &self.qs), scale: isa.spread(scale), offset }
     }
 }
 

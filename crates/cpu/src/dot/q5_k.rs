@@ -29,7 +29,7 @@ impl Grouped for BlockQ5K {
                 isa.or(low[2], isa.shl::<4>(high[2])),
                 isa.or(low[3], isa.shl::<4>(high[3])),
             ],
-            scale,
+            scale: isa.spread(scale),
             offset,
         }
     }

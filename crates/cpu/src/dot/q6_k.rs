@@ -31,7 +31,7 @@ impl Grouped for BlockQ6K {
                 isa.or(isa.shr::<4>(even), isa.shl::<4>(high[2])),
                 isa.or(isa.shr::<4>(odd), isa.shl::<4>(high[3])),
             ],
-            scale,
+            scale: isa.spread(scale),
             offset: isa.times(scale, -32),
         }
     }

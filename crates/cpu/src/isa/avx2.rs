@@ -193,13 +193,12 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_group(self, mut sums: __m256i, w: &[Two; 4], scale: &[Two; 4], a: &[[i8; 64]; 4]) -> __m256i {
+    fn dot_group(self, mut sums: __m256i, w: &[Two; 4], scale: &[Two; 4], a: &[Two; 4]) -> __m256i {
         for v in 0..4 {
             for half in 0..2 {
                 avx2!({
-                    let a = _mm256_loadu_si256(a[v].as_ptr().cast::<__m256i>().add(half));
                     // Two products of 127 and 127 fit 16 bits.
-                    let pairs = _mm256_maddubs_epi16(w[v][half], a);
+                    let pairs = _mm256_maddubs_epi16(w[v][half], a[v][half]);
                     sums = _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, scale[v][half]));
                 });
             }

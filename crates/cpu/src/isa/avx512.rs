@@ -1,7 +1,12 @@
 //! AVX-512 with VNNI, VBMI and GFNI: a vector of 64 bytes is one register.
 
+mod iq2_xxs;
+
 use super::avx2::{f16x4, fold, prefetch, sum};
 use super::{Isa, Kernel};
+use crate::dot::group::Group;
+use crate::dot::iq2_xxs::MINUS_BIAS;
+use core::arch::asm;
 use core::arch::x86_64::*;
 
 /// Proof that this CPU has AVX-512 with what we use of it. Only [`Avx512::detect`] makes one.
@@ -183,7 +188,7 @@ impl Isa for Avx512 {
     fn dot_sixteen(self, sums: __m512i, a: __m256i, b: &[i16; 16]) -> __m512i {
         avx512!({
             let b = _mm256_loadu_si256(b.as_ptr().cast());
-            _mm512_dpwssd_epi32(sums, _mm512_zextsi256_si512(a), _mm512_zextsi256_si512(b))
+            dot_words(sums, _mm512_zextsi256_si512(a), _mm512_zextsi256_si512(b))
         })
     }
 
@@ -193,14 +198,11 @@ impl Isa for Avx512 {
         mut sums: __m512i,
         w: &[__m512i; 4],
         scale: &[__m512i; 4],
-        a: &[[i8; 64]; 4],
+        a: &[__m512i; 4],
     ) -> __m512i {
         for v in 0..4 {
-            avx512!({
-                // Two products of 127 and 127 fit 16 bits.
-                let pairs = _mm512_maddubs_epi16(w[v], _mm512_loadu_si512(a[v].as_ptr().cast()));
-                sums = _mm512_dpwssd_epi32(sums, pairs, scale[v]);
-            });
+            // Two products of 127 and 127 fit 16 bits.
+            sums = avx512!(dot_words(sums, _mm512_maddubs_epi16(w[v], a[v]), scale[v]));
         }
         sums
     }
@@ -211,6 +213,19 @@ impl Isa for Avx512 {
             let x = rows_to_lanes(sums);
             fold(_mm256_add_epi32(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64::<1>(x)))
         })
+    }
+
+    #[inline(always)]
+    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [Group<Self>; 2] {
+        let [a, b] = avx512!(iq2_xxs::unpack(blocks));
+        let group =
+            |(w, scale, offset): (_, _, _)| Group { w, scale, offset: self.times(offset, MINUS_BIAS) };
+        [group(a), group(b)]
+    }
+
+    #[inline(always)]
+    fn iq2_xxs_order(self, a: __m512i) -> __m512i {
+        avx512!(iq2_xxs::order(a))
     }
 
     const PAIR_BIAS: i32 = 128;
@@ -280,6 +295,25 @@ impl Isa for Avx512 {
     fn prefetch(self, base: &[u8], offset: usize) {
         prefetch(base, offset);
     }
+}
+
+/// Adds products of 16-bit numbers, two to a lane: `vpdpwssd`, which the compiler would take apart.
+///
+/// Needs AVX-512 F and VNNI; inlined as the compiler's own intrinsics are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_words(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    // SAFETY: the CPU has AVX-512 VNNI, and the instruction touches only its registers.
+    unsafe {
+        asm!(
+            "vpdpwssd {sums}, {a}, {b}",
+            sums = inout(zmm_reg) sums,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
 }
 
 /// Adds within each quarter so that lane `r` of a quarter belongs to row `r`.

@@ -181,13 +181,12 @@ impl Isa for Neon {
         mut sums: int32x4_t,
         w: &[Four; 4],
         scale: &[i16; 16],
-        a: &[[i8; 64]; 4],
+        a: &[Four; 4],
     ) -> int32x4_t {
         for v in 0..4 {
             for q in 0..4 {
                 neon!({
-                    let a = vld1q_s8(a[v].as_ptr().add(16 * q));
-                    let pairs = dot_pairs(w[v][q], a);
+                    let pairs = dot_pairs(w[v][q], vreinterpretq_s8_u8(a[v][q]));
                     let scale = scale[sixteenth(v, 16 * q)];
                     sums = vmlal_n_s16(sums, vget_low_s16(pairs), scale);
                     sums = vmlal_high_n_s16(sums, pairs, scale);

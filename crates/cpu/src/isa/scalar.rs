@@ -122,10 +122,10 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
-    fn dot_group(self, mut sums: i32, w: &[[u8; 64]; 4], scale: &[i16; 16], a: &[[i8; 64]; 4]) -> i32 {
+    fn dot_group(self, mut sums: i32, w: &[[u8; 64]; 4], scale: &[i16; 16], a: &[[u8; 64]; 4]) -> i32 {
         for (v, (w, a)) in w.iter().zip(a).enumerate() {
             for (i, (&w, &a)) in w.iter().zip(a).enumerate() {
-                sums += i32::from(scale[sixteenth(v, i)]) * i32::from(w) * i32::from(a);
+                sums += i32::from(scale[sixteenth(v, i)]) * i32::from(w) * i32::from(a as i8);
             }
         }
         sums
