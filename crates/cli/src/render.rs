@@ -18,7 +18,7 @@ use text::{Prompt, Tokenizer};
 pub struct Render {
     #[command(flatten)]
     model: ModelArg,
-    /// Write token ids, a JSON array, instead of text
+    /// Write the ids of the prompt's tokens, a JSON array, instead of text. Only this needs a model
     #[arg(long)]
     ids: bool,
     /// Whose words prompts are written in: v4 or v4-0731. Default: what the request's member "profile" says,

@@ -1,15 +1,17 @@
 //! The reply parser against the vectors, and what must hold for any output.
 
+mod any_bytes;
 mod common;
 
 use std::collections::BTreeSet;
 
+use any_bytes::check_events;
 use proptest::prelude::*;
 use serde::Deserialize;
 use text::chat::message::{AssistantMessage, UserMessage};
 use text::chat::{Message, Profile, RenderOptions, ThinkingMode, ToolCall, render};
 use text::reply::{Finish, FinishReason, Repair, SamplingState, Start};
-use text::{Event, Reply, ReplyOptions, ReplyParser};
+use text::{Reply, ReplyOptions, ReplyParser};
 
 #[derive(Deserialize)]
 struct ParseVector {
@@ -63,39 +65,6 @@ fn parse<'a>(options: &ReplyOptions, portions: impl IntoIterator<Item = &'a [u8]
     events.extend(last);
     check_events(&events, &reply);
     reply
-}
-
-fn check_events(events: &[Event], reply: &Reply) {
-    let (mut reasoning, mut content) = (String::new(), String::new());
-    let mut calls: Vec<(String, String, Option<bool>)> = Vec::new();
-    for event in events {
-        match event {
-            Event::Reasoning(delta) => reasoning.push_str(delta),
-            Event::Content(delta) => content.push_str(delta),
-            Event::CallStart { index, name } => {
-                assert_eq!(*index, calls.len());
-                calls.push((name.clone(), String::new(), None));
-            }
-            Event::Arguments { index, delta } => {
-                assert_eq!(calls[*index].2, None, "arguments after the end");
-                calls[*index].1.push_str(delta);
-            }
-            Event::CallEnd { index } => assert_eq!(calls[*index].2.replace(true), None),
-            Event::CallDropped { index } => assert_eq!(calls[*index].2.replace(false), None),
-        }
-    }
-    assert_eq!(reasoning, reply.reasoning_content);
-    assert_eq!(content, reply.content);
-    assert!(calls.iter().all(|call| call.2.is_some()), "a call neither ended nor dropped");
-    let complete = calls.iter().enumerate().filter(|(_, call)| call.2 == Some(true));
-    let complete: Vec<_> = complete.map(|(index, call)| (index, &call.0, &call.1)).collect();
-    assert_eq!(complete.len(), reply.tool_calls.len());
-    for ((index, name, arguments), call) in complete.into_iter().zip(&reply.tool_calls) {
-        assert_eq!((index, name), (call.index, &call.name));
-        if !reply.recovered.contains(&Repair::DuplicateParameter) {
-            assert_eq!(arguments, &call.arguments);
-        }
-    }
 }
 
 fn check_parse(file: &str) {
