@@ -260,3 +260,114 @@ impl<'m> Writer<'m> {
         Reply { message, tokens: self.tokens, finish, stats }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge::synth::byte_vocab;
+    use text::reply::{FinishReason, Start};
+    use text::{Event as Said, ReplyOptions};
+
+    /// A writer of a chat reply at temperature 1.
+    fn writer<'t>(tokenizer: &'t Tokenizer, start: Start, tools: &[&str], strict_markup: bool) -> Writer<'t> {
+        let declared_tools = tools.iter().map(|&tool| tool.to_owned()).collect();
+        let tools_active = !tools.is_empty();
+        let options = ReplyOptions { start, tools_active, declared_tools, ..ReplyOptions::default() };
+        let request = Request {
+            sampling: Sampling::default(),
+            seed: 5,
+            max_tokens: None,
+            logprobs: None,
+            form: Form::Chat(options),
+            strict_markup,
+        };
+        Writer::new(tokenizer, request, &[], 1000).unwrap()
+    }
+
+    fn tokenizer() -> Tokenizer {
+        Tokenizer::new(byte_vocab(512)).unwrap()
+    }
+
+    /// What a model that always wants to say `text` makes of it. A token of a doubtful piece is only a little
+    /// more probable than another one. `None` if the other one was chosen.
+    fn write(mut writer: Writer<'_>, pieces: &[(&str, bool)]) -> Option<(Vec<Said>, Reply)> {
+        let tokenizer = writer.tokenizer;
+        let mut said = Vec::new();
+        let mut listen = |event| {
+            if let Event::Message(event) = event {
+                said.push(event);
+            }
+        };
+        let tokens = pieces.iter().flat_map(|&(text, doubtful)| {
+            tokenizer.encode_trusted(text).into_iter().map(move |token| (token, doubtful))
+        });
+        for (token, doubtful) in tokens {
+            let mut logits = vec![-50.0; tokenizer.len()];
+            logits[tokenizer.encode("?")[0] as usize] = if doubtful { 0.95 } else { -50.0 };
+            logits[token as usize] = 1.0;
+            match writer.step(&mut logits, &mut listen).unwrap() {
+                Step::Next(chosen) if chosen != token => return None,
+                Step::Next(_) => {}
+                Step::Done(finish) => {
+                    let reply = writer.end(finish, Stats::default(), &mut listen);
+                    return Some((said, reply));
+                }
+            }
+        }
+        panic!("the reply should have ended");
+    }
+
+    const CALL: [(&str, bool); 5] = [
+        ("ok\n\n<｜DSML｜tool_calls>", false),
+        ("\n<｜DSML｜invoke name=\"sh\">\n<｜DSML｜parameter name=\"cmd\" string=\"true\">", true),
+        ("ls", false),
+        ("</", false),
+        ("｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", true),
+    ];
+
+    #[test]
+    fn markup_is_exact_where_text_is_sampled() {
+        let tokenizer = tokenizer();
+        let (said, reply) = write(writer(&tokenizer, Start::Chat, &["sh"], true), &CALL).unwrap();
+        assert_eq!(reply.finish, Finish::Complete);
+        assert_eq!(
+            (&*reply.message.content, &*reply.message.tool_calls[0].arguments),
+            ("ok", "{\"cmd\": \"ls\"}")
+        );
+        assert_eq!(reply.message.finish_reason, FinishReason::ToolCalls);
+        assert_eq!(said.last(), Some(&Said::CallEnd { index: 0 }));
+        assert!(write(writer(&tokenizer, Start::Chat, &["sh"], false), &CALL).is_none());
+        assert!(write(writer(&tokenizer, Start::Chat, &["sh"], true), &[("doubt", true), CALL[0]]).is_none());
+    }
+
+    #[test]
+    fn reasoning_and_content_are_told_apart() {
+        let tokenizer = tokenizer();
+        let text = [("why</think>so<｜end▁of▁sentence｜>", false)];
+        let (_, reply) = write(writer(&tokenizer, Start::Thinking, &[], true), &text).unwrap();
+        assert_eq!((&*reply.message.reasoning_content, &*reply.message.content), ("why", "so"));
+        assert_eq!(
+            (reply.finish, reply.tokens.len()),
+            (Finish::Eos, tokenizer.encode_trusted("why</think>so").len())
+        );
+    }
+
+    #[test]
+    fn a_model_that_speaks_for_the_user_is_stopped() {
+        let tokenizer = tokenizer();
+        let (_, reply) =
+            write(writer(&tokenizer, Start::Chat, &[], true), &[("so<｜User｜>", false)]).unwrap();
+        assert_eq!((&*reply.message.content, reply.finish), ("so", Finish::NextTurn(Marker::User)));
+    }
+
+    /// A call that is cut off is not executed.
+    #[test]
+    fn a_limit_inside_a_call_drops_it() {
+        let tokenizer = tokenizer();
+        let mut writer = writer(&tokenizer, Start::Chat, &["sh"], true);
+        writer.limit.0 = 40;
+        let (_, reply) = write(writer, &CALL).unwrap();
+        assert_eq!((reply.finish, reply.message.tool_calls.len()), (Finish::ContextFull, 0));
+        assert_eq!((&*reply.message.content, reply.message.finish_reason), ("ok", FinishReason::Length));
+    }
+}

@@ -50,6 +50,23 @@ fn an_edited_turn_is_read_again_from_where_it_differs() {
     }
 }
 
+/// Where the rows needed to go on are forgotten, the session goes back to the end of a page, and reads from
+/// there what it needs.
+#[test]
+fn an_edit_far_back_costs_no_more_than_its_page() {
+    let loaded = load("mini-bf16.gguf");
+    let prompt: Vec<u32> = golden("mini-bf16.mid").0.into_iter().cycle().take(1300).collect();
+    let mut session = session(&loaded);
+    session.sync(&prompt, &mut |_, _| {}, &Cancel::new()).unwrap();
+    for (edited, cached) in [(1290, 1290), (1100, 1024), (1000, 0)] {
+        let other = [&prompt[..edited], &[7, 8, 9]].concat();
+        let got = reply(&mut session, &other, greedy(3));
+        assert_eq!(got.stats.prompt.cached, cached, "edited at {edited}");
+        let fresh = reply(&mut common::session(&loaded), &other, greedy(3));
+        assert_eq!(got.tokens, fresh.tokens, "edited at {edited}");
+    }
+}
+
 #[test]
 fn asking_again_costs_no_more_than_one_token() {
     let loaded = load("mini-bf16.gguf");

@@ -11,6 +11,9 @@ use model::Ops;
 use std::io::Write;
 use std::path::Path;
 
+/// The exit status of a program that Ctrl-C ended.
+const INTERRUPTED: i32 = 130;
+
 /// A chat that goes on.
 pub struct Chat<'a, B: Ops> {
     dialogue: Dialogue<B>,
@@ -30,11 +33,16 @@ enum Next {
 }
 
 impl<'a, B: Ops> Chat<'a, B> {
-    /// A chat about to begin. From now on Ctrl-C stops a reply and not the program.
+    /// A chat about to begin. From now on Ctrl-C stops a reply and not the program, unless a reply takes too
+    /// long to stop: a batch of a prompt is read to its end first.
     pub fn new(dialogue: Dialogue<B>, args: &'a Run, input: Input) -> anyhow::Result<Self> {
         let cancel = Cancel::new();
         let switch = cancel.clone();
-        ctrlc::set_handler(move || switch.stop()).context("taking over Ctrl-C")?;
+        let stop = move || match switch.is_stopped() {
+            false => switch.stop(),
+            true => std::process::exit(INTERRUPTED),
+        };
+        ctrlc::set_handler(stop).context("taking over Ctrl-C")?;
         Ok(Chat { dialogue, args, input, cancel, attached: String::new(), last: None })
     }
 
