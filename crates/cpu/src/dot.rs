@@ -48,7 +48,7 @@ use quants::q8_0::BlockQ8_0;
 use std::array;
 use std::marker::PhantomData;
 use std::ops::Range;
-use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A weight matrix where it lies in memory.
 #[derive(Clone, Copy, Debug)]
@@ -136,14 +136,25 @@ trait Tile {
     fn chunks(acts: &Acts) -> Option<&[Self::Chunk]>;
 
     /// The products of four rows and `C` columns. Implementations are `#[inline(always)]`.
-    ///
-    /// `ahead`: how many bytes further in memory the weights are that will be wanted next.
     fn products<I: Isa, const C: usize>(
         isa: I,
         rows: [&[Self::Block]; 4],
         cols: [&[Self::Chunk]; C],
-        ahead: usize,
     ) -> [[f32; 4]; C];
+}
+
+/// How far ahead of the arithmetic memory is asked for weights, in bytes of each row.
+const REACH: usize = 4096;
+
+/// Asks for the weights that come [`REACH`] after block `i` of `count` in a row: further on in this
+/// row, or else at the start of the row four below, where the next tile begins.
+#[inline(always)]
+fn prefetch<I: Isa, B: IntoBytes + Immutable>(isa: I, block: &B, i: usize, count: usize) {
+    let blocks = REACH / size_of::<B>();
+    let rows_between = if i + blocks < count { 0 } else { 3 * count * size_of::<B>() };
+    for line in 0..size_of::<B>().div_ceil(64) {
+        isa.prefetch(block.as_bytes(), blocks * size_of::<B>() + rows_between + 64 * line);
+    }
 }
 
 /// The arguments of [`matmul`].
@@ -184,24 +195,23 @@ impl<T: Tile> Kernel for ProductBy<'_, T> {
                 let count = products.len().min(rows.end - first);
                 out[at..at + count].copy_from_slice(&products[..count]);
             };
-            let ahead = 4 * w.row_bytes;
             let mut c = 0;
             while c < cols.len() {
                 c += match cols.len() - c {
                     1 => {
-                        let [products] = T::products(isa, tile, [column(c)], ahead);
+                        let [products] = T::products(isa, tile, [column(c)]);
                         store(c, &products);
                         1
                     }
                     2 => {
-                        let products = T::products(isa, tile, [column(c), column(c + 1)], ahead);
+                        let products = T::products(isa, tile, [column(c), column(c + 1)]);
                         (0..2).for_each(|i| store(c + i, &products[i]));
                         2
                     }
                     left => {
                         // Likewise the last column.
                         let four = array::from_fn(|i| column((c + i).min(cols.len() - 1)));
-                        let products: [_; 4] = T::products(isa, tile, four, ahead);
+                        let products: [_; 4] = T::products(isa, tile, four);
                         (0..left.min(4)).for_each(|i| store(c + i, &products[i]));
                         left.min(4)
                     }

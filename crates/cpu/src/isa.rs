@@ -131,6 +131,11 @@ pub trait Isa: Copy {
     const PAIR_BIAS: i32;
     /// Prepares signed weights.
     fn signed(self, w: Self::Bytes) -> Self::Signed;
+    /// Prepares the signed weights `table[index]`, looked up as by [`lookup`](Self::lookup).
+    #[inline(always)]
+    fn signed_lookup(self, table: Self::Bytes, index: Self::Bytes) -> Self::Signed {
+        self.signed(self.lookup(table, index))
+    }
     /// `Σ_i (w[i] + PAIR_BIAS) a[i]` of both halves; `a` is -127 to 127.
     fn dot_pair(self, w: Self::Signed, a: &[i8; 64]) -> Self::PairSums;
     /// The totals of the first halves of four pairs, and of the second.

@@ -3,8 +3,8 @@
 //! Product `i` of a row goes to lane `i % 16`, each lane adds in the order of the row, and at the end
 //! the lanes are added as a tree ([`Isa::sum`]).
 
-use super::Tile;
 use super::acts::{Acts, ChunkF32, Chunks};
+use super::{Tile, prefetch};
 use crate::isa::Isa;
 use quants::float::{BlockBF16, BlockF16, BlockF32};
 use std::array;
@@ -35,19 +35,14 @@ impl<B: Float> Tile for FloatTile<B> {
     }
 
     #[inline(always)]
-    fn products<I: Isa, const C: usize>(
-        isa: I,
-        rows: [&[B]; 4],
-        cols: [&[ChunkF32]; C],
-        ahead: usize,
-    ) -> [[f32; 4]; C] {
+    fn products<I: Isa, const C: usize>(isa: I, rows: [&[B]; 4], cols: [&[ChunkF32]; C]) -> [[f32; 4]; C] {
         let rows = rows.map(|row| row.as_chunks::<16>());
         let whole = rows[0].0.len();
         assert!(rows.iter().all(|row| row.0.len() == whole) && cols.iter().all(|col| col.len() >= whole));
         let mut sums = [[isa.no_floats(); 4]; C];
         for i in 0..whole {
             let w = [&rows[0].0[i], &rows[1].0[i], &rows[2].0[i], &rows[3].0[i]];
-            w.iter().for_each(|w| isa.prefetch(w.as_bytes(), ahead));
+            w.iter().for_each(|w| prefetch(isa, *w, i, whole));
             add_products(isa, w, cols, i, &mut sums);
         }
         if !rows[0].1.is_empty() {

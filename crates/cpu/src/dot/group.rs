@@ -9,8 +9,8 @@
 //! minima:      y += (d a) · Σ_i s[i/16] w[i] q[i]  -  (dmin a) · Σ_j o[j] b[j]
 //! ```
 
-use super::Tile;
 use super::acts::{Acts, Chunk256, Chunks};
+use super::{Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -70,19 +70,15 @@ impl<B: Grouped> Tile for GroupTile<B> {
     }
 
     #[inline(always)]
-    fn products<I: Isa, const C: usize>(
-        isa: I,
-        rows: [&[B]; 4],
-        cols: [&[Chunk256]; C],
-        ahead: usize,
-    ) -> [[f32; 4]; C] {
+    fn products<I: Isa, const C: usize>(isa: I, rows: [&[B]; 4], cols: [&[Chunk256]; C]) -> [[f32; 4]; C] {
         let blocks = rows[0].len();
         assert!(rows.iter().all(|row| row.len() == blocks) && cols.iter().all(|col| col.len() == blocks));
         let mut totals = [[0.0; 4]; C];
         for g in 0..blocks {
             let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
-            let first = two_rows(isa, [block[0], block[1]], cols, g, ahead);
-            let second = two_rows(isa, [block[2], block[3]], cols, g, ahead);
+            block.iter().for_each(|block| prefetch(isa, *block, g, blocks));
+            let first = two_rows(isa, [block[0], block[1]], cols, g);
+            let second = two_rows(isa, [block[2], block[3]], cols, g);
             let d = isa.f16x4([block[0].d(), block[1].d(), block[2].d(), block[3].d()]);
             let dmin = isa.f16x4([block[0].dmin(), block[1].dmin(), block[2].dmin(), block[3].dmin()]);
             for c in 0..C {
@@ -119,10 +115,7 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
     blocks: [&B; 2],
     cols: [&[Chunk256]; C],
     g: usize,
-    ahead: usize,
 ) -> [[BlockSums<I>; 2]; C] {
-    prefetch(isa, blocks[0], ahead);
-    prefetch(isa, blocks[1], ahead);
     let groups = B::unpack_two(isa, blocks);
     let mut sums = [[BlockSums { weighted: isa.no_sums(), minima: isa.no_sums() }; 2]; C];
     for c in 0..C {
@@ -146,13 +139,4 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
 fn activations<I: Isa, B: Grouped>(isa: I, q: &[[u8; 64]; 4]) -> [I::Bytes; 4] {
     let vector = |v: usize| B::order(isa, isa.bytes(&q[v]));
     [vector(0), vector(1), vector(2), vector(3)]
-}
-
-/// Asks for every cache line that the block as far ahead begins in.
-#[inline(always)]
-fn prefetch<I: Isa, B: Grouped>(isa: I, block: &B, ahead: usize) {
-    let bytes = block.as_bytes();
-    for line in 0..size_of::<B>().div_ceil(64) {
-        isa.prefetch(bytes, ahead + 64 * line);
-    }
 }

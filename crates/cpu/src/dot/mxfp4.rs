@@ -31,9 +31,9 @@ impl Paired for BlockMxfp4 {
     const ZERO: Self = Self { e: 0, qs: [0; 16] };
 
     #[inline(always)]
-    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes {
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {
         let nibbles = isa.nibbles_of_two(&blocks[0].qs, &blocks[1].qs);
-        isa.lookup(isa.quarters(&DOUBLED), nibbles)
+        isa.signed_lookup(isa.quarters(&DOUBLED), nibbles)
     }
 
     #[inline(always)]

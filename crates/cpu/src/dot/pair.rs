@@ -4,8 +4,8 @@
 //! y += (d a) · Σ_i w[i] q[i]
 //! ```
 
-use super::Tile;
 use super::acts::{Acts, Chunk32, Chunks};
+use super::{Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -19,7 +19,7 @@ pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
     const ZERO: Self;
 
     /// Unpacks two neighbouring blocks into signed bytes.
-    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes;
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed;
 
     /// The scales of four blocks.
     fn scales<I: Isa>(isa: I, blocks: [&Self; 4]) -> [f32; 4];
@@ -37,19 +37,14 @@ impl<B: Paired> Tile for PairTile<B> {
     }
 
     #[inline(always)]
-    fn products<I: Isa, const C: usize>(
-        isa: I,
-        rows: [&[B]; 4],
-        cols: [&[Chunk32]; C],
-        ahead: usize,
-    ) -> [[f32; 4]; C] {
+    fn products<I: Isa, const C: usize>(isa: I, rows: [&[B]; 4], cols: [&[Chunk32]; C]) -> [[f32; 4]; C] {
         let rows = rows.map(|row| row.as_chunks::<2>());
         let pairs = rows[0].0.len();
         assert!(rows.iter().all(|row| row.0.len() == pairs && row.1.len() == rows[0].1.len()));
         let mut totals = [[0.0; 4]; C];
         for p in 0..pairs {
             let pair = [&rows[0].0[p], &rows[1].0[p], &rows[2].0[p], &rows[3].0[p]];
-            pair.iter().for_each(|pair| isa.prefetch(pair.as_bytes(), ahead));
+            pair.iter().for_each(|pair| prefetch(isa, *pair, p, pairs));
             add_pair(isa, pair, cols, p, &mut totals);
         }
         if !rows[0].1.is_empty() {
@@ -70,10 +65,14 @@ fn add_pair<I: Isa, B: Paired, const C: usize>(
     totals: &mut [[f32; 4]; C],
 ) {
     let w = [
-        isa.signed(B::unpack(isa, [&pair[0][0], &pair[0][1]])),
-        isa.signed(B::unpack(isa, [&pair[1][0], &pair[1][1]])),
-        isa.signed(B::unpack(isa, [&pair[2][0], &pair[2][1]])),
-        isa.signed(B::unpack(isa, [&pair[3][0], &pair[3][1]])),
+        B::unpack(isa, [&pair[0][0], &pair[0][1]]),
+        B::unpack(isa, [&pair[1][0], &pair[1][1]]),
+        B::unpack(isa, [&pair[2][0], &pair[2][1]]),
+        B::unpack(isa, [&pair[3][0], &pair[3][1]]),
+    ];
+    let d = [
+        B::scales(isa, [&pair[0][0], &pair[1][0], &pair[2][0], &pair[3][0]]),
+        B::scales(isa, [&pair[0][1], &pair[1][1], &pair[2][1], &pair[3][1]]),
     ];
     for c in 0..C {
         let chunk = &cols[c][p / 4];
@@ -82,11 +81,10 @@ fn add_pair<I: Isa, B: Paired, const C: usize>(
             [isa.dot_pair(w[0], a), isa.dot_pair(w[1], a), isa.dot_pair(w[2], a), isa.dot_pair(w[3], a)];
         let sums = isa.pair_totals(sums);
         for half in 0..2 {
-            let d = B::scales(isa, [&pair[0][half], &pair[1][half], &pair[2][half], &pair[3][half]]);
             let a = chunk.scale[p % 4][half];
             let bias = I::PAIR_BIAS * chunk.sum[p % 4][half];
             for r in 0..4 {
-                totals[c][r] += d[r] * a * (sums[half][r] - bias) as f32;
+                totals[c][r] += d[half][r] * a * (sums[half][r] - bias) as f32;
             }
         }
     }

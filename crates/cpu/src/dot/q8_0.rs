@@ -10,8 +10,8 @@ impl Paired for BlockQ8_0 {
     const ZERO: Self = Self { d: U16::ZERO, q: [0; 32] };
 
     #[inline(always)]
-    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Bytes {
-        isa.halves(transmute_ref!(&blocks[0].q), transmute_ref!(&blocks[1].q))
+    fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {
+        isa.signed(isa.halves(transmute_ref!(&blocks[0].q), transmute_ref!(&blocks[1].q)))
     }
 
     #[inline(always)]

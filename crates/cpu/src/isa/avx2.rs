@@ -354,9 +354,10 @@ pub(super) unsafe fn sum(x: __m256) -> f32 {
     }
 }
 
-/// Asks for a cache line.
+/// Asks for a cache line in the second level: that queue is longer than the first level's, and four
+/// rows some kilobytes ahead would fill the first level.
 #[inline(always)]
 pub(super) fn prefetch(base: &[u8], offset: usize) {
     // SAFETY: a prefetch reads nothing and cannot fault, wherever it points.
-    unsafe { _mm_prefetch::<_MM_HINT_T0>(base.as_ptr().wrapping_add(offset).cast()) }
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(base.as_ptr().wrapping_add(offset).cast()) }
 }

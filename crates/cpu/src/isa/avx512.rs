@@ -236,6 +236,11 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn signed_lookup(self, table: __m512i, index: __m512i) -> __m512i {
+        self.lookup(self.signed(table), index) // prepares a constant, once
+    }
+
+    #[inline(always)]
     fn dot_pair(self, w: __m512i, a: &[i8; 64]) -> __m512i {
         avx512!(_mm512_dpbusd_epi32(_mm512_setzero_si512(), w, _mm512_loadu_si512(a.as_ptr().cast())))
     }

@@ -176,13 +176,7 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn dot_group(
-        self,
-        mut sums: int32x4_t,
-        w: &[Four; 4],
-        scale: &[i16; 16],
-        a: &[Four; 4],
-    ) -> int32x4_t {
+    fn dot_group(self, mut sums: int32x4_t, w: &[Four; 4], scale: &[i16; 16], a: &[Four; 4]) -> int32x4_t {
         for v in 0..4 {
             for q in 0..4 {
                 neon!({
