@@ -119,8 +119,9 @@ impl<B: Ops> Dialogue<B> {
         }
     }
 
-    /// Lets the model reply, and adds the reply to the conversation. `request` says how; its form is replaced
-    /// by that of this conversation, with stop strings of `stop`.
+    /// Lets the model reply, and adds the reply to the conversation; if it is stopped before it begins, takes
+    /// back what the user said. `request` says how to reply; its form is replaced by that of this
+    /// conversation, with stop strings of `stop`.
     pub fn reply(
         &mut self,
         request: Request,
@@ -134,8 +135,12 @@ impl<B: Ops> Dialogue<B> {
         options.stop = stop;
         let request = Request { form: Form::Chat(options), ..request };
         let reply = self.session.reply(&prompt, request, cancel, on_event)?;
-        let answer = self.answer(&reply, chat.options.mode);
-        self.turns.push(Turn::Assistant(answer));
+        if reply.finish == Finish::Cancelled && reply.tokens.is_empty() {
+            self.unsay();
+        } else {
+            let answer = self.answer(&reply, chat.options.mode);
+            self.turns.push(Turn::Assistant(answer));
+        }
         Ok(reply)
     }
 

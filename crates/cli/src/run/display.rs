@@ -79,7 +79,7 @@ impl<'a> Display<'a> {
         if done == total {
             self.bar.take().inspect(ProgressBar::finish_and_clear);
         } else if self.bar.is_some() || self.start.elapsed() > PATIENCE {
-            let bar = self.bar.get_or_insert_with(|| progress_bar(total as u64));
+            let bar = self.bar.get_or_insert_with(|| progress_bar(total as u64, self.start.elapsed()));
             bar.set_position(done as u64);
         }
     }
@@ -110,10 +110,11 @@ impl<'a> Display<'a> {
     }
 }
 
-fn progress_bar(total: u64) -> ProgressBar {
+fn progress_bar(total: u64, elapsed: Duration) -> ProgressBar {
     let template = "reading {pos} of {len} tokens {wide_bar} {eta} left";
     let style = ProgressStyle::with_template(template).expect("a template of ours");
-    ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr()).with_style(style)
+    let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
+    bar.with_style(style).with_elapsed(elapsed)
 }
 
 /// Text that a terminal shows and does not obey: control characters are made visible.
