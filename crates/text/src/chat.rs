@@ -1,6 +1,6 @@
 //! The chat protocol: how a conversation becomes a prompt.
 //!
-//! The way of a request: [`request`] turns what a client sent into [`Message`]s, [`ReplayStore`]
+//! The way of a request: [`request`] turns what a client sent into [`Message`]s, [`replay`]
 //! attaches what the model sampled for them earlier, [`render()`] writes the prompt. The way back,
 //! from generated tokens to a message, is in [`reply`](crate::reply).
 

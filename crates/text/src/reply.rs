@@ -17,6 +17,7 @@
 //! the same; the repairs are our decisions, collected in `tests/data/chat/parse_tolerant.json`.
 
 mod call;
+mod output;
 mod parser;
 mod stop;
 mod symbol;

@@ -120,7 +120,7 @@ impl Call {
     }
 
     /// Ends a JSON object; `None` if it is none.
-    pub fn close_body(&mut self) -> Option<String> {
+    pub fn close_body(&self) -> Option<String> {
         let body = self.body.trim();
         (is_json(body) && body.starts_with('{')).then(|| body.to_owned())
     }

@@ -22,6 +22,7 @@ impl Symbol {
         }
     }
 
+    /// The marker that the symbol is, if it is one.
     pub fn marker(self) -> Option<Marker> {
         match self {
             Symbol::Char(_) => None,
@@ -33,9 +34,11 @@ impl Symbol {
 
     /// Appends the symbol as text.
     pub fn spell(self, text: &mut String) {
-        match (self, self.marker()) {
-            (Symbol::Char(c), _) => text.push(c),
-            (_, marker) => text.push_str(marker.map_or("", Marker::text)),
+        match self {
+            Symbol::Char(c) => text.push(c),
+            Symbol::ThinkOpen => text.push_str(Marker::ThinkOpen.text()),
+            Symbol::ThinkClose => text.push_str(Marker::ThinkClose.text()),
+            Symbol::Dsml => text.push_str(Marker::Dsml.text()),
         }
     }
 

@@ -20,8 +20,6 @@ pub(super) struct Tag {
     pub closing: bool,
     /// Written exactly as the model was taught.
     pub canonical: bool,
-    /// Ends before its `>`, at something that cannot be part of it.
-    pub broken: bool,
     /// `<…/>`
     pub self_closing: bool,
     /// The attribute `name`, unless empty.
@@ -46,9 +44,12 @@ pub(super) enum TagKind {
 pub(super) enum Step {
     /// More is needed.
     More,
-    /// The symbol ended the tag, or if that is broken, cannot be part of it.
+    /// The symbol ended the tag.
     Tag(Tag),
-    /// This is not a tag, and the symbol is not part of what was read.
+    /// A tag that says what it is, but ends before its `>` and has no usable name: the symbol is not
+    /// part of it.
+    Broken(Tag),
+    /// What was read is no tag, and the symbol is not part of it.
     Text(Vec<Symbol>),
 }
 
@@ -71,6 +72,8 @@ enum Phase {
     /// After the marker, before the name.
     Gap,
     Name,
+    /// Right after the name.
+    Named,
     /// Between attributes.
     Between,
     Attribute,
@@ -81,17 +84,31 @@ enum Phase {
     Slash,
 }
 
-const NAMES: [(&str, TagKind); 7] = [
-    ("tool_calls", TagKind::Block),
-    ("invoke", TagKind::Invoke),
-    ("parameter", TagKind::Parameter),
-    // Near misses.
-    ("toolcalls", TagKind::Block),
-    ("tool_call", TagKind::Block),
-    ("function_calls", TagKind::Block),
-    ("calls", TagKind::Block),
+/// Whether a symbol can come where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fit {
+    No,
+    Yes,
+    /// And the tag ends with it.
+    Last,
+}
+
+impl Fit {
+    fn when(fits: bool) -> Self {
+        if fits { Fit::Yes } else { Fit::No }
+    }
+}
+
+/// The names of tags, and whether they are canonical.
+const NAMES: [(&str, TagKind, bool); 7] = [
+    ("tool_calls", TagKind::Block, true),
+    ("invoke", TagKind::Invoke, true),
+    ("parameter", TagKind::Parameter, true),
+    ("toolcalls", TagKind::Block, false),
+    ("tool_call", TagKind::Block, false),
+    ("function_calls", TagKind::Block, false),
+    ("calls", TagKind::Block, false),
 ];
-const CANONICAL_NAMES: usize = 3;
 const NEAR_MARKERS: [&str; 4] = ["｜｜DSML｜｜", "|DSML|", "||DSML||", "DSML｜"];
 const DOUBLE_QUOTES: &[char] = &['“', '”', '"'];
 const SINGLE_QUOTES: &[char] = &['‘', '’', '\''];
@@ -103,7 +120,6 @@ impl TagLexer {
             kind: TagKind::Block,
             closing: false,
             canonical: true,
-            broken: false,
             self_closing: false,
             name: None,
             string: None,
@@ -131,49 +147,50 @@ impl TagLexer {
         self.tag.kind == TagKind::Invoke && !self.tag.closing
     }
 
+    fn takes_attributes(&self) -> bool {
+        self.tag.kind != TagKind::Block && !self.tag.closing
+    }
+
     /// Takes the next symbol. After anything but [`Step::More`] the lexer is spent.
     pub fn push(&mut self, symbol: Symbol) -> Step {
-        let (fits, done) = match self.phase {
-            Phase::Open => (self.open(symbol), false),
-            Phase::Marker => (self.marker(symbol), false),
-            Phase::Gap | Phase::Name => self.name(symbol),
-            Phase::Between => self.between(symbol),
-            Phase::Attribute => (self.attribute_name(symbol), false),
-            Phase::Quote => (self.quote(symbol), false),
-            Phase::Quoted(closers) => (self.quoted(symbol, closers), false),
-            Phase::Slash => (symbol == Symbol::Char('>'), true),
+        let fit = match self.phase {
+            Phase::Open => self.open(symbol),
+            Phase::Marker => self.marker(symbol),
+            Phase::Gap => self.gap(symbol),
+            Phase::Name => self.name(symbol),
+            Phase::Named | Phase::Between => self.between(symbol),
+            Phase::Attribute => self.attribute_name(symbol),
+            Phase::Quote => self.quote(symbol),
+            Phase::Quoted(closers) => self.quoted(symbol, closers),
+            Phase::Slash if symbol == Symbol::Char('>') => Fit::Last,
+            Phase::Slash => Fit::No,
         };
-        if !fits {
+        if fit == Fit::No {
             return self.give_up();
         }
         self.tag.raw.push(symbol);
-        if done { Step::Tag(self.take_tag()) } else { Step::More }
+        if fit == Fit::Last { Step::Tag(self.take_tag()) } else { Step::More }
     }
 
-    fn open(&mut self, symbol: Symbol) -> bool {
+    fn open(&mut self, symbol: Symbol) -> Fit {
         self.phase = Phase::Marker;
         if symbol == Symbol::Char('/') {
             self.tag.closing = true;
-            return true;
+            return Fit::Yes;
         }
         self.marker(symbol)
     }
 
-    fn marker(&mut self, symbol: Symbol) -> bool {
+    fn marker(&mut self, symbol: Symbol) -> Fit {
         self.tag.marker.push(symbol);
         symbol.spell(&mut self.word);
-        if self.tag.marker == [Symbol::Dsml] {
+        let canonical = self.tag.marker == [Symbol::Dsml];
+        if canonical || (self.near_misses && NEAR_MARKERS.contains(&&*self.word)) {
+            self.tag.canonical = canonical;
             self.begin_word(Phase::Gap);
-            return true;
+            return Fit::Yes;
         }
-        if !self.near_misses || !NEAR_MARKERS.iter().any(|marker| marker.starts_with(&self.word)) {
-            return false;
-        }
-        if NEAR_MARKERS.contains(&&*self.word) {
-            self.tag.canonical = false;
-            self.begin_word(Phase::Gap);
-        }
-        true
+        Fit::when(self.near_misses && NEAR_MARKERS.iter().any(|marker| marker.starts_with(&self.word)))
     }
 
     fn begin_word(&mut self, phase: Phase) {
@@ -181,88 +198,82 @@ impl TagLexer {
         self.phase = phase;
     }
 
-    /// Returns whether the symbol fits and whether it ends the tag.
-    fn name(&mut self, symbol: Symbol) -> (bool, bool) {
-        if self.phase == Phase::Gap && symbol == Symbol::Char(' ') {
+    fn gap(&mut self, symbol: Symbol) -> Fit {
+        self.phase = Phase::Name;
+        if symbol == Symbol::Char(' ') {
             self.tag.canonical = false;
             self.tag.marker.push(symbol);
-            self.phase = Phase::Name;
-            return (self.near_misses, false);
+            return Fit::when(self.near_misses);
         }
-        self.phase = Phase::Name;
+        self.name(symbol)
+    }
+
+    fn name(&mut self, symbol: Symbol) -> Fit {
+        let mut known = NAMES.iter().filter(|(_, _, canonical)| *canonical || self.near_misses);
         if let Symbol::Char(c @ ('a'..='z' | '_')) = symbol {
             self.word.push(c);
-            return (self.names().iter().any(|(name, _)| name.starts_with(&self.word)), false);
+            return Fit::when(known.any(|(name, ..)| name.starts_with(&self.word)));
         }
-        let Some(&(name, kind)) = self.names().iter().find(|(name, _)| *name == self.word) else {
-            return (false, false);
+        let Some(&(_, kind, canonical)) = known.find(|(name, ..)| *name == self.word) else {
+            return Fit::No;
         };
         self.tag.kind = kind;
-        self.tag.canonical &= NAMES[..CANONICAL_NAMES].contains(&(name, kind));
-        let step = self.between(symbol);
-        self.phase = if self.phase == Phase::Name { Phase::Between } else { self.phase };
-        step
+        self.tag.canonical &= canonical;
+        self.phase = Phase::Named;
+        self.between(symbol)
     }
 
-    fn names(&self) -> &'static [(&'static str, TagKind)] {
-        if self.near_misses { &NAMES } else { &NAMES[..CANONICAL_NAMES] }
-    }
-
-    fn takes_attributes(&self) -> bool {
-        !self.tag.closing && self.tag.kind != TagKind::Block
-    }
-
-    fn between(&mut self, symbol: Symbol) -> (bool, bool) {
+    fn between(&mut self, symbol: Symbol) -> Fit {
         match symbol {
-            Symbol::Char('>') => return (true, true),
+            Symbol::Char('>') => return Fit::Last,
             Symbol::Char(' ' | '\t') => self.phase = Phase::Between,
             Symbol::Char('/') if self.near_misses && self.is_opening_invoke() => {
                 self.tag.self_closing = true;
                 self.tag.canonical = false;
                 self.phase = Phase::Slash;
             }
-            Symbol::Char(c)
-                if c.is_ascii_alphabetic() && self.phase == Phase::Between && self.takes_attributes() =>
+            Symbol::Char(c @ ('a'..='z' | 'A'..='Z'))
+                if self.phase == Phase::Between && self.takes_attributes() =>
             {
                 self.begin_word(Phase::Attribute);
                 self.word.push(c);
             }
-            _ => return (false, false),
+            _ => return Fit::No,
         }
-        (true, false)
+        Fit::Yes
     }
 
-    fn attribute_name(&mut self, symbol: Symbol) -> bool {
+    fn attribute_name(&mut self, symbol: Symbol) -> Fit {
         match symbol {
             Symbol::Char('=') => {
                 self.attribute = std::mem::take(&mut self.word);
                 self.phase = Phase::Quote;
-                true
+                Fit::Yes
             }
-            Symbol::Char(c) if c.is_ascii_alphabetic() || c == '_' => {
+            Symbol::Char(c @ ('a'..='z' | 'A'..='Z' | '_')) => {
                 self.word.push(c);
-                true
+                Fit::Yes
             }
-            _ => false,
+            _ => Fit::No,
         }
     }
 
-    fn quote(&mut self, symbol: Symbol) -> bool {
-        let Symbol::Char(quote) = symbol else { return false };
-        let closers: &'static [char] = match quote {
-            '"' => &['"'],
-            '\'' => &['\''],
-            '“' | '”' => DOUBLE_QUOTES,
-            '‘' | '’' => SINGLE_QUOTES,
-            _ => return false,
+    fn quote(&mut self, symbol: Symbol) -> Fit {
+        let closers: &'static [char] = match symbol {
+            Symbol::Char('"') => &['"'],
+            Symbol::Char('\'') => &['\''],
+            Symbol::Char('“' | '”') => DOUBLE_QUOTES,
+            Symbol::Char('‘' | '’') => SINGLE_QUOTES,
+            _ => return Fit::No,
         };
-        self.tag.canonical &= quote == '"';
+        let canonical = symbol == Symbol::Char('"');
+        self.tag.canonical &= canonical;
         self.phase = Phase::Quoted(closers);
-        self.near_misses || quote == '"'
+        Fit::when(canonical || self.near_misses)
     }
 
     /// A line end or a marker inside quotes means that the closing quote was forgotten.
-    fn quoted(&mut self, symbol: Symbol, closers: &[char]) -> bool {
+    fn quoted(&mut self, symbol: Symbol, closers: &[char]) -> Fit {
         match symbol {
             Symbol::Char(c) if closers.contains(&c) => {
                 let text = std::mem::take(&mut self.word);
@@ -272,22 +283,21 @@ impl TagLexer {
                     _ => {}
                 }
                 self.phase = Phase::Between;
-                true
+                Fit::Yes
             }
             Symbol::Char(c) if c != '\n' => {
                 self.word.push(c);
-                true
+                Fit::Yes
             }
-            _ => false,
+            _ => Fit::No,
         }
     }
 
     /// The symbol does not fit. What was read is a broken tag if it says which, else text.
     fn give_up(&mut self) -> Step {
         if self.is_named() && self.takes_attributes() {
-            self.tag.broken = true;
             self.tag.name = None;
-            Step::Tag(self.take_tag())
+            Step::Broken(self.take_tag())
         } else {
             Step::Text(std::mem::take(&mut self.tag.raw))
         }
@@ -340,7 +350,7 @@ mod tests {
     fn tag(text: &str) -> Tag {
         match read(text, true) {
             (Step::Tag(tag), 0) => {
-                assert!(tag.broken || spelled(&tag.raw) == text);
+                assert_eq!(spelled(&tag.raw), text);
                 tag
             }
             other => panic!("{text}: {other:?}"),
@@ -352,7 +362,7 @@ mod tests {
         for near_misses in [true, false] {
             let canonical = |text, kind, closing| {
                 let (Step::Tag(tag), 0) = read(text, near_misses) else { panic!("{text}") };
-                assert!(tag.canonical && !tag.broken, "{text}");
+                assert!(tag.canonical, "{text}");
                 assert_eq!((tag.kind, tag.closing), (kind, closing), "{text}");
                 tag
             };
@@ -385,7 +395,7 @@ mod tests {
             "<｜DSML｜invoke name=\"x\"/>",
         ] {
             assert!(!tag(text).canonical, "{text}");
-            assert!(!matches!(read(text, false), (Step::Tag(tag), 0) if !tag.broken), "{text}");
+            assert!(!matches!(read(text, false), (Step::Tag(_), _)), "{text}");
         }
     }
 
@@ -415,8 +425,7 @@ mod tests {
             ("<｜DSML｜parameter =", 0),
             ("<｜DSML｜invoke name=\"x\"<", 0),
         ] {
-            let (Step::Tag(tag), rest) = read(text, true) else { panic!("{text}") };
-            assert!(tag.broken, "{text}");
+            let (Step::Broken(tag), rest) = read(text, true) else { panic!("{text}") };
             assert_eq!((rest, tag.name), (left, None), "{text}");
         }
     }
