@@ -27,9 +27,9 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use summary::{StatsStyle, Summary};
-use text::Marker;
 use text::chat::request::RequestTool;
 use text::chat::{Profile, Tool};
+use text::{Marker, ReplyOptions};
 
 /// Answer a prompt, or chat.
 ///
@@ -171,11 +171,11 @@ impl Task for Job<'_> {
 }
 
 impl Run {
-    /// How to reply, except how to read the reply.
-    fn request(&self, form: Form) -> Request {
+    /// How to reply.
+    fn request(&self, form: Form, seed: u64) -> Request {
         Request {
             sampling: self.sampling.sampling(),
-            seed: self.sampling.seed(),
+            seed,
             max_tokens: self.sampling.max_tokens(),
             logprobs: None,
             form,
@@ -191,10 +191,10 @@ fn answer<B: Ops>(
     cancel: &Cancel,
     out: &mut dyn Write,
 ) -> anyhow::Result<Summary> {
-    let request = args.request(Form::Plain { stop: Vec::new() });
-    let seed = request.seed;
+    let (seed, stop) = (args.sampling.seed(), args.sampling.stop());
+    let request = |options| args.request(Form::Chat(ReplyOptions { stop, ..options }), seed);
     let mut display = Display::new(out, cancel);
-    let reply = dialogue.reply(request, args.sampling.stop(), cancel, &mut |event| display.show(event));
+    let reply = dialogue.reply(request, cancel, &mut |event| display.show(event));
     display.finish()?;
     let reply = reply?;
     print_calls(&reply, out)?;
@@ -224,8 +224,8 @@ fn continue_raw<B: Ops>(
     if let Some(bos) = tokenizer.marker_id(Marker::Bos).filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }
-    let request = args.request(Form::Plain { stop: args.sampling.stop() });
-    let (seed, cancel) = (request.seed, Cancel::new());
+    let (seed, cancel) = (args.sampling.seed(), Cancel::new());
+    let request = args.request(Form::Plain { stop: args.sampling.stop() }, seed);
     let mut display = Display::new(out, &cancel);
     let reply = session.reply(&tokens, request, &cancel, &mut |event| display.show(event));
     display.finish()?;

@@ -89,7 +89,7 @@ pub struct Reply {
 pub struct Stats {
     /// Reading the prompt.
     pub prompt: Synced,
-    /// From the start to the first token; zero if there is none.
+    /// From the start to the choice of the first token; zero if it did not come to that.
     pub first_token: Duration,
     /// Forward passes of one token each, after the prompt.
     pub steps: usize,

@@ -5,7 +5,7 @@
 
 use super::options::Think;
 use anyhow::{Context, ensure};
-use engine::{Cancel, Event, Finish, Form, Reply, Request, Session};
+use engine::{Cancel, Event, Finish, Reply, Request, Session};
 use model::Ops;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
@@ -14,7 +14,7 @@ use text::chat::message::{AssistantMessage, Instructions, ToolMessage, UserMessa
 use text::chat::replay::SampledTurn;
 use text::chat::request::{Conversation, Ending};
 use text::chat::{Message, Replay, ThinkingMode, Tool, ToolCall};
-use text::{Marker, Prompt, Sampled};
+use text::{Marker, Prompt, ReplyOptions, Sampled};
 
 /// A conversation.
 pub struct Dialogue<B: Ops> {
@@ -120,20 +120,17 @@ impl<B: Ops> Dialogue<B> {
     }
 
     /// Lets the model reply, and adds the reply to the conversation; if it is stopped before it begins, takes
-    /// back what the user said. `request` says how to reply; its form is replaced by that of this
-    /// conversation, with stop strings of `stop`.
+    /// back what the user said. `request` says how to reply, and is told how this conversation's replies are
+    /// read.
     pub fn reply(
         &mut self,
-        request: Request,
-        stop: Vec<String>,
+        request: impl FnOnce(ReplyOptions) -> Request,
         cancel: &Cancel,
         on_event: &mut dyn FnMut(Event),
     ) -> anyhow::Result<Reply> {
         let chat = self.render();
         let prompt = self.session.loaded().tokenizer.encode_prompt(&chat.prompt()?)?;
-        let mut options = chat.reply_options();
-        options.stop = stop;
-        let request = Request { form: Form::Chat(options), ..request };
+        let request = request(chat.reply_options());
         let reply = self.session.reply(&prompt, request, cancel, on_event)?;
         if reply.finish == Finish::Cancelled && reply.tokens.is_empty() {
             self.unsay();
