@@ -54,7 +54,14 @@ fn calls_of_tools_are_lines_of_json() {
     std::fs::write(&file, tool).unwrap();
     let said =
         ds4(&["run", "--temp", "0", "--tools", file.to_str().unwrap(), "What is the weather in Bern?"]);
-    assert_eq!(said.out, "{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Bern\"}}\n", "{said:?}");
+    let call = "{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Bern\"}}\n";
+    assert_eq!(said.out, call, "{said:?}");
+
+    // In a chat the next line is the result of the call, and the model goes on with it.
+    let script = "What is the weather in Bern?\n{\"temp\": 21, \"sky\": \"sunny\"}\n";
+    let said = ds4_reading(script, &["run", "--chat", "--temp", "0", "--tools", file.to_str().unwrap()]);
+    let answer = said.out.strip_prefix(call).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(answer.contains("21") && answer.lines().count() == 1, "{said:?}");
 }
 
 #[test]
