@@ -63,41 +63,45 @@ pub(crate) fn unpack_portably<I: Isa>(isa: I, blocks: [&[iq2_xxs::Group; 8]; 2])
 
 #[inline(always)]
 fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> Group<I> {
+    // All groups at once, for the compiler to vectorize.
+    let mut signs = [0; 8];
+    for (signs, group) in signs.iter_mut().zip(groups) {
+        *signs = with_parities(group.signs_scale.get());
+    }
     let mut w = [isa.splat(0); 4];
-    let mut scales = 0;
     for v in 0..4 {
-        let (a, b) = (&groups[v], &groups[4 + v]);
+        let (a, b) = (&groups[v].rows, &groups[4 + v].rows);
         let row = |index: u8| BIASED_GRID[usize::from(index)];
-        let magnitudes = isa.eights([
-            row(a.rows[0]),
-            row(a.rows[1]),
-            row(a.rows[2]),
-            row(a.rows[3]),
-            row(b.rows[0]),
-            row(b.rows[1]),
-            row(b.rows[2]),
-            row(b.rows[3]),
+        let plus = isa.eights([
+            row(a[0]),
+            row(a[1]),
+            row(a[2]),
+            row(a[3]),
+            row(b[0]),
+            row(b[1]),
+            row(b[2]),
+            row(b[3]),
         ]);
-        let minus = isa.mask(signs([a.signs_scale.get(), b.signs_scale.get()]));
+        let minus = isa.mask(u64::from(signs[v]) | u64::from(signs[4 + v]) << 32);
         // With all bits flipped, `43 + m` is `-44 - m`, and 87 more is `43 - m`.
-        w[v] = isa.add(isa.xor(magnitudes, minus), isa.and(minus, isa.splat(2 * BIAS + 1)));
-        for (g, group) in [(v, a), (4 + v, b)] {
-            scales |= (2 * u64::from(group.scale()) + 1) << (8 * g);
-        }
+        w[v] = isa.add(isa.xor(plus, minus), isa.and(minus, isa.splat(2 * BIAS + 1)));
+    }
+    let mut scales = 0;
+    for (g, group) in groups.iter().enumerate() {
+        scales |= (2 * u64::from(group.scale()) + 1) << (8 * g);
     }
     let scale = isa.sixteen(twice(scales));
     Group { w, scale: isa.spread(scale), offset: isa.times(scale, MINUS_BIAS) }
 }
 
-/// The 64 signs of two groups of 32, with their parity bits.
+/// Four times seven signs, each with its parity as the eighth: [`iq2_xxs::with_parity`] by bytes.
 #[inline(always)]
-fn signs(words: [u32; 2]) -> u64 {
-    // Seven bits to a byte.
-    let apart = |m: u32| m & 0x7f | m << 1 & 0x7f00 | m << 2 & 0x7f_0000 | m << 3 & 0x7f00_0000;
-    let x = u64::from(apart(words[0])) | u64::from(apart(words[1])) << 32;
+fn with_parities(signs: u32) -> u32 {
+    let m = signs;
+    let x = m & 0x7f | m << 1 & 0x7f00 | m << 2 & 0x7f_0000 | m << 3 & 0x7f00_0000;
     // The parity of each byte, gathered in its lowest bit.
-    let p = (x ^ x >> 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    let p = (x ^ x >> 4) & 0x0f0f_0f0f;
     let p = p ^ p >> 2;
-    let p = (p ^ p >> 1) & 0x0101_0101_0101_0101;
+    let p = (p ^ p >> 1) & 0x0101_0101;
     x | p << 7
 }

@@ -3,6 +3,7 @@
 
 use super::*;
 use proptest::prelude::*;
+use std::io::Write;
 
 /// A small generator, so that a failing case is named by its seed.
 struct Random(u64);
@@ -230,6 +231,32 @@ fn every_code_of_every_byte_is_understood() {
             }
         }
         case.check();
+    }
+}
+
+/// The page after the weights is mapped, but the file under it ends before: reading there is a SIGBUS.
+#[test]
+#[cfg(unix)]
+fn nothing_is_read_after_the_last_row() {
+    const PAGE: usize = 1 << 16; // a multiple of every page size there is
+    for format in Format::ALL {
+        for rows in [1, 3, 5] {
+            let k = row_length(format, 8);
+            let case = Case::random(format, k, rows, 5, 1);
+            let mut file = tempfile::tempfile().unwrap();
+            let weights = &case.bytes[case.bytes.len() - rows * format.row_bytes(k).unwrap()..];
+            file.write_all(&vec![0; PAGE - weights.len()]).unwrap();
+            file.write_all(weights).unwrap();
+            // SAFETY: nobody else knows the file, so it stays as it is.
+            let map = unsafe { memmap2::MmapOptions::new().len(2 * PAGE).map(&file).unwrap() };
+            let matrix = Matrix::new(format, k, &map[PAGE - weights.len()..PAGE]);
+            for level in isa::available() {
+                let mut out = vec![0.0; rows * 5];
+                matmul_at(level, &matrix, 0..rows, &case.acts(), &[0, 1, 2, 3, 4], &mut out);
+                let want = case.product(level, 0..rows, &[0, 1, 2, 3, 4]);
+                assert_same(&out, &want, &format!("{format} on {level}"));
+            }
+        }
     }
 }
 
