@@ -5,7 +5,7 @@
 //! sizes, whose dumps must be equal to the byte.
 
 use crate::setup::{Setup, python};
-use crate::shell::{command, output, run};
+use crate::shell::{command, output, run, target};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use std::fs;
@@ -54,6 +54,9 @@ impl Goldens {
         for file in names.iter().filter(|f| f.extension().is_some_and(|e| e == "json")) {
             let name = file.file_stem().unwrap_or_default().to_string_lossy();
             let golden: Value = serde_json::from_str(&fs::read_to_string(file)?)?;
+            if golden["format"] == "dsv4-kv-rounding-1" && name.starts_with(&self.only) {
+                self.check_rounding(file).unwrap_or_else(|error| failures.push(format!("{name}: {error:#}")));
+            }
             if golden["format"] != "dsv4-golden-1" || !name.starts_with(&self.only) {
                 continue;
             }
@@ -64,6 +67,11 @@ impl Goldens {
             }
             if let Err(error) = self.check_greedy(file, &golden) {
                 failures.push(format!("{name} greedy: {error:#}"));
+            }
+            if golden.get("mtp").is_some()
+                && let Err(error) = self.check_mtp(file, &golden)
+            {
+                failures.push(format!("{name} mtp: {error:#}"));
             }
         }
         ensure!(failures.is_empty(), "{} of the runs failed:\n{}", failures.len(), failures.join("\n"));
@@ -95,14 +103,33 @@ impl Goldens {
         self.compare(file, &out, "--which greedy --class float")
     }
 
+    /// The draft block's logits.
+    fn check_mtp(&self, file: &Path, golden: &Value) -> Result<()> {
+        let out = work_file("mtp.f32");
+        self.logits(golden, &out, "--ops reference --kv f32 --mtp")?;
+        self.compare(file, &out, "--which mtp --class float")
+    }
+
+    /// The rounding of the KV cache, bit for bit.
+    fn check_rounding(&self, file: &Path) -> Result<()> {
+        let out = work_file("rounding.f32");
+        output(
+            command(&path(&target().join("release/ds4"))).arg("kv-rounding").arg(file).arg("--out").arg(&out),
+        )?;
+        self.compare(file, &out, "")
+    }
+
     /// Runs `ds4 logits`; returns what it printed.
     fn logits(&self, golden: &Value, out: &Path, arguments: &str) -> Result<String> {
         let (tokens, positions) = (work_file("tokens.json"), work_file("positions.json"));
+        let wanted =
+            if arguments.contains("--mtp") { &golden["mtp"]["positions"] } else { &golden["positions"] };
         fs::write(&tokens, golden["tokens"].to_string())?;
-        fs::write(&positions, golden["positions"].to_string())?;
+        fs::write(&positions, wanted.to_string())?;
         let model = self.dir.join(golden["model"].as_str().context("the golden names no model")?);
-        let mut ds4 = command("target/release/ds4 logits");
-        ds4.arg("-m")
+        let mut ds4 = command(&path(&target().join("release/ds4")));
+        ds4.arg("logits")
+            .arg("-m")
             .arg(model)
             .arg("--tokens")
             .arg(tokens)

@@ -3,7 +3,7 @@
 //! Python packages go into a virtual environment under `target/`, downloaded test data beside it, and
 //! only what is missing is fetched.
 
-use crate::shell::{command, exists, root, run};
+use crate::shell::{command, exists, run, target};
 use anyhow::Result;
 use std::path::PathBuf;
 
@@ -40,11 +40,11 @@ pub fn tokenizer() -> PathBuf {
 }
 
 fn test_data() -> PathBuf {
-    root().join("target/test-data")
+    target().join("test-data")
 }
 
 fn venv() -> PathBuf {
-    root().join("target/venv")
+    target().join("venv")
 }
 
 /// The environment's Python.
