@@ -13,7 +13,7 @@ use super::acts::{Acts, Chunk256, Chunks};
 use super::{Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
-use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
 
 /// Rows of blocks of 256.
 pub(super) struct GroupTile<B>(PhantomData<B>);
@@ -32,15 +32,17 @@ pub struct Group<I: Isa> {
 /// A format with blocks of 256.
 pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// Whether the offsets are minima, with [`dmin`](Self::dmin) as their unit.
-    const MINIMA: bool;
+    const MINIMA: bool = false;
     /// A power of two that goes with `d`.
-    const UNIT: f32;
+    const UNIT: f32 = 1.0;
 
     /// The unit of the scales, f16 bits.
     fn d(&self) -> u16;
 
-    /// The unit of the minima, f16 bits.
-    fn dmin(&self) -> u16;
+    /// The unit of the minima, f16 bits, in a format that has them.
+    fn dmin(&self) -> u16 {
+        0
+    }
 
     /// Unpacks one block.
     fn unpack<I: Isa>(&self, isa: I) -> Group<I>;
@@ -120,7 +122,7 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
     let mut sums = [[BlockSums { weighted: isa.no_sums(), minima: isa.no_sums() }; 2]; C];
     for c in 0..C {
         let chunk = &cols[c][g];
-        let a = activations::<I, B>(isa, zerocopy::transmute_ref!(&chunk.q));
+        let a = activations::<I, B>(isa, transmute_ref!(&chunk.q));
         for r in 0..2 {
             let Group { w, scale, offset } = &groups[r];
             let offset = isa.dot_sixteen(isa.no_sums(), *offset, &chunk.sum);

@@ -15,16 +15,11 @@ pub(crate) const MINUS_BIAS: i16 = -43;
 const _: () = assert!(MINUS_BIAS == -(BIAS as i16));
 
 impl Grouped for BlockIq2Xxs {
-    const MINIMA: bool = false;
     /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
     const UNIT: f32 = 0.125;
 
     fn d(&self) -> u16 {
         self.d.get()
-    }
-
-    fn dmin(&self) -> u16 {
-        0
     }
 
     #[inline(always)]

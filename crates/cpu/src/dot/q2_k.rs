@@ -7,7 +7,6 @@ use zerocopy::transmute;
 
 impl Grouped for BlockQ2K {
     const MINIMA: bool = true;
-    const UNIT: f32 = 1.0;
 
     fn d(&self) -> u16 {
         self.d.get()

@@ -9,15 +9,8 @@ use zerocopy::little_endian::U32;
 use zerocopy::transmute;
 
 impl Grouped for BlockQ3K {
-    const MINIMA: bool = false;
-    const UNIT: f32 = 1.0;
-
     fn d(&self) -> u16 {
         self.d.get()
-    }
-
-    fn dmin(&self) -> u16 {
-        0
     }
 
     #[inline(always)]

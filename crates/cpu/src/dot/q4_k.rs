@@ -8,7 +8,6 @@ use zerocopy::{transmute, transmute_ref};
 
 impl Grouped for BlockQ4K {
     const MINIMA: bool = true;
-    const UNIT: f32 = 1.0;
 
     fn d(&self) -> u16 {
         self.d.get()

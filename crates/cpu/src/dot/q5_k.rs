@@ -7,7 +7,6 @@ use quants::q5_k::BlockQ5K;
 
 impl Grouped for BlockQ5K {
     const MINIMA: bool = true;
-    const UNIT: f32 = 1.0;
 
     fn d(&self) -> u16 {
         self.d.get()

@@ -7,15 +7,8 @@ use quants::q6_k::BlockQ6K;
 use zerocopy::{transmute, transmute_ref};
 
 impl Grouped for BlockQ6K {
-    const MINIMA: bool = false;
-    const UNIT: f32 = 1.0;
-
     fn d(&self) -> u16 {
         self.d.get()
-    }
-
-    fn dmin(&self) -> u16 {
-        0
     }
 
     #[inline(always)]
