@@ -18,6 +18,8 @@ pub enum Marker {
     Bos,
     /// Ends an assistant turn.
     Eos,
+    /// Fills up batches in training; a model that writes it has run past its turn.
+    Pad,
     /// Opens a user turn.
     User,
     /// Opens an assistant turn.
@@ -48,9 +50,10 @@ pub enum Marker {
 
 impl Marker {
     /// Every marker, in the order of their declaration.
-    pub const ALL: [Marker; 15] = [
+    pub const ALL: [Marker; 16] = [
         Marker::Bos,
         Marker::Eos,
+        Marker::Pad,
         Marker::User,
         Marker::Assistant,
         Marker::ThinkOpen,
@@ -71,6 +74,7 @@ impl Marker {
         match self {
             Marker::Bos => "<｜begin▁of▁sentence｜>",
             Marker::Eos => "<｜end▁of▁sentence｜>",
+            Marker::Pad => "<｜▁pad▁｜>",
             Marker::User => "<｜User｜>",
             Marker::Assistant => "<｜Assistant｜>",
             Marker::ThinkOpen => "<think>",
@@ -89,13 +93,35 @@ impl Marker {
 
     /// Whether the model has run past its turn (or ended it) when it writes this.
     pub const fn ends_reply(self) -> bool {
-        use Marker::{Assistant, Bos, Eos, LatestReminder, User};
-        matches!(self, Bos | Eos | User | Assistant | LatestReminder)
+        use Marker::{Assistant, Bos, Eos, LatestReminder, Pad, User};
+        matches!(self, Bos | Eos | Pad | User | Assistant | LatestReminder)
     }
 }
 
 impl fmt::Display for Marker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn running_past_the_turn_ends_the_reply() {
+        let ending: Vec<&str> =
+            Marker::ALL.into_iter().filter(|m| m.ends_reply()).map(Marker::text).collect();
+        assert_eq!(
+            ending,
+            [
+                "<｜begin▁of▁sentence｜>",
+                "<｜end▁of▁sentence｜>",
+                "<｜▁pad▁｜>",
+                "<｜User｜>",
+                "<｜Assistant｜>",
+                "<｜latest_reminder｜>"
+            ]
+        );
     }
 }
