@@ -1,9 +1,10 @@
-//! `--ops` and `--threads`: where the model is computed.
+//! `--ops`, `--threads` and `--isa`: where the model is computed.
 //!
 //! Backends are types and the choice is made at run time, so a command hands over its work as a [`Task`]
 //! that can be done on any of them.
 
 use clap::ValueEnum;
+use cpu::isa::{self, Level};
 use cpu::{Cpu, Reference};
 use model::Ops;
 use std::num::NonZero;
@@ -26,6 +27,10 @@ pub struct BackendArgs {
     /// Threads that compute. Default: one for each physical core
     #[arg(long, value_name = "N")]
     threads: Option<NonZero<usize>>,
+    /// Instruction set of the fast operations: scalar, avx2, avx512 or neon. Default: the best one this
+    /// CPU has. All give the same bits
+    #[arg(long, env = "DS4_ISA", value_name = "NAME", value_parser = isa::choose)]
+    isa: Option<Level>,
 }
 
 /// Work that can be done on any backend.

@@ -2,6 +2,7 @@
 
 pub mod attend;
 pub mod compress;
+pub mod decode;
 pub mod linear;
 pub mod moe;
 pub mod pick;

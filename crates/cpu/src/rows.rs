@@ -44,7 +44,8 @@ pub fn decode_blocks(blocks: &Blocks<'_, Rows>, count: usize) -> Vec<f32> {
     };
     let mut values = vec![0.0; count * layout.width()];
     for (i, out) in values.chunks_exact_mut(layout.width()).enumerate() {
-        blocks.blocks[i / blocks.block_len].decode(i % blocks.block_len, out);
+        let (rows, at) = blocks.find(i);
+        rows.decode(at, out);
     }
     values
 }

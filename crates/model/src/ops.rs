@@ -298,10 +298,15 @@ pub struct Blocks<'a, R> {
     pub block_len: usize,
 }
 
-impl<R: RowStore> Blocks<'_, R> {
+impl<'a, R: RowStore> Blocks<'a, R> {
     /// Rows in all blocks together.
     pub fn len(&self) -> usize {
         self.blocks.last().map_or(0, |last| (self.blocks.len() - 1) * self.block_len + last.len())
+    }
+
+    /// The block that holds row `i`, and the row's index in it.
+    pub fn find(&self, i: usize) -> (&'a R, usize) {
+        (self.blocks[i / self.block_len], i % self.block_len)
     }
 
     /// Whether there is no row at all.

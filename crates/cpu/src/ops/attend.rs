@@ -9,9 +9,9 @@ use crate::array::{Array, Picks};
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
 use crate::lanes::{LANES, add_scaled, dots, exp, fma};
+use crate::ops::decode::decode;
 use crate::ops::linear::Product;
 use crate::pool::Shards;
-use crate::rows::Rows;
 use model::ops::{KvView, RowStore};
 use model::rope::Angles;
 use model::weights::Attention;
@@ -92,10 +92,13 @@ impl Decoded {
         Decoded {
             width,
             window: decode(cpu, &window, view.window.len(), width, |i| (view.window, i)),
-            compressed: decode(cpu, &compressed, compressed.last().map_or(0, |last| last + 1), width, |i| {
-                let (blocks, _) = view.compressed.as_ref().expect("there are compressed rows to decode");
-                (blocks.blocks[i / blocks.block_len], i % blocks.block_len)
-            }),
+            compressed: match &view.compressed {
+                Some((blocks, _)) => {
+                    let count = compressed.last().map_or(0, |last| last + 1);
+                    decode(cpu, &compressed, count, width, |i| blocks.find(i))
+                }
+                None => Vec::new(),
+            },
         }
     }
 
@@ -120,27 +123,6 @@ fn seen_by_any(lists: &[Vec<u32>], rows: usize) -> Vec<usize> {
     let mut seen = vec![false; rows];
     lists.iter().flatten().for_each(|&w| seen[w as usize] = true);
     (0..rows).filter(|&w| seen[w]).collect()
-}
-
-/// Decodes some rows to their places among `count`.
-fn decode<'a>(
-    cpu: &Cpu,
-    wanted: &[usize],
-    count: usize,
-    width: usize,
-    find: impl Fn(usize) -> (&'a Rows, usize) + Sync,
-) -> Vec<f32> {
-    const ROWS: usize = 16; // a few microseconds of work
-    let mut values = vec![0.0; count * width];
-    let shards = Shards::new(&mut values);
-    cpu.pool.each(wanted.len().div_ceil(ROWS), |item| {
-        for &i in &wanted[item * ROWS..wanted.len().min((item + 1) * ROWS)] {
-            let (rows, at) = find(i);
-            // SAFETY: `wanted` names each row once.
-            rows.decode(at, unsafe { shards.part(i * width, width) });
-        }
-    });
-    values
 }
 
 /// One token, a few heads.

@@ -8,8 +8,8 @@ use crate::array::Picks;
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
 use crate::lanes::dots;
+use crate::ops::decode::decode;
 use crate::pool::Shards;
-use crate::rows::decode_blocks;
 use crate::select::largest;
 use model::ops::{IndexQuery, IndexView, RowStore};
 
@@ -37,7 +37,8 @@ fn pick_view(
 ) {
     let layout = view.keys.blocks[0].layout();
     let (width, total) = (layout.width(), (view.start + view.rows.len()) / view.ratio);
-    let keys = decode_blocks(&view.keys, total);
+    let all: Vec<usize> = (0..total).collect();
+    let keys = decode(cpu, &all, total, width, |i| view.keys.find(i));
     let stretches = total.div_ceil(KEYS);
     let mut scores = vec![0.0; view.rows.len() * total];
     let shards = Shards::new(&mut scores);

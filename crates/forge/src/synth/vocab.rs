@@ -23,12 +23,11 @@ pub fn byte_vocab(size: usize) -> Vocab {
         vocab.tokens.push(text);
         vocab.kinds.push(kind);
     };
-    for text in [Marker::Bos.text(), Marker::Eos.text(), "<｜▁pad▁｜>"] {
-        add(text.into(), TokenKind::Control);
-    }
+    let first = [Marker::Bos, Marker::Eos, Marker::Pad];
+    first.iter().for_each(|marker| add(marker.text().into(), TokenKind::Control));
     byte_characters().for_each(|c| add(c.into(), TokenKind::Normal));
 
-    let others = Marker::ALL.into_iter().filter(|marker| !matches!(marker, Marker::Bos | Marker::Eos));
+    let others = Marker::ALL.into_iter().filter(|marker| !first.contains(marker));
     let room = size.saturating_sub(3 + 256 + others.clone().count());
     let merges: Vec<_> = syllables().take(room).collect();
     merges.iter().for_each(|merge| add(merge.replace(' ', ""), TokenKind::Normal));
