@@ -103,6 +103,17 @@ fn mtp_rows_are_the_golden_ones() {
     assert_eq!(case.at_positions(&[&EXACT[..], &["--mtp", "--chunk", "7"]].concat()), got);
 }
 
+/// A whole model, so that every kernel takes part. An instruction set that this CPU lacks is refused.
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    let case = Case::new("mini-mxfp4.mid");
+    let bits = |name| -> Vec<u32> { case.rows(&["--isa", name]).into_iter().map(f32::to_bits).collect() };
+    let want = bits("scalar");
+    for name in ["avx2", "avx512", "neon"].into_iter().filter(|name| cpu::isa::choose(name).is_ok()) {
+        assert!(bits(name) == want, "{name}");
+    }
+}
+
 #[test]
 fn mistakes_are_explained() {
     let case = Case::new("mini-mxfp4.mid");
