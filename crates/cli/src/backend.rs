@@ -25,7 +25,7 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value = "fast")]
     ops: OpsChoice,
     /// Threads that compute. Default: one for each physical core
-    #[arg(long, value_name = "N")]
+    #[arg(short, long, value_name = "N")]
     threads: Option<NonZero<usize>>,
     /// Instruction set of the fast operations: scalar, avx2, avx512 or neon. Default: the best one this
     /// CPU has. All give the same bits
@@ -42,6 +42,17 @@ pub trait Task {
 }
 
 impl BackendArgs {
+    /// What computes, for people.
+    pub fn describe(&self) -> String {
+        match self.ops {
+            OpsChoice::Fast => {
+                let threads = self.threads.map_or_else(cpu::pool::default_threads, NonZero::get);
+                format!("CPU, {threads} threads, {}", isa::level())
+            }
+            OpsChoice::Reference => "reference loops, 1 thread".into(),
+        }
+    }
+
     /// Does the work on the chosen backend.
     pub fn run<T: Task>(&self, task: T) -> T::Output {
         match self.ops {

@@ -8,6 +8,7 @@
 //! pipe early (`ds4 ... | head`) has what it wanted, so that is no failure.
 
 mod backend;
+mod bench;
 mod inspect;
 mod kv_rounding;
 mod lines;
@@ -35,6 +36,7 @@ struct Cli {
 enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
+    Bench(bench::Bench),
     Synth(synth::Synth),
     Logits(logits::Logits),
     KvRounding(kv_rounding::KvRounding),
@@ -48,6 +50,7 @@ impl Command {
         match self {
             Command::Run(command) => command.run(out),
             Command::Inspect(command) => command.run(out),
+            Command::Bench(command) => command.run(out),
             Command::Synth(command) => command.run(out),
             Command::Logits(command) => command.run(out),
             Command::KvRounding(command) => command.run(out),

@@ -56,10 +56,7 @@ impl<B: Ops> LoadedModel<B> {
 
     /// The KV format for everyday use: the smallest that suits the model.
     pub fn usual_kv(&self) -> KvFormat {
-        match KvFormat::F8.check(&self.model.config) {
-            Ok(()) => KvFormat::F8,
-            Err(_) => KvFormat::F16,
-        }
+        KvFormat::usual(&self.model.config)
     }
 }
 

@@ -159,6 +159,7 @@ fn attention<B: Ops>(
     for (entry, segment) in batch.iter_mut().zip(&step.segments) {
         remember(model, ops, entry.timeline, segment, layer, &made);
     }
+    see("cached", Seen::Done);
     let picks = select.map(|indexer| {
         let keys: Vec<_> =
             batch.iter().zip(&step.segments).map(|(e, s)| index_view(e.timeline, s, layer)).collect();

@@ -57,6 +57,14 @@ impl KvFormat {
         }
     }
 
+    /// The format for everyday use: the smallest that suits the model.
+    pub fn usual(config: &Config) -> KvFormat {
+        match KvFormat::F8.check(config) {
+            Ok(()) => KvFormat::F8,
+            Err(_) => KvFormat::F16,
+        }
+    }
+
     /// Checks that a model's rows can be stored in this form.
     ///
     /// # Errors

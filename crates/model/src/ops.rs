@@ -67,6 +67,16 @@ pub trait Ops: Sized + Send + Sync {
     /// An empty store of cached rows.
     fn rows(&self, layout: RowLayout) -> Self::Rows;
 
+    /// Waits until everything asked for so far is done: for measuring. A backend whose operations return
+    /// when they are done has nothing to do.
+    ///
+    /// # Errors
+    ///
+    /// If the device failed since the last read.
+    fn wait(&self) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
     /// Waits for everything asked for so far and copies an array to the host.
     ///
     /// # Errors

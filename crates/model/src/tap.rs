@@ -19,6 +19,8 @@ pub enum Seen<'a, B: Ops> {
     Picks(&'a B::Picks),
     /// Experts chosen by the router.
     Routes(&'a B::Routes),
+    /// A step that changes a timeline and leaves nothing to look at.
+    Done,
 }
 
 /// Is shown each named intermediate of a forward pass, in order.

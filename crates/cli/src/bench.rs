@@ -1,0 +1,340 @@
+//! `ds4 bench`: how fast a model runs here.
+//!
+//! [`Bench`] is the command. `workload` is what is measured, `cost` what it takes on paper, `profile` where
+//! the time goes, `host` the machine, `report` what is told.
+
+mod cost;
+mod host;
+mod profile;
+mod report;
+mod stats;
+mod workload;
+
+use crate::backend::{BackendArgs, Task};
+use crate::model_arg::ModelArg;
+use anyhow::{Context, bail, ensure};
+use cost::{Batch, Cost, Work};
+use engine::Cancel;
+use gguf::Gguf;
+use host::{Host, Others};
+use model::{KvFormat, Ops, Timeline};
+use profile::Stopwatch;
+use report::{ModelFacts, PerToken, Report, RunFacts, TestResult};
+use stats::Samples;
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZero;
+use std::str::FromStr;
+use std::time::Duration;
+use workload::{Interrupted, Runner};
+
+/// What Ctrl-C exits with, once it was pressed twice.
+const INTERRUPTED: i32 = 130;
+
+/// Others may take this share of the processors without a warning.
+const QUIET: f64 = 0.05;
+
+/// Measure how fast a model runs here.
+///
+/// Forward passes alone, without sampling and text: reading a prompt (pp) and writing a reply (tg), each at
+/// every depth, that is with so many tokens of context before it. The context is read once for a depth, and
+/// each repeat starts from a copy of it. Speeds are medians of the repeats, in tokens a second.
+///
+/// Tokens are arbitrary but always the same. Progress goes to standard error. Ctrl-C ends the run and shows what
+/// is there by then.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub struct Bench {
+    #[command(flatten)]
+    model: ModelArg,
+    /// Lengths of the prompts to read; 0 for none
+    #[arg(short = 'p', long, value_name = "N,…", value_delimiter = ',', default_value = "512")]
+    n_prompt: Vec<usize>,
+    /// Lengths of the replies to write; 0 for none
+    #[arg(short = 'n', long, value_name = "N,…", value_delimiter = ',', default_value = "128")]
+    n_gen: Vec<usize>,
+    /// Tokens of context before them
+    #[arg(short = 'd', long, value_name = "N,…", value_delimiter = ',', default_value = "0")]
+    n_depth: Vec<usize>,
+    /// Repeats of each test
+    #[arg(short = 'r', long, value_name = "N", default_value = "5")]
+    repeats: NonZero<usize>,
+    /// Tokens in a batch when a prompt is read
+    #[arg(long, value_name = "N", default_value = "512")]
+    chunk: NonZero<usize>,
+    /// How the KV cache is stored: f32, f16 or f8. Default: f8, or f16 if the model's sizes do not allow that
+    #[arg(long, value_name = "FORMAT", value_parser = KvFormat::from_str)]
+    kv: Option<KvFormat>,
+    /// Show where the time goes: the share of each operation, and what it reads and multiplies in a second.
+    /// Speeds are measured without it; one more run of each test is watched
+    #[arg(long)]
+    profile: bool,
+    /// Print one JSON object instead of tables
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    backend: BackendArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ds4 bench -m model.gguf                          # pp512 and tg128
+  ds4 bench -m model.gguf -p 512 -n 32 -d 0,16384  # both at the start and at 16k of context
+  ds4 bench -m model.gguf -p 0 -n 64 --profile     # where the time of a token goes
+  ds4 bench -m model.gguf --json > speed.json";
+
+impl Bench {
+    /// Measures and tells.
+    pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        let gguf = self.model.open()?;
+        self.backend.run(Job { args: &self, gguf, out })
+    }
+
+    /// The tests, by depth, and by length as they were given.
+    fn tests(&self) -> Vec<Test> {
+        let mut depths = self.n_depth.clone();
+        depths.sort_unstable();
+        depths.dedup();
+        let prompts = self.n_prompt.iter().map(|&n| Phase::Prompt(n));
+        let phases: Vec<Phase> = prompts
+            .chain(self.n_gen.iter().map(|&n| Phase::Gen(n)))
+            .filter(|phase| phase.len() > 0)
+            .collect();
+        depths.iter().flat_map(|&depth| phases.iter().map(move |&phase| Test { phase, depth })).collect()
+    }
+}
+
+/// What a test does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// Reads so many tokens in chunks.
+    Prompt(usize),
+    /// Reads so many tokens one by one.
+    Gen(usize),
+}
+
+impl Phase {
+    fn len(self) -> usize {
+        let (Phase::Prompt(n) | Phase::Gen(n)) = self;
+        n
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Copy, Debug)]
+struct Test {
+    phase: Phase,
+    depth: usize,
+}
+
+impl Test {
+    /// As llama-bench calls it.
+    fn name(self) -> String {
+        let depth = if self.depth > 0 { format!("@d{}", self.depth) } else { String::new() };
+        match self.phase {
+            Phase::Prompt(n) => format!("pp{n}{depth}"),
+            Phase::Gen(n) => format!("tg{n}{depth}"),
+        }
+    }
+
+    /// Runs it once on a timeline of its depth.
+    fn run<B: Ops>(
+        self,
+        runner: &Runner<'_, B>,
+        timeline: &mut Timeline<B>,
+        watch: Option<&mut Stopwatch<'_>>,
+    ) -> anyhow::Result<Duration> {
+        match self.phase {
+            Phase::Prompt(n) => runner.prefill(timeline, n, watch),
+            Phase::Gen(n) => runner.decode(timeline, n, watch),
+        }
+    }
+
+    /// All work of it, in batches of `chunk`.
+    fn work(self, cost: &Cost, chunk: usize) -> Work {
+        let (start, end) = (self.depth, self.depth + self.phase.len());
+        let (step, each) = match self.phase {
+            Phase::Prompt(_) => (chunk, 0),
+            Phase::Gen(_) => (1, 1),
+        };
+        let batches = (start..end).step_by(step).map(|at| at..end.min(at + step));
+        batches
+            .map(|positions| {
+                let wanted = if positions.end == end { 1 } else { each };
+                cost.pass(&Batch { positions, wanted })
+            })
+            .sum()
+    }
+}
+
+/// One command, once it is known where to compute.
+struct Job<'a> {
+    args: &'a Bench,
+    gguf: Gguf,
+    out: &'a mut dyn Write,
+}
+
+impl Task for Job<'_> {
+    type Output = anyhow::Result<()>;
+
+    fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
+        let args = self.args;
+        let model = model::load(&ops, &self.gguf).context("loading the model")?;
+        let kv = args.kv.unwrap_or_else(|| KvFormat::usual(&model.config));
+        kv.check(&model.config)?;
+        let tests = args.tests();
+        ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
+        for test in &tests {
+            let (need, context) = (test.depth + test.phase.len(), model.config.context);
+            ensure!(
+                need <= context,
+                "{} needs {need} positions, and this model knows {context}",
+                test.name()
+            );
+        }
+        let cancel = Cancel::new();
+        stop_on_ctrl_c(&cancel)?;
+        let chunk = args.chunk.get();
+        let runner = Runner { ops: &ops, model: &model, kv, chunk, cancel: &cancel };
+        let cost = Cost::new(&self.gguf, &model.config, kv);
+        let mut report = Report {
+            machine: Host::here(),
+            model: ModelFacts::new(&self.gguf, &model.config),
+            run: RunFacts {
+                backend: args.backend.describe(),
+                kv: kv.name(),
+                chunk,
+                repeats: args.repeats.get(),
+            },
+            results: Vec::new(),
+            others: None,
+            interrupted: false,
+        };
+        let measured = measure(args, &runner, &cost, &tests, &mut report);
+        if let Err(error) = measured {
+            if !error.is::<Interrupted>() {
+                return Err(error);
+            }
+            report.interrupted = true;
+        }
+        match args.json {
+            true => report.print_json(self.out)?,
+            false => report.print(self.out)?,
+        }
+        if let Some(share) = report.others.filter(|share| *share > QUIET) {
+            eprintln!(
+                "warning: other programs took {:.0}% of the processors meanwhile: these speeds are too low",
+                100.0 * share
+            );
+        }
+        if report.interrupted {
+            bail!("interrupted: {} of {} tests were done", report.results.len(), tests.len());
+        }
+        Ok(())
+    }
+}
+
+/// Runs the tests in order, and fills the report.
+fn measure<B: Ops>(
+    args: &Bench,
+    runner: &Runner<'_, B>,
+    cost: &Cost,
+    tests: &[Test],
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let mut status = Status::new();
+    let mut context = runner.start();
+    warm_up(runner, tests, &mut status)?;
+    let others = Others::watch();
+    for &test in tests {
+        let name = test.name();
+        runner.fill(&mut context, test.depth, &mut |len| {
+            status.show(&format!("{name}: reading the context, {len} of {}", test.depth));
+        })?;
+        let mut samples = Vec::new();
+        for i in 1..=args.repeats.get() {
+            status.show(&format!("{name}: {i} of {}", args.repeats));
+            let took = test.run(runner, &mut context.fork(), None)?;
+            samples.push(test.phase.len() as f64 / took.as_secs_f64());
+        }
+        let mut watch = Stopwatch::new(cost);
+        if args.profile {
+            status.show(&format!("{name}: profile"));
+            test.run(runner, &mut context.fork(), Some(&mut watch))?;
+        }
+        let samples = Samples(samples);
+        let length = test.phase.len();
+        let (n_prompt, n_gen) = match test.phase {
+            Phase::Prompt(n) => (n, 0),
+            Phase::Gen(n) => (0, n),
+        };
+        report.results.push(TestResult {
+            test: name,
+            n_prompt,
+            n_gen,
+            n_depth: test.depth,
+            tps: samples.median(),
+            tps_stddev: samples.stddev(),
+            tps_mean: samples.mean(),
+            tps_min: samples.min(),
+            tps_max: samples.max(),
+            samples,
+            per_token: PerToken::new(test.work(cost, runner.chunk), length),
+            profile: args.profile.then(|| watch.report()),
+        });
+        report.others = others.share();
+    }
+    Ok(())
+}
+
+/// Touches all weights, so that the first test does not pay for that.
+fn warm_up<B: Ops>(runner: &Runner<'_, B>, tests: &[Test], status: &mut Status) -> anyhow::Result<()> {
+    status.show("warming up");
+    let longest = |prompt: bool| {
+        let lengths =
+            tests.iter().filter(|t| matches!(t.phase, Phase::Prompt(_)) == prompt).map(|t| t.phase.len());
+        lengths.max().unwrap_or(0)
+    };
+    let mut timeline = runner.start();
+    runner.prefill(&mut timeline, longest(true).min(runner.chunk), None)?;
+    let room = runner.model.config.context - timeline.len();
+    runner.decode(&mut timeline, longest(false).min(8).min(room), None)?;
+    Ok(())
+}
+
+/// The first Ctrl-C stops between two batches, the second one leaves at once.
+fn stop_on_ctrl_c(cancel: &Cancel) -> anyhow::Result<()> {
+    let switch = cancel.clone();
+    ctrlc::set_handler(move || match switch.is_stopped() {
+        false => switch.stop(),
+        true => std::process::exit(INTERRUPTED),
+    })
+    .context("taking over Ctrl-C")
+}
+
+/// A line on the terminal that says what is going on; nothing elsewhere.
+struct Status {
+    terminal: bool,
+    shown: usize,
+}
+
+impl Status {
+    fn new() -> Status {
+        Status { terminal: io::stderr().is_terminal(), shown: 0 }
+    }
+
+    fn show(&mut self, text: &str) {
+        if self.terminal {
+            let rest = self.shown.saturating_sub(text.len());
+            eprint!("\r{text}{:rest$}", "");
+            self.shown = text.len();
+        }
+    }
+}
+
+impl Drop for Status {
+    fn drop(&mut self) {
+        if self.shown > 0 {
+            eprint!("\r{:1$}\r", "", self.shown);
+        }
+    }
+}

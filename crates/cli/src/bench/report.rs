@@ -1,0 +1,183 @@
+//! What `ds4 bench` tells: a table for people, or JSON.
+
+use super::cost::Work;
+use super::host::Host;
+use super::profile::Profile;
+use super::stats::Samples;
+use gguf::Gguf;
+use indicatif::BinaryBytes;
+use model::Config;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// Everything that was measured.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub machine: Host,
+    pub model: ModelFacts,
+    pub run: RunFacts,
+    pub results: Vec<TestResult>,
+    /// Share of the processors that others took meanwhile, 0 to 1.
+    pub others: Option<f64>,
+    /// Whether somebody stopped it before the end.
+    pub interrupted: bool,
+}
+
+/// The model that was measured.
+#[derive(Debug, Serialize)]
+pub struct ModelFacts {
+    pub name: String,
+    pub files: Vec<PathBuf>,
+    /// Size of the files.
+    pub bytes: u64,
+    pub parameters: u64,
+    pub layers: usize,
+    pub experts: usize,
+    pub experts_used: usize,
+    /// Bytes by type of tensor.
+    pub types: BTreeMap<&'static str, u64>,
+}
+
+/// How it was measured.
+#[derive(Debug, Serialize)]
+pub struct RunFacts {
+    /// What computed.
+    pub backend: String,
+    /// Format of the KV cache.
+    pub kv: &'static str,
+    /// Tokens in a batch of prefill.
+    pub chunk: usize,
+    pub repeats: usize,
+}
+
+/// One test.
+#[derive(Debug, Serialize)]
+pub struct TestResult {
+    /// Such as `pp512`, `tg32`, `pp512@d16384`.
+    pub test: String,
+    pub n_prompt: usize,
+    pub n_gen: usize,
+    pub n_depth: usize,
+    /// Tokens a second: the median of the repeats.
+    pub tps: f64,
+    pub tps_stddev: f64,
+    pub tps_mean: f64,
+    pub tps_min: f64,
+    pub tps_max: f64,
+    /// Each repeat, in the order they were made.
+    pub samples: Samples,
+    /// What a token needs on average.
+    pub per_token: PerToken,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
+}
+
+/// Work of a token.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PerToken {
+    pub weight_bytes: f64,
+    pub cached_bytes: f64,
+    pub int8_macs: f64,
+    pub float_macs: f64,
+}
+
+impl PerToken {
+    /// The share of each of `n` tokens.
+    pub fn new(work: Work, n: usize) -> PerToken {
+        let each = |amount: u64| amount as f64 / n as f64;
+        PerToken {
+            weight_bytes: each(work.weights),
+            cached_bytes: each(work.cached),
+            int8_macs: each(work.int8),
+            float_macs: each(work.float),
+        }
+    }
+}
+
+impl ModelFacts {
+    /// Of an open model.
+    pub fn new(gguf: &Gguf, config: &Config) -> ModelFacts {
+        let mut types = BTreeMap::new();
+        gguf.tensors().for_each(|t| *types.entry(t.kind.name()).or_default() += t.bytes);
+        ModelFacts {
+            name: config.name.clone(),
+            files: gguf.files().map(Into::into).collect(),
+            bytes: gguf.file_len(),
+            parameters: gguf.tensors().map(|t| t.elements()).sum(),
+            layers: config.layers(),
+            experts: config.experts,
+            experts_used: config.experts_used,
+            types,
+        }
+    }
+}
+
+impl Report {
+    /// One JSON object.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn print_json(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        Ok(writeln!(out)?)
+    }
+
+    /// Tables, in Markdown.
+    ///
+    /// # Errors
+    ///
+    /// If they cannot be written.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let (host, model, run) = (&self.machine, &self.model, &self.run);
+        writeln!(
+            out,
+            "machine: {}, {} processors, {}, {}",
+            host.cpu,
+            host.processors,
+            BinaryBytes(host.memory),
+            host.system
+        )?;
+        let types: Vec<_> = by_size(&model.types).map(|(kind, bytes)| format!("{kind} {bytes}")).collect();
+        writeln!(
+            out,
+            "model:   {}, {}, {:.1} B weights, {} layers, {} of {} experts; {}",
+            if model.name.is_empty() { "unnamed" } else { &model.name },
+            BinaryBytes(model.bytes),
+            model.parameters as f64 / 1e9,
+            model.layers,
+            model.experts_used,
+            model.experts,
+            types.join(", "),
+        )?;
+        writeln!(
+            out,
+            "run:     ds4 {}, {}, KV cache {}, chunks of {}, medians of {}",
+            host.ds4, run.backend, run.kv, run.chunk, run.repeats
+        )?;
+        writeln!(out, "\n| test           |      t/s |   stddev |      min |      max |")?;
+        writeln!(out, "|:---------------|---------:|---------:|---------:|---------:|")?;
+        for r in &self.results {
+            let numbers = [r.tps, r.tps_stddev, r.tps_min, r.tps_max].map(|x| format!("{x:>8.2}"));
+            writeln!(out, "| {:<14} | {} |", r.test, numbers.join(" | "))?;
+        }
+        for r in &self.results {
+            if let Some(profile) = &r.profile {
+                writeln!(out, "\n{}: where the time goes", r.test)?;
+                profile.print(out)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The types with the most bytes first.
+fn by_size<'a>(
+    types: &'a BTreeMap<&'static str, u64>,
+) -> impl Iterator<Item = (&'static str, BinaryBytes)> + 'a {
+    let mut types: Vec<_> = types.iter().filter(|(_, bytes)| **bytes > 1 << 20).collect();
+    types.sort_by_key(|(_, bytes)| std::cmp::Reverse(**bytes));
+    types.into_iter().map(|(kind, bytes)| (*kind, BinaryBytes(*bytes)))
+}
