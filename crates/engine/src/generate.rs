@@ -6,6 +6,7 @@
 
 use crate::cancel::Cancel;
 use crate::logprobs::{Logprob, logprob};
+use crate::miss::Miss;
 use crate::reading::{Form, Reader};
 use crate::sampler::{BadLogit, Freedom, Sampler, Sampling, SamplingError};
 use crate::session::{Session, SessionError, Synced};
@@ -60,6 +61,10 @@ pub enum Finish {
     MaxTokens,
     /// The context is full.
     ContextFull,
+    /// The memory for cached rows is full.
+    MemoryFull,
+    /// The time set for the reply is over.
+    Deadline,
     /// Somebody asked to stop.
     Cancelled,
 }
@@ -67,7 +72,7 @@ pub enum Finish {
 impl Finish {
     /// Whether the reply was cut off, and so may end anywhere.
     fn is_cut(&self) -> bool {
-        matches!(self, Finish::MaxTokens | Finish::ContextFull | Finish::Cancelled)
+        !matches!(self, Finish::Eos | Finish::NextTurn(_) | Finish::Complete)
     }
 }
 
@@ -89,7 +94,12 @@ pub struct Reply {
 pub struct Stats {
     /// Reading the prompt.
     pub prompt: Synced,
-    /// From the start to the choice of the first token; zero if it did not come to that.
+    /// Why not more of the prompt was known; `None` if all of it was, or nobody looked.
+    pub miss: Option<Miss>,
+    /// From being submitted to being started.
+    pub queued: Duration,
+    /// From the start (of a job: from being submitted) to the choice of the first token; zero if it did not
+    /// come to that.
     pub first_token: Duration,
     /// Forward passes of one token each, after the prompt.
     pub steps: usize,
@@ -246,6 +256,11 @@ impl<'m> Writer<'m> {
         } else {
             Step::Next(token)
         })
+    }
+
+    /// What was written so far.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
     }
 
     fn freedom(&self) -> Freedom {

@@ -1,7 +1,8 @@
 //! A model in service: it is loaded once, and sessions talk to it.
 //!
-//! Start at [`LoadedModel`], then [`Session`]: [`Session::sync`] reads a prompt doing as little work as
-//! possible, [`Session::reply`] writes a reply. How tokens are chosen is in [`sampler`].
+//! Start at [`LoadedModel`]. A single conversation is a [`Session`]: [`Session::sync`] reads a prompt doing as
+//! little work as possible, [`Session::reply`] writes a reply. Many at once are served by an [`Engine`]; see
+//! [`service`]. How tokens are chosen is in [`sampler`].
 //!
 //! This crate knows nothing of HTTP or terminals, and nothing of how an operation of the model is computed.
 
@@ -9,16 +10,24 @@ pub mod cancel;
 pub mod generate;
 pub mod loaded;
 pub mod logprobs;
+pub mod miss;
+mod pace;
 pub mod random;
 pub mod reading;
 pub mod sampler;
+pub mod service;
 pub mod session;
 pub mod vocabulary;
 
 pub use cancel::Cancel;
 pub use generate::{Event, Finish, Reply, ReplyError, Request, Stats};
 pub use loaded::{LoadedModel, OpenError};
+pub use miss::Miss;
 pub use reading::Form;
 pub use sampler::Sampling;
+pub use service::{
+    Engine, EngineOptions, Invalid, Job, JobError, JobEvent, JobPrompt, ModelInfo, Priority, Refusal,
+    StartError, Status, Ticket,
+};
 pub use session::{Session, SessionError, Synced};
 pub use vocabulary::vocabulary;

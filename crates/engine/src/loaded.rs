@@ -3,6 +3,7 @@
 use crate::vocabulary::{VocabularyError, vocabulary};
 use gguf::{Gguf, GgufError};
 use model::{KvFormat, LoadError, Model, Ops};
+use std::sync::Arc;
 use text::chat::Profile;
 use text::{Marker, Tokenizer, VocabError};
 
@@ -10,10 +11,12 @@ use text::{Marker, Tokenizer, VocabError};
 pub struct LoadedModel<B: Ops> {
     /// Where it is computed.
     pub ops: B,
+    /// What the file calls itself, or its file's name.
+    pub name: String,
     /// Configuration and weights.
     pub model: Model<B>,
     /// Text to tokens and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// Which checkpoint's words prompts are written in.
     pub profile: Profile,
     /// What is odd about the file, a sentence each.
@@ -46,18 +49,26 @@ impl<B: Ops> LoadedModel<B> {
     /// If the file is not a model of ours, its tokenizer cannot be used, or the backend has no room.
     pub fn load(ops: B, gguf: &Gguf, profile: Option<Profile>) -> Result<Self, OpenError> {
         let checked = model::load::check(gguf)?;
-        let tokenizer = Tokenizer::new(vocabulary(gguf.metadata())?)?;
+        let tokenizer = Arc::new(Tokenizer::new(vocabulary(gguf.metadata())?)?);
         let warnings = warnings(gguf, &checked.unused, &tokenizer);
         let model = model::load(&ops, gguf)?;
         gguf.check_unchanged()?;
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));
-        Ok(LoadedModel { ops, model, tokenizer, profile, warnings })
+        let name = name(gguf);
+        Ok(LoadedModel { ops, name, model, tokenizer, profile, warnings })
     }
 
     /// The KV format for everyday use: the smallest that suits the model.
     pub fn usual_kv(&self) -> KvFormat {
         KvFormat::usual(&self.model.config)
     }
+}
+
+/// `general.name`, or the name of the first file.
+fn name(gguf: &Gguf) -> String {
+    let named = gguf.metadata().opt_str("general.name").ok().flatten().map(str::to_owned);
+    let file = || gguf.files().next()?.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    named.filter(|name| !name.is_empty()).or_else(file).unwrap_or_else(|| "unnamed".to_owned())
 }
 
 /// The checkpoint's profile, from its chat template, its name and the names of its files.

@@ -8,46 +8,15 @@
 
 use crate::cancel::Cancel;
 use crate::loaded::LoadedModel;
+use crate::pace::Pace;
 use model::ops::DeviceError;
 use model::snapshot::SnapshotError;
 use model::{BatchError, Entry, KvFormat, NoTap, Ops, Timeline, Wanted, forward};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How many tokens of a prompt are read in one batch. Many make good use of each weight that is fetched; few
-/// let progress and cancellation have their say. Results do not depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Chunk {
-    /// As many as were asked for.
-    Fixed(usize),
-    /// As many as the device reads in about [`PACE`].
-    Paced(usize),
-}
-
-/// How long a batch of a prompt should take.
+/// How long a batch of a prompt should take, when nobody else waits.
 const PACE: Duration = Duration::from_secs(2);
-
-/// What a paced chunk starts with, and never falls below.
-const FIRST_CHUNK: usize = 64;
-
-/// The largest paced chunk: more make no better use of weights.
-const LAST_CHUNK: usize = 512;
-
-impl Chunk {
-    fn len(self) -> usize {
-        let (Chunk::Fixed(len) | Chunk::Paced(len)) = self;
-        len
-    }
-
-    /// The next chunk, after one of `len` tokens that took so long.
-    fn after(self, len: usize, took: Duration) -> Chunk {
-        match self {
-            Chunk::Paced(n) if took > 2 * PACE => Chunk::Paced((n / 2).max(FIRST_CHUNK)),
-            Chunk::Paced(n) if took < PACE / 2 && len == n => Chunk::Paced((n * 2).min(LAST_CHUNK)),
-            chunk => chunk,
-        }
-    }
-}
 
 /// One conversation.
 pub struct Session<B: Ops> {
@@ -55,7 +24,7 @@ pub struct Session<B: Ops> {
     timeline: Timeline<B>,
     next: Option<Vec<f32>>,
     context: usize,
-    chunk: Chunk,
+    pace: Pace,
 }
 
 /// What reading a prompt came to.
@@ -107,13 +76,13 @@ impl<B: Ops> Session<B> {
         let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
-        Session { loaded, timeline, next: None, context, chunk: Chunk::Paced(FIRST_CHUNK) }
+        Session { loaded, timeline, next: None, context, pace: Pace::new(PACE) }
     }
 
     /// The same session, reading `chunk` tokens in one batch instead of as many as its pace allows. Results do
     /// not depend on it.
     pub fn with_chunk(mut self, chunk: usize) -> Self {
-        self.chunk = Chunk::Fixed(chunk.max(1));
+        self.pace = Pace::fixed(chunk);
         self
     }
 
@@ -171,11 +140,11 @@ impl<B: Ops> Session<B> {
                 return Err(SessionError::Cancelled);
             }
             let rest = &tokens[self.timeline.len()..];
-            let len = rest.len().min(self.chunk.len()).min(self.timeline.room());
+            let len = rest.len().min(self.pace.rows()).min(self.timeline.room());
             let wanted = if len == rest.len() { Wanted::Last } else { Wanted::None };
             let chunk_start = Instant::now();
             self.feed(&rest[..len], wanted)?;
-            self.chunk = self.chunk.after(len, chunk_start.elapsed());
+            self.pace.took(len, chunk_start.elapsed());
             progress(self.timeline.len(), tokens.len());
         }
         Ok(Synced { cached, computed: tokens.len() - cached, elapsed: start.elapsed() })
@@ -230,24 +199,5 @@ impl<B: Ops> Session<B> {
         self.timeline = Timeline::from_bytes(ops, &model.config, format, &model.fingerprint, bytes)?;
         self.next = None;
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_paced_chunk_grows_while_the_device_is_quick() {
-        let check = |chunk: Chunk, len, seconds: f64, want| {
-            assert_eq!(chunk.after(len, Duration::from_secs_f64(seconds)), want);
-        };
-        check(Chunk::Paced(64), 64, 0.1, Chunk::Paced(128));
-        check(Chunk::Paced(64), 10, 0.1, Chunk::Paced(64)); // says nothing of 64
-        check(Chunk::Paced(512), 512, 0.1, Chunk::Paced(512));
-        check(Chunk::Paced(256), 256, 2.0, Chunk::Paced(256));
-        check(Chunk::Paced(256), 256, 9.0, Chunk::Paced(128));
-        check(Chunk::Paced(64), 64, 9.0, Chunk::Paced(64));
-        check(Chunk::Fixed(7), 7, 0.1, Chunk::Fixed(7));
     }
 }

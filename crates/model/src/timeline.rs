@@ -299,6 +299,29 @@ impl<B: Ops> Timeline<B> {
         self.len()
     }
 
+    /// Forgets what a forward pass has left that did not finish, and goes back to the end of a page if it took
+    /// rows away that are needed. Returns how many tokens are left; the caller feeds the rest again.
+    pub fn undo(&mut self, ops: &B) -> usize {
+        let p = self.len();
+        let whole = self.reaches_back_to(p)
+            && self.layers.iter().zip(&self.shape.ratios).all(|(layer, ratio)| {
+                let rows = p % PAGE / ratio.tokens();
+                layer.window.end() >= p
+                    && layer
+                        .parts()
+                        .into_iter()
+                        .flatten()
+                        .all(|part| part.frontier.end() >= p && part.rows.len() >= rows)
+            });
+        if whole {
+            self.cut_tail(p);
+        } else {
+            self.tokens.truncate(self.pages.len() * PAGE);
+            self.restore_page_end(ops);
+        }
+        self.len()
+    }
+
     /// Whether everything needed at position `p` is still in the tail.
     pub(crate) fn reaches_back_to(&self, p: usize) -> bool {
         // At most the last page can come back into the tail.

@@ -69,6 +69,8 @@ impl Summary {
             Finish::Complete => "tool_calls",
             Finish::MaxTokens => "max_tokens",
             Finish::ContextFull => "context_full",
+            Finish::MemoryFull => "memory_full",
+            Finish::Deadline => "deadline",
             Finish::Cancelled => "cancelled",
         }
     }
@@ -78,6 +80,8 @@ impl Summary {
         match self.finish {
             Finish::MaxTokens => "; cut at --max-tokens",
             Finish::ContextFull => "; cut, for the context is full",
+            Finish::MemoryFull => "; cut, for the memory is full",
+            Finish::Deadline => "; cut, for its time is over",
             Finish::Cancelled => "; interrupted",
             _ => "",
         }

@@ -1,0 +1,261 @@
+//! A model in service: many conversations at once, and nothing read twice.
+//!
+//! Start at [`Engine`]: [`Engine::submit`] takes a [`Job`] and returns a [`Ticket`], on which the reply arrives.
+//! One thread owns the model ([`worker`]); everybody else talks to it through the [`inbox`] and the ticket's
+//! channel. How a batch is shared out among conversations is in [`share`].
+
+mod inbox;
+mod job;
+mod running;
+mod share;
+mod status;
+mod worker;
+
+pub use job::{Invalid, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, Ticket};
+pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, Status, Totals};
+
+use crate::cancel::Cancel;
+use crate::loaded::LoadedModel;
+use inbox::{Inbox, Waiting};
+use model::kv::KvFormatError;
+use model::{KvFormat, NoTap, Ops, Tap};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use text::Tokenizer;
+use tokio::sync::mpsc;
+use worker::Worker;
+
+/// A model in service. Copies are the same engine; when the last one is dropped, it stops.
+#[derive(Clone)]
+pub struct Engine {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    inbox: Arc<Inbox>,
+    board: Arc<Mutex<Status>>,
+    tokenizer: Arc<Tokenizer>,
+    info: ModelInfo,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// How an engine works.
+#[derive(Clone, Debug)]
+pub struct EngineOptions {
+    /// How cached rows are stored; `None` for what suits the model best.
+    pub kv: Option<KvFormat>,
+    /// The most tokens of one conversation; `None` for as many as the model knows.
+    pub context: Option<usize>,
+    /// Conversations that are worked on at once.
+    pub sessions: usize,
+    /// Jobs that may wait for their turn.
+    pub queue: usize,
+    /// Bytes for cached rows: those in use and those kept for later. `None` for a part of what is free.
+    pub memory: Option<u64>,
+    /// Rows of prompts in one batch; `None` for as many as the device reads in a short time. Results do not
+    /// depend on it.
+    pub rows: Option<usize>,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions { kv: None, context: None, sessions: 16, queue: 64, memory: None, rows: None }
+    }
+}
+
+/// Why an engine could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The KV format does not suit the model.
+    #[error(transparent)]
+    Kv(#[from] KvFormatError),
+    /// Nothing could ever be done.
+    #[error("at least one session is needed")]
+    NoSessions,
+    /// The system gave no thread.
+    #[error("starting the engine's thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// What the worker has to keep to.
+struct Settings {
+    kv: KvFormat,
+    context: usize,
+    sessions: usize,
+    rows: Option<usize>,
+}
+
+impl Engine {
+    /// Puts a model into service.
+    ///
+    /// # Errors
+    ///
+    /// If the options do not suit the model.
+    pub fn start<B: Ops + 'static>(
+        loaded: Arc<LoadedModel<B>>,
+        options: EngineOptions,
+    ) -> Result<Engine, StartError> {
+        Engine::start_watched(loaded, options, NoTap)
+    }
+
+    /// As [`Engine::start`], with somebody looking at every forward pass.
+    ///
+    /// # Errors
+    ///
+    /// As [`Engine::start`].
+    pub fn start_watched<B: Ops + 'static>(
+        loaded: Arc<LoadedModel<B>>,
+        options: EngineOptions,
+        mut tap: impl Tap<B> + Send + 'static,
+    ) -> Result<Engine, StartError> {
+        let config = &loaded.model.config;
+        let kv = options.kv.unwrap_or_else(|| loaded.usual_kv());
+        kv.check(config)?;
+        if options.sessions == 0 {
+            return Err(StartError::NoSessions);
+        }
+        let context = options.context.map_or(config.context, |wanted| wanted.min(config.context));
+        let info = ModelInfo {
+            name: loaded.name.clone(),
+            fingerprint: loaded.model.fingerprint,
+            vocab: config.vocab,
+            context,
+            profile: loaded.profile,
+            kv,
+            memory: options.memory.unwrap_or(u64::MAX),
+            warnings: loaded.warnings.clone(),
+        };
+        let settings = Settings { kv, context, sessions: options.sessions, rows: options.rows };
+        let inbox = Arc::new(Inbox::new(options.queue));
+        let board = Arc::new(Mutex::new(Status {
+            queue_limit: options.queue,
+            active_limit: options.sessions,
+            ..Status::default()
+        }));
+        let tokenizer = loaded.tokenizer.clone();
+        let thread = std::thread::Builder::new().name("ds4-engine".to_owned());
+        let thread = {
+            let (inbox, board) = (inbox.clone(), board.clone());
+            thread.spawn(move || {
+                let _closed_at_the_end = Closing(&inbox);
+                Worker::new(&loaded, &settings, &inbox, &board, &mut tap).run();
+            })?
+        };
+        let thread = Mutex::new(Some(thread));
+        Ok(Engine { handle: Arc::new(Handle { inbox, board, tokenizer, info, thread }) })
+    }
+
+    /// Takes a job, or says why not: everything that can be checked early is checked here, before any work.
+    /// Does not wait for others; encoding a rendered prompt takes about a second for a million tokens.
+    ///
+    /// # Errors
+    ///
+    /// If the job makes no sense or cannot be done, or too many wait already.
+    pub fn submit(&self, job: Job) -> Result<Ticket, Refusal> {
+        let taken = self.try_submit(job);
+        let mut board = self.board();
+        match taken {
+            Ok(_) => board.totals.accepted += 1,
+            Err(_) => board.totals.refused += 1,
+        }
+        taken
+    }
+
+    fn try_submit(&self, job: Job) -> Result<Ticket, Refusal> {
+        let Handle { inbox, tokenizer, info, .. } = &*self.handle;
+        let retry_after = self.retry_after();
+        inbox.check_room(retry_after)?;
+        job.request.sampling.check(tokenizer.len()).map_err(Invalid::from)?;
+        let any_spelling = matches!(job.prompt, JobPrompt::Rendered(_));
+        let prompt = match job.prompt {
+            JobPrompt::Tokens(tokens) => tokens,
+            JobPrompt::Rendered(prompt) => tokenizer.encode_prompt(&prompt).map_err(Invalid::from)?,
+        };
+        if prompt.is_empty() {
+            return Err(Invalid::Empty.into());
+        }
+        if let Some(&token) = prompt.iter().find(|&&token| token as usize >= info.vocab) {
+            return Err(Invalid::Token { token, vocab: info.vocab }.into());
+        }
+        let (prompt_tokens, limit) = (prompt.len(), info.context);
+        if prompt_tokens > limit {
+            return Err(Refusal::Context { prompt: prompt_tokens, limit });
+        }
+        let (sender, events) = mpsc::unbounded_channel();
+        let cancel = Cancel::new();
+        let id = inbox.put(retry_after, |id| Waiting {
+            id,
+            prompt,
+            any_spelling,
+            request: job.request,
+            priority: job.priority,
+            deadline: job.deadline,
+            submitted: Instant::now(),
+            events: sender,
+            cancel: cancel.clone(),
+        })?;
+        Ok(Ticket { id, prompt_tokens, events, cancel, inbox: Arc::downgrade(inbox) })
+    }
+
+    /// When a place in the queue will probably be free: the average time of a job, by those that run at once.
+    fn retry_after(&self) -> Duration {
+        let board = self.board();
+        let oldest = board.active.iter().map(|job| job.age).max().unwrap_or_default();
+        (oldest / board.active_limit as u32).clamp(Duration::from_secs(1), Duration::from_secs(60))
+    }
+
+    /// Text to tokens and back.
+    pub fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.handle.tokenizer
+    }
+
+    /// What is served.
+    pub fn info(&self) -> &ModelInfo {
+        &self.handle.info
+    }
+
+    /// How it is going, as of the last step.
+    pub fn status(&self) -> Status {
+        let queued = self.handle.inbox.len();
+        Status { queued, ..self.board().clone() }
+    }
+
+    fn board(&self) -> std::sync::MutexGuard<'_, Status> {
+        self.handle.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes no new jobs, fails those that wait, lets the others go on for `grace`, cancels them then, and
+    /// returns when the worker has stopped.
+    pub fn shutdown(&self, grace: Duration) {
+        self.handle.stop(grace);
+    }
+}
+
+impl Handle {
+    fn stop(&self, grace: Duration) {
+        self.inbox.close(Instant::now() + grace);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A worker that panicked has told nobody; its tickets end with `None`.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+/// Lets nobody wait for a worker that is gone.
+struct Closing<'a>(&'a Inbox);
+
+impl Drop for Closing<'_> {
+    fn drop(&mut self) {
+        self.0.close(Instant::now());
+        self.0.take_all(|_| true);
+    }
+}

@@ -1,0 +1,153 @@
+//! Where jobs wait, and what the worker sleeps on.
+
+use super::job::{JobEvent, Priority, Refusal};
+use crate::cancel::Cancel;
+use crate::generate::Request;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A job that was accepted and waits.
+pub(super) struct Waiting {
+    pub(super) id: u64,
+    /// The prompt as the tokenizer spells it.
+    pub(super) prompt: Vec<u32>,
+    /// Whether another spelling of the same bytes will do.
+    #[expect(dead_code, reason = "read by the prefix cache, which is not there yet")]
+    pub(super) any_spelling: bool,
+    pub(super) request: Request,
+    pub(super) priority: Priority,
+    pub(super) deadline: Option<Instant>,
+    pub(super) submitted: Instant,
+    pub(super) events: UnboundedSender<JobEvent>,
+    pub(super) cancel: Cancel,
+}
+
+impl Waiting {
+    /// Whether nobody wants the reply any more.
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.is_stopped() || self.events.is_closed()
+    }
+
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| deadline <= now)
+    }
+}
+
+/// Jobs that wait, bounded.
+pub(super) struct Inbox {
+    limit: usize,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    waiting: Vec<Waiting>,
+    /// When the worker has to stop; no new jobs from then on.
+    closing: Option<Instant>,
+    next_id: u64,
+    /// Somebody wants the worker to look around.
+    woken: bool,
+}
+
+impl Inbox {
+    pub(super) fn new(limit: usize) -> Inbox {
+        let state = State { waiting: Vec::new(), closing: None, next_id: 1, woken: false };
+        Inbox { limit, state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// A panic while the lock is held leaves plain data behind, so the data is used.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether one more job would be taken now.
+    pub(super) fn check_room(&self, retry_after: Duration) -> Result<(), Refusal> {
+        self.room(&self.lock(), retry_after)
+    }
+
+    fn room(&self, state: &State, retry_after: Duration) -> Result<(), Refusal> {
+        let queued = state.waiting.len();
+        if state.closing.is_some() {
+            Err(Refusal::ShuttingDown)
+        } else if queued >= self.limit {
+            Err(Refusal::QueueFull { queued, limit: self.limit, retry_after })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Takes a job, made once it has its number.
+    pub(super) fn put(
+        &self,
+        retry_after: Duration,
+        job: impl FnOnce(u64) -> Waiting,
+    ) -> Result<u64, Refusal> {
+        let mut state = self.lock();
+        self.room(&state, retry_after)?;
+        let id = state.next_id;
+        state.next_id += 1;
+        state.waiting.push(job(id));
+        drop(state);
+        self.changed.notify_all();
+        Ok(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().waiting.len()
+    }
+
+    /// Takes out the waiting jobs that `which` picks.
+    pub(super) fn take_all(&self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        self.lock().waiting.extract_if(.., |job| which(job)).collect()
+    }
+
+    /// Takes out the first job that `admit` agrees to, asked in order: the most important first, among equals
+    /// who came first.
+    pub(super) fn take(&self, mut admit: impl FnMut(&Waiting) -> bool) -> Option<Waiting> {
+        let mut state = self.lock();
+        let mut order: Vec<usize> = (0..state.waiting.len()).collect();
+        order.sort_by_key(|&i| (std::cmp::Reverse(state.waiting[i].priority), state.waiting[i].id));
+        let chosen = order.into_iter().find(|&i| admit(&state.waiting[i]))?;
+        Some(state.waiting.remove(chosen))
+    }
+
+    /// Whether the worker has been asked to stop, and when it has to.
+    pub(super) fn closing(&self) -> Option<Instant> {
+        self.lock().closing
+    }
+
+    /// No new jobs; the worker stops at `when` at the latest.
+    pub(super) fn close(&self, when: Instant) {
+        let mut state = self.lock();
+        state.closing = Some(state.closing.map_or(when, |earlier| earlier.min(when)));
+        state.woken = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Makes the worker look around.
+    pub(super) fn wake(&self) {
+        self.lock().woken = true;
+        self.changed.notify_all();
+    }
+
+    /// Sleeps until there is something to look at: a job, a wake-up, or the time of the earliest deadline.
+    pub(super) fn sleep(&self, seen: usize) {
+        let mut state = self.lock();
+        while !state.woken && state.waiting.len() <= seen {
+            let until = state.waiting.iter().filter_map(|job| job.deadline).chain(state.closing).min();
+            state = match until {
+                None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let left = until.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        break;
+                    }
+                    self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+        state.woken = false;
+    }
+}

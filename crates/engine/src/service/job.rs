@@ -1,0 +1,220 @@
+//! What goes into the engine and what comes out: jobs, tickets, events, refusals.
+
+use crate::cancel::Cancel;
+use crate::generate::{Event, Reply, Request};
+use crate::miss::Miss;
+use crate::sampler::{BadLogit, SamplingError};
+use model::ops::DeviceError;
+use std::sync::Weak;
+use std::time::{Duration, Instant};
+use text::{MissingMarker, Prompt};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::inbox::Inbox;
+
+/// A prompt and how to reply to it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// What to reply to.
+    pub prompt: JobPrompt,
+    /// What the reply should be like.
+    pub request: Request,
+    /// Who goes first.
+    pub priority: Priority,
+    /// When the answer is of no use any more.
+    pub deadline: Option<Instant>,
+}
+
+/// What to reply to.
+#[derive(Clone, Debug)]
+pub enum JobPrompt {
+    /// A rendered conversation. What was read before is recognised by its bytes: where the model itself spelled
+    /// a text with other tokens than the tokenizer would, its spelling stays.
+    Rendered(Prompt),
+    /// These tokens and no others.
+    Tokens(Vec<u32>),
+}
+
+/// Who goes first, when not everybody can.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Priority {
+    /// Nobody waits for it.
+    Background,
+    /// As usual.
+    #[default]
+    Normal,
+    /// Somebody is watching.
+    Interactive,
+}
+
+/// The caller's end of a job. Dropping it cancels the job, in whatever phase it is, within one step.
+pub struct Ticket {
+    /// The job's number.
+    pub id: u64,
+    /// Tokens of its prompt, as the tokenizer spells it.
+    pub prompt_tokens: usize,
+    pub(super) events: UnboundedReceiver<JobEvent>,
+    pub(super) cancel: Cancel,
+    pub(super) inbox: Weak<Inbox>,
+}
+
+impl Ticket {
+    /// What happened next; `None` after [`JobEvent::Done`] or [`JobEvent::Failed`].
+    pub async fn next(&mut self) -> Option<JobEvent> {
+        self.events.recv().await
+    }
+
+    /// As [`Ticket::next`], for callers outside of an async runtime.
+    ///
+    /// # Panics
+    ///
+    /// If called inside of one.
+    pub fn blocking_next(&mut self) -> Option<JobEvent> {
+        self.events.blocking_recv()
+    }
+
+    /// Waits for the end of the job.
+    ///
+    /// # Errors
+    ///
+    /// As [`JobEvent::Failed`] has it.
+    ///
+    /// # Panics
+    ///
+    /// If called inside of an async runtime.
+    pub fn wait(mut self) -> Result<Reply, JobError> {
+        loop {
+            match self.blocking_next() {
+                Some(JobEvent::Done(reply)) => return Ok(*reply),
+                Some(JobEvent::Failed(error)) => return Err(error),
+                Some(_) => {}
+                None => return Err(JobError::Gone),
+            }
+        }
+    }
+
+    /// Ends the reply where it is: [`JobEvent::Done`] with [`crate::Finish::Cancelled`] follows.
+    pub fn cancel(&self) {
+        self.cancel.stop();
+        self.wake();
+    }
+
+    /// The worker may be asleep, or the job be waiting behind others.
+    fn wake(&self) {
+        if let Some(inbox) = self.inbox.upgrade() {
+            inbox.wake();
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.cancel();
+    }
+}
+
+/// Something that happens to a job.
+#[derive(Debug)]
+pub enum JobEvent {
+    /// It has left the queue.
+    Started {
+        /// Tokens of the prompt that need not be read.
+        cached: usize,
+        /// Why not more; `None` if nothing but the last token is left to read.
+        miss: Option<Miss>,
+    },
+    /// The prompt is being read, or the reply written.
+    Event(Event),
+    /// The reply is finished. Nothing follows.
+    Done(Box<Reply>),
+    /// There will be no reply. Nothing follows.
+    Failed(JobError),
+}
+
+/// Why an accepted job has no reply.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JobError {
+    /// Its time was over before it said anything.
+    #[error("the time for the reply was over before it began")]
+    Deadline,
+    /// The model gave no usable logits.
+    #[error(transparent)]
+    BadLogit(#[from] BadLogit),
+    /// The device failed.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// Our fault.
+    #[error("an internal error: {0}")]
+    Internal(String),
+    /// The engine was shut down before the job began.
+    #[error("the engine was shut down")]
+    ShutDown,
+    /// The engine's thread is gone.
+    #[error("the engine has stopped")]
+    Gone,
+}
+
+/// Why a job was not accepted.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// Too many others wait already.
+    #[error(
+        "{queued} requests are waiting, and {limit} may: try again in {} seconds",
+        retry_after.as_secs()
+    )]
+    QueueFull {
+        /// Jobs that wait.
+        queued: usize,
+        /// How many may.
+        limit: usize,
+        /// When one of them will probably have begun.
+        retry_after: Duration,
+    },
+    /// The prompt does not fit into the context.
+    #[error("the prompt has {prompt} tokens, but the context ends at {limit}")]
+    Context {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens of the context.
+        limit: usize,
+    },
+    /// The prompt's cached rows do not fit into the memory set aside for them.
+    #[error("the request needs {need} bytes of memory for cached rows, and {free} can be had")]
+    Memory {
+        /// Bytes that are needed.
+        need: u64,
+        /// Bytes that there are, if everything else is forgotten.
+        free: u64,
+    },
+    /// No new jobs.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+    /// The job makes no sense.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+}
+
+/// What makes no sense in a job.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Invalid {
+    /// There is nothing to reply to.
+    #[error("the prompt is empty")]
+    Empty,
+    /// Not a token of this model.
+    #[error("prompt: token {token} is outside the vocabulary of {vocab}")]
+    Token {
+        /// The id.
+        token: u32,
+        /// Tokens of the vocabulary.
+        vocab: usize,
+    },
+    /// The prompt is in words that the vocabulary lacks.
+    #[error(transparent)]
+    Marker(#[from] MissingMarker),
+    /// A sampling parameter is out of range.
+    #[error(transparent)]
+    Sampling(#[from] SamplingError),
+}

@@ -1,0 +1,165 @@
+//! A job that is being worked on.
+
+use super::inbox::Waiting;
+use super::job::{JobError, JobEvent};
+use super::share::Want;
+use super::status::{ActiveJob, Phase};
+use crate::generate::{Event, Finish, Stats, Step, Writer};
+use model::{Entry, Ops, Timeline, Wanted};
+use std::time::{Duration, Instant};
+
+/// A job that is being worked on.
+///
+/// There are no phases: what is in `tokens` and not yet in the timeline has to be read, and when nothing is
+/// left the writer chooses one more token. So a timeline that lost its end needs no special care.
+pub(super) struct Running<'m, B: Ops> {
+    pub(super) job: Waiting,
+    pub(super) timeline: Timeline<B>,
+    /// The prompt, and what was written.
+    pub(super) tokens: Vec<u32>,
+    /// Tokens of the prompt.
+    pub(super) prompt: usize,
+    writer: Writer<'m>,
+    stats: Stats,
+    started: Instant,
+    /// When the prompt was read.
+    decoding: Option<Instant>,
+    /// A batch with this job in it failed: until its timeline has so many tokens, it goes alone.
+    pub(super) suspect: Option<usize>,
+}
+
+/// How a job ends.
+pub(super) enum End {
+    Done(Finish),
+    Failed(JobError),
+}
+
+impl<'m, B: Ops> Running<'m, B> {
+    /// A job of which `timeline` is known already.
+    ///
+    /// - `tokens`: the whole prompt, in the timeline's spelling
+    pub(super) fn start(
+        job: Waiting,
+        timeline: Timeline<B>,
+        tokens: Vec<u32>,
+        miss: Option<crate::Miss>,
+        writer: Writer<'m>,
+    ) -> Self {
+        let (cached, started) = (timeline.len(), Instant::now());
+        let mut stats = Stats { miss, queued: started - job.submitted, ..Stats::default() };
+        (stats.prompt.cached, stats.prompt.computed) = (cached, tokens.len() - cached);
+        let prompt = tokens.len();
+        let running =
+            Running { job, timeline, tokens, prompt, writer, stats, started, decoding: None, suspect: None };
+        running.send(JobEvent::Started { cached, miss });
+        running.say(Event::Prefill { done: cached, total: prompt });
+        running
+    }
+
+    fn send(&self, event: JobEvent) {
+        // Nobody listening is a cancellation, which is seen to before the next step.
+        let _ = self.job.events.send(event);
+    }
+
+    fn say(&self, event: Event) {
+        self.send(JobEvent::Event(event));
+    }
+
+    /// What it could use of the next batch.
+    pub(super) fn want(&self) -> Want {
+        Want {
+            pending: self.tokens.len() - self.timeline.len(),
+            room: self.timeline.room(),
+            priority: self.job.priority,
+        }
+    }
+
+    /// Its part of a batch: the next `rows` tokens that it has to read.
+    pub(super) fn entry(&mut self, rows: usize) -> Entry<'_, B> {
+        let rest = &self.tokens[self.timeline.len()..];
+        let wanted = if rows == rest.len() { Wanted::Last } else { Wanted::None };
+        Entry { timeline: &mut self.timeline, tokens: &rest[..rows], wanted }
+    }
+
+    /// Why it should not go on, if so.
+    pub(super) fn interrupted(&self, now: Instant) -> Option<End> {
+        if self.job.is_cancelled() {
+            Some(End::Done(Finish::Cancelled))
+        } else if self.job.is_late(now) && self.written() == 0 {
+            Some(End::Failed(JobError::Deadline))
+        } else {
+            self.job.is_late(now).then_some(End::Done(Finish::Deadline))
+        }
+    }
+
+    /// Takes note that `rows` tokens were read; with the logits after the last one, if that was asked for,
+    /// chooses the next token.
+    pub(super) fn advance(&mut self, rows: usize, logits: Option<&mut [f32]>) -> Option<End> {
+        if self.suspect.is_some_and(|until| self.timeline.len() >= until) {
+            self.suspect = None;
+        }
+        let done = self.timeline.len();
+        if done - rows < self.prompt {
+            self.say(Event::Prefill { done: done.min(self.prompt), total: self.prompt });
+        }
+        if self.decoding.is_none() && done >= self.prompt {
+            self.stats.prompt.elapsed = self.started.elapsed();
+            self.decoding = Some(Instant::now());
+        } else if self.decoding.is_some() {
+            self.stats.steps += 1;
+        }
+        let logits = logits?;
+        let events = &self.job.events;
+        let step = self.writer.step(logits, &mut |event| drop(events.send(JobEvent::Event(event))));
+        if self.stats.first_token.is_zero() {
+            self.stats.first_token = self.job.submitted.elapsed();
+        }
+        self.stats.decode = self.decoding.map_or(Duration::ZERO, |start| start.elapsed());
+        match step {
+            Ok(Step::Next(token)) => {
+                self.tokens.push(token);
+                None
+            }
+            Ok(Step::Done(finish)) => Some(End::Done(finish)),
+            Err(error) => Some(End::Failed(error.into())),
+        }
+    }
+
+    /// Tokens written so far.
+    pub(super) fn written(&self) -> usize {
+        self.writer.tokens().len()
+    }
+
+    /// Tells the caller the end; what was read remains.
+    pub(super) fn end(self, end: End) -> Timeline<B> {
+        let Running { job, writer, stats, timeline, .. } = self;
+        tell(&job, writer, stats, end);
+        timeline
+    }
+
+    pub(super) fn status(&self) -> ActiveJob {
+        ActiveJob {
+            id: self.job.id,
+            phase: if self.decoding.is_none() { Phase::Prefill } else { Phase::Decode },
+            prompt: self.prompt,
+            cached: self.stats.prompt.cached,
+            tokens: self.timeline.len(),
+            written: self.written(),
+            priority: self.job.priority,
+            age: self.job.submitted.elapsed(),
+        }
+    }
+}
+
+/// Tells a caller the end.
+pub(super) fn tell(job: &Waiting, writer: Writer<'_>, stats: Stats, end: End) {
+    let last = match end {
+        End::Failed(error) => JobEvent::Failed(error),
+        End::Done(finish) => {
+            let reply = writer.end(finish, stats, &mut |event| drop(job.events.send(JobEvent::Event(event))));
+            JobEvent::Done(Box::new(reply))
+        }
+    };
+    // A caller that has gone does not want to know.
+    let _ = job.events.send(last);
+}

@@ -1,0 +1,293 @@
+//! The thread that owns the model: it takes jobs, puts rows of all of them into one batch after another, and
+//! hands out what comes of it.
+//!
+//! **When a batch fails**, by a panic or because of the device, nobody knows whose rows did it. Every timeline in
+//! it forgets what the failed pass left, and each job of it goes alone until it is past that point. The one
+//! that fails alone is ended; the others go on as if nothing had happened.
+
+use super::Settings;
+use super::inbox::{Inbox, Waiting};
+use super::job::JobError;
+use super::running::{End, Running, tell};
+use super::share::{Want, share};
+use super::status::{Status, Totals};
+use crate::generate::{Finish, Stats, Writer};
+use crate::loaded::LoadedModel;
+use crate::pace::Pace;
+use model::{BatchError, Ops, Tap, Timeline, forward};
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a step that only reads prompts should take: newcomers and cancellations wait for its end.
+const ALONE: Duration = Duration::from_millis(1000);
+
+/// How much longer reading prompts may make a step for those who write.
+const BESIDE: Duration = Duration::from_millis(250);
+
+/// The worker's state.
+pub(super) struct Worker<'m, B: Ops> {
+    loaded: &'m LoadedModel<B>,
+    settings: &'m Settings,
+    inbox: &'m Inbox,
+    board: &'m Mutex<Status>,
+    tap: &'m mut dyn Tap<B>,
+    active: Vec<Running<'m, B>>,
+    totals: Totals,
+    /// Rows of prompts in a step without and with others that write.
+    alone: Pace,
+    beside: Pace,
+    /// What a step takes that only writes.
+    writing: Duration,
+    prefill_rate: Rate,
+    decode_rate: Rate,
+}
+
+/// A rate of the last few dozen steps.
+#[derive(Clone, Copy, Default)]
+struct Rate {
+    count: f64,
+    seconds: f64,
+}
+
+impl Rate {
+    fn add(&mut self, count: usize, time: Duration) {
+        const FADE: f64 = 0.95;
+        self.count = self.count * FADE + count as f64;
+        self.seconds = self.seconds * FADE + time.as_secs_f64();
+    }
+
+    fn per_second(self) -> f64 {
+        if self.seconds > 0.0 { self.count / self.seconds } else { 0.0 }
+    }
+}
+
+impl<'m, B: Ops> Worker<'m, B> {
+    pub(super) fn new(
+        loaded: &'m LoadedModel<B>,
+        settings: &'m Settings,
+        inbox: &'m Inbox,
+        board: &'m Mutex<Status>,
+        tap: &'m mut dyn Tap<B>,
+    ) -> Self {
+        let pace = |target| settings.rows.map_or(Pace::new(target), Pace::fixed);
+        Worker {
+            loaded,
+            settings,
+            inbox,
+            board,
+            tap,
+            active: Vec::new(),
+            totals: Totals::default(),
+            alone: pace(ALONE),
+            beside: pace(BESIDE),
+            writing: Duration::ZERO,
+            prefill_rate: Rate::default(),
+            decode_rate: Rate::default(),
+        }
+    }
+
+    /// Works until the inbox is closed and everything is finished.
+    pub(super) fn run(&mut self) {
+        loop {
+            self.look_around();
+            self.admit();
+            self.report();
+            if !self.active.is_empty() {
+                self.step();
+            } else if self.inbox.closing().is_some() && self.inbox.len() == 0 {
+                return;
+            } else {
+                self.inbox.sleep(self.inbox.len());
+            }
+        }
+    }
+
+    /// Ends jobs that should not go on: cancelled, late, or the engine is shutting down.
+    fn look_around(&mut self) {
+        let (now, closing) = (Instant::now(), self.inbox.closing());
+        for job in self.inbox.take_all(|job| closing.is_some() || job.is_cancelled() || job.is_late(now)) {
+            let end = if job.is_cancelled() {
+                End::Done(Finish::Cancelled)
+            } else if job.is_late(now) {
+                End::Failed(JobError::Deadline)
+            } else {
+                End::Failed(JobError::ShutDown)
+            };
+            self.count(&end);
+            self.report();
+            if let Some(writer) = self.writer(&job, &job.prompt) {
+                let stats = Stats { queued: now - job.submitted, ..Stats::default() };
+                tell(&job, writer, stats, end);
+            }
+        }
+        for at in (0..self.active.len()).rev() {
+            let over = closing.is_some_and(|when| when <= now).then_some(End::Done(Finish::Cancelled));
+            if let Some(end) = self.active[at].interrupted(now).or(over) {
+                self.end(at, end);
+            }
+        }
+    }
+
+    /// Starts waiting jobs while there is room.
+    fn admit(&mut self) {
+        while self.active.len() < self.settings.sessions {
+            let Some(job) = self.inbox.take(|_| true) else { return };
+            let timeline = Timeline::new(&self.loaded.ops, &self.loaded.model.config, self.settings.kv);
+            let tokens = job.prompt.clone();
+            let miss = Some(crate::Miss::New);
+            let Some(writer) = self.writer(&job, &tokens) else { continue };
+            self.totals.count(miss);
+            self.totals.prompt_tokens += tokens.len() as u64;
+            self.totals.cached_tokens += timeline.len() as u64;
+            self.active.push(Running::start(job, timeline, tokens, miss, writer));
+        }
+    }
+
+    /// A writer for a job. Its request was checked, so `None`, of which the caller is told, is our fault.
+    fn writer(&mut self, job: &Waiting, prompt: &[u32]) -> Option<Writer<'m>> {
+        let (tokenizer, context) = (&*self.loaded.tokenizer, self.settings.context);
+        let made =
+            catch_unwind(AssertUnwindSafe(|| Writer::new(tokenizer, job.request.clone(), prompt, context)));
+        let error = match made {
+            Ok(Ok(writer)) => return Some(writer),
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => words(&*panic),
+        };
+        self.totals.failed += 1;
+        let _ = job.events.send(super::JobEvent::Failed(JobError::Internal(error)));
+        None
+    }
+
+    /// One forward pass over rows of all jobs.
+    fn step(&mut self) {
+        let rows = self.rows();
+        let before: Vec<usize> = self.active.iter().map(|job| job.timeline.len()).collect();
+        let start = Instant::now();
+        let passed = self.pass(&rows);
+        let took = start.elapsed();
+        match passed {
+            Ok(logits) => {
+                self.keep_pace(&rows, took);
+                self.hand_out(&rows, logits);
+            }
+            Err(error) => self.recover(&rows, &before, error),
+        }
+    }
+
+    /// Rows of the next batch for each job.
+    fn rows(&self) -> Vec<usize> {
+        let wants: Vec<Want> = self.active.iter().map(Running::want).collect();
+        let budget = self.pace(&wants).rows();
+        if let Some(suspect) = self.active.iter().position(|job| job.suspect.is_some()) {
+            let mut rows = vec![0; wants.len()];
+            rows[suspect] = share(&wants[suspect..=suspect], budget)[0];
+            return rows;
+        }
+        share(&wants, budget)
+    }
+
+    fn pace(&self, wants: &[Want]) -> &Pace {
+        if wants.iter().any(|want| want.pending == 1) { &self.beside } else { &self.alone }
+    }
+
+    fn keep_pace(&mut self, rows: &[usize], took: Duration) {
+        self.totals.steps += 1;
+        let writing = rows.iter().filter(|&&n| n == 1).count();
+        let reading = rows.iter().sum::<usize>() - writing;
+        match (writing, reading) {
+            (_, 0) => self.writing = took,
+            (0, _) => self.alone.took(reading, took),
+            _ => self.beside.took(reading, took.saturating_sub(self.writing)),
+        }
+        if reading > 0 {
+            self.prefill_rate.add(reading, took);
+        }
+        if writing > 0 {
+            self.decode_rate.add(writing, took);
+        }
+    }
+
+    /// The forward pass: logits `[jobs that read their last token, vocab]`.
+    fn pass(&mut self, rows: &[usize]) -> Result<Vec<f32>, JobError> {
+        let LoadedModel { ops, model, .. } = self.loaded;
+        let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
+        let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
+        let pass = || -> Result<Vec<f32>, JobError> {
+            let output = forward(model, ops, &mut batch, self.tap)
+                .map_err(|error: BatchError| JobError::Internal(error.to_string()))?;
+            Ok(output.logits.map(|logits| ops.read(&logits)).transpose()?.unwrap_or_default())
+        };
+        catch_unwind(AssertUnwindSafe(pass)).unwrap_or_else(|panic| Err(JobError::Internal(words(&*panic))))
+    }
+
+    /// Lets each job choose its next token.
+    fn hand_out(&mut self, rows: &[usize], mut logits: Vec<f32>) {
+        let mut logits = logits.chunks_exact_mut(self.loaded.model.config.vocab);
+        let mut ends = Vec::new();
+        for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
+            let read_all = job.timeline.len() == job.tokens.len();
+            let mine = read_all.then(|| logits.next().expect("a row for each that read its last token"));
+            let before = job.written();
+            let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
+                .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
+            self.totals.written_tokens += (job.written() - before) as u64;
+            ends.extend(end.map(|end| (at, end)));
+        }
+        for (at, end) in ends.into_iter().rev() {
+            self.end(at, end);
+        }
+    }
+
+    /// After a failed pass: see the top of this file.
+    fn recover(&mut self, rows: &[usize], before: &[usize], error: JobError) {
+        self.totals.failed_steps += 1;
+        let ops = &self.loaded.ops;
+        let mut in_batch: Vec<usize> = (0..rows.len()).filter(|&at| rows[at] > 0).collect();
+        for &at in &in_batch {
+            let job = &mut self.active[at];
+            job.suspect = Some(before[at] + rows[at]);
+            job.timeline.undo(ops);
+            // A device that fails at the end has taken note of the tokens already.
+            job.timeline.cut_back(ops, before[at]);
+        }
+        if let (1, Some(at)) = (in_batch.len(), in_batch.pop()) {
+            self.end(at, End::Failed(error));
+        }
+    }
+
+    /// Ends a job; what it has read stays known.
+    fn end(&mut self, at: usize, end: End) {
+        self.count(&end);
+        let job = self.active.remove(at);
+        self.report(); // before the caller hears of it
+        job.end(end);
+    }
+
+    fn count(&mut self, end: &End) {
+        match end {
+            End::Failed(_) => self.totals.failed += 1,
+            End::Done(finish) => {
+                self.totals.finished += 1;
+                self.totals.cancelled += u64::from(*finish == Finish::Cancelled);
+            }
+        }
+    }
+
+    /// Shows how it is going.
+    fn report(&self) {
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        let Totals { accepted, refused, .. } = board.totals;
+        board.totals = Totals { accepted, refused, ..self.totals.clone() };
+        board.active = self.active.iter().map(Running::status).collect();
+        board.prefill_rate = self.prefill_rate.per_second();
+        board.decode_rate = self.decode_rate.per_second();
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
+    text.unwrap_or("a panic without words").to_owned()
+}
