@@ -29,15 +29,16 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
+pub(crate) use acts::Turned256;
 pub use acts::{ActRow, Acts, Rounding};
 
 use crate::isa::{self, Isa, Kernel, Level};
 use floats::FloatTile;
 use group::GroupTile;
+use iq2_xxs::Iq2XxsTile;
 use pair::PairTile;
 use quants::Format;
 use quants::float::{BlockBF16, BlockF16, BlockF32};
-use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
 use quants::q2_k::BlockQ2K;
 use quants::q3_k::BlockQ3K;
@@ -121,7 +122,7 @@ fn matmul_at(level: Level, w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols
         Format::Q4K => level.run(product.by::<GroupTile<BlockQ4K>>()),
         Format::Q5K => level.run(product.by::<GroupTile<BlockQ5K>>()),
         Format::Q6K => level.run(product.by::<GroupTile<BlockQ6K>>()),
-        Format::Iq2Xxs => level.run(product.by::<GroupTile<BlockIq2Xxs>>()),
+        Format::Iq2Xxs => level.run(product.by::<Iq2XxsTile>()),
     }
 }
 

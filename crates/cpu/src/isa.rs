@@ -16,8 +16,7 @@ mod avx512;
 mod neon;
 mod scalar;
 
-use crate::dot::group::Group;
-use crate::dot::iq2_xxs;
+use crate::dot::{Turned256, iq2_xxs};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -113,16 +112,15 @@ pub trait Isa: Copy {
     ) -> Self::Sums;
     /// The totals of four groups.
     fn totals(self, sums: [Self::Sums; 4]) -> [i32; 4];
-    /// Unpacks two blocks of IQ2_XXS, in the order of [`iq2_xxs_order`](Self::iq2_xxs_order).
+    /// `Σ_i s[i / 32] w[i] a[i]` of four blocks of IQ2_XXS and each column, with their scales as the odd
+    /// integers `2 s + 1`.
     #[inline(always)]
-    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [Group<Self>; 2] {
-        iq2_xxs::unpack_portably(self, blocks)
-    }
-    /// Brings a vector of activations into the order in which [`iq2_xxs`](Self::iq2_xxs) has its
-    /// weights.
-    #[inline(always)]
-    fn iq2_xxs_order(self, a: Self::Bytes) -> Self::Bytes {
-        a
+    fn iq2_xxs_dots<const C: usize>(
+        self,
+        blocks: [&[quants::iq2_xxs::Group; 8]; 4],
+        cols: [&Turned256; C],
+    ) -> [[i32; 4]; C] {
+        iq2_xxs::dots_portably(self, blocks, cols)
     }
 
     // ----- dot products of a pair of 32 -----

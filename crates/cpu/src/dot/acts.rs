@@ -16,12 +16,15 @@ pub enum Rounding {
     A32,
     /// Signed bytes, one scale per 256 values: for formats with blocks of 256.
     A256,
+    /// The same numbers as [`A256`](Self::A256), and again in the order in which IQ2_XXS looks its weights up.
+    A256Turned,
 }
 
 impl Rounding {
     /// The rounding that goes with a format of weights.
     pub fn of(format: Format) -> Self {
         match format.block_len() {
+            256 if format == Format::Iq2Xxs => Rounding::A256Turned,
             1 => Rounding::F32,
             32 => Rounding::A32,
             256 => Rounding::A256,
@@ -52,13 +55,26 @@ pub(super) struct Chunk32 {
 /// 256 values with one scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
-pub(super) struct Chunk256 {
+pub(crate) struct Chunk256 {
     /// In the order of a group, see [`Isa`](crate::isa::Isa).
     pub q: [[i8; 64]; 4],
     /// The sums of each 16 values, in the order of the row.
     pub sum: [i16; 16],
     /// The scale of all.
     pub scale: f32,
+}
+
+/// 256 values with one scale, in two orders.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C, align(64))]
+pub struct Turned256 {
+    /// As every format with blocks of 256 has them.
+    pub(crate) plain: Chunk256,
+    /// `turned[i][r]` is value `8 r + i`: those that meet weight `i` of row `r` of the code book.
+    pub(crate) turned: [[i8; 32]; 8],
+    /// What makes good that weights are taken plus [`BIAS`](super::iq2_xxs::BIAS): minus so many times the sum
+    /// of each 32 values.
+    pub(crate) unbias: [i32; 8],
 }
 
 /// A batch of activations.
@@ -75,6 +91,7 @@ pub(super) enum Chunks {
     F32(Vec<ChunkF32>),
     A32(Vec<Chunk32>),
     A256(Vec<Chunk256>),
+    Turned(Vec<Turned256>),
 }
 
 impl Acts {
@@ -87,13 +104,14 @@ impl Acts {
         let fits = match rounding {
             Rounding::F32 => true,
             Rounding::A32 => k.is_multiple_of(32),
-            Rounding::A256 => k.is_multiple_of(256),
+            Rounding::A256 | Rounding::A256Turned => k.is_multiple_of(256),
         };
         assert!(fits && k > 0, "rows of {k} for {rounding:?}");
         let chunks = match rounding {
             Rounding::F32 => Chunks::F32(vec![ChunkF32::default(); n * k.div_ceil(16)]),
             Rounding::A32 => Chunks::A32(vec![Chunk32::ZERO; n * k.div_ceil(256)]),
             Rounding::A256 => Chunks::A256(vec![Chunk256::ZERO; n * k / 256]),
+            Rounding::A256Turned => Chunks::Turned(vec![Turned256::ZERO; n * k / 256]),
         };
         Self { n, k, chunks }
     }
@@ -127,16 +145,20 @@ impl Acts {
     /// The rows, to be set in any order and by any thread.
     pub fn rows_mut(&mut self) -> impl Iterator<Item = ActRow<'_>> {
         let (n, k) = (self.n, self.k);
-        // One of the three is not empty.
-        let (f32s, a32s, a256s): (&mut [ChunkF32], &mut [Chunk32], &mut [Chunk256]) = match &mut self.chunks {
-            Chunks::F32(chunks) => (chunks, &mut [], &mut []),
-            Chunks::A32(chunks) => (&mut [], chunks, &mut []),
-            Chunks::A256(chunks) => (&mut [], &mut [], chunks),
-        };
+        // One of the four is not empty.
+        let (mut f32s, mut a32s): (&mut [ChunkF32], &mut [Chunk32]) = Default::default();
+        let (mut a256s, mut turned): (&mut [Chunk256], &mut [Turned256]) = Default::default();
+        match &mut self.chunks {
+            Chunks::F32(chunks) => f32s = chunks,
+            Chunks::A32(chunks) => a32s = chunks,
+            Chunks::A256(chunks) => a256s = chunks,
+            Chunks::Turned(chunks) => turned = chunks,
+        }
         let f32s = f32s.chunks_exact_mut(k.div_ceil(16)).map(Row::F32);
         let a32s = a32s.chunks_exact_mut(k.div_ceil(256)).map(Row::A32);
         let a256s = a256s.chunks_exact_mut(k.div_ceil(256)).map(Row::A256);
-        f32s.chain(a32s).chain(a256s).take(n).map(move |row| ActRow { k, row })
+        let turned = turned.chunks_exact_mut(k.div_ceil(256)).map(Row::Turned);
+        f32s.chain(a32s).chain(a256s).chain(turned).take(n).map(move |row| ActRow { k, row })
     }
 
     pub(super) fn chunks(&self) -> &Chunks {
@@ -153,9 +175,8 @@ impl Acts {
             Chunks::A32(chunks) => values.extend(chunks.iter().flat_map(|chunk| {
                 (0..256).map(|i| f32::from(chunk.q[i / 64][i % 64]) * chunk.scale[i / 64][i % 64 / 32])
             })),
-            Chunks::A256(chunks) => values.extend(chunks.iter().flat_map(|chunk| {
-                (0..256).map(|i| f32::from(chunk.q[i / 32 % 4][32 * (i / 128) + i % 32]) * chunk.scale)
-            })),
+            Chunks::A256(chunks) => values.extend(chunks.iter().flat_map(Chunk256::decoded)),
+            Chunks::Turned(chunks) => values.extend(chunks.iter().flat_map(|chunk| chunk.plain.decoded())),
         }
         values.chunks_exact(values.len() / n).map(|row| row[..k].to_vec()).collect()
     }
@@ -173,6 +194,7 @@ enum Row<'a> {
     F32(&'a mut [ChunkF32]),
     A32(&'a mut [Chunk32]),
     A256(&'a mut [Chunk256]),
+    Turned(&'a mut [Turned256]),
 }
 
 impl ActRow<'_> {
@@ -214,6 +236,11 @@ impl Kernel for SetRow<'_, '_> {
                     chunk.set(x);
                 }
             }
+            Row::Turned(chunks) => {
+                for (chunk, x) in chunks.iter_mut().zip(self.x.as_chunks().0) {
+                    chunk.set(x);
+                }
+            }
         }
     }
 }
@@ -249,6 +276,31 @@ impl Chunk256 {
             for (sum, q) in self.sum[2 * i..][..2].iter_mut().zip(q.as_chunks::<16>().0) {
                 *sum = q.iter().map(|&q| i16::from(q)).sum();
             }
+        }
+    }
+
+    #[cfg(test)]
+    fn decoded(&self) -> impl Iterator<Item = f32> {
+        (0..256).map(|i| f32::from(self.q[i / 32 % 4][32 * (i / 128) + i % 32]) * self.scale)
+    }
+}
+
+impl Turned256 {
+    const ZERO: Self = Self { plain: Chunk256::ZERO, turned: [[0; 32]; 8], unbias: [0; 8] };
+
+    #[inline(always)]
+    fn set(&mut self, x: &[f32; 256]) {
+        self.plain.set(x);
+        for (v, vector) in self.plain.q.iter().enumerate() {
+            for (half, q) in vector.as_chunks::<32>().0.iter().enumerate() {
+                let first_row = 4 * (v + 4 * half);
+                for (j, &q) in q.iter().enumerate() {
+                    self.turned[j % 8][first_row + j / 8] = q;
+                }
+            }
+        }
+        for (unbias, sums) in self.unbias.iter_mut().zip(self.plain.sum.as_chunks::<2>().0) {
+            *unbias = -i32::from(super::iq2_xxs::BIAS) * (i32::from(sums[0]) + i32::from(sums[1]));
         }
     }
 }

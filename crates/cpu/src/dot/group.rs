@@ -33,8 +33,6 @@ pub struct Group<I: Isa> {
 pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// Whether the offsets are minima, with [`dmin`](Self::dmin) as their unit.
     const MINIMA: bool = false;
-    /// A power of two that goes with `d`.
-    const UNIT: f32 = 1.0;
 
     /// The unit of the scales, f16 bits.
     fn d(&self) -> u16;
@@ -46,18 +44,6 @@ pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unal
 
     /// Unpacks one block.
     fn unpack<I: Isa>(&self, isa: I) -> Group<I>;
-
-    /// Brings a vector of activations into the order of the weights, if a format has its own.
-    #[inline(always)]
-    fn order<I: Isa>(_: I, a: I::Bytes) -> I::Bytes {
-        a
-    }
-
-    /// Unpacks two blocks of different rows, for formats where that is cheaper.
-    #[inline(always)]
-    fn unpack_two<I: Isa>(isa: I, blocks: [&Self; 2]) -> [Group<I>; 2] {
-        [blocks[0].unpack(isa), blocks[1].unpack(isa)]
-    }
 }
 
 impl<B: Grouped> Tile for GroupTile<B> {
@@ -90,7 +76,7 @@ impl<B: Grouped> Tile for GroupTile<B> {
                 let min =
                     if B::MINIMA { isa.totals([a0.minima, a1.minima, b0.minima, b1.minima]) } else { [0; 4] };
                 for r in 0..4 {
-                    let mut product = d[r] * B::UNIT * a * sum[r] as f32;
+                    let mut product = d[r] * a * sum[r] as f32;
                     if B::MINIMA {
                         product -= dmin[r] * a * min[r] as f32;
                     }
@@ -118,11 +104,11 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
     cols: [&[Chunk256]; C],
     g: usize,
 ) -> [[BlockSums<I>; 2]; C] {
-    let groups = B::unpack_two(isa, blocks);
+    let groups = [blocks[0].unpack(isa), blocks[1].unpack(isa)];
     let mut sums = [[BlockSums { weighted: isa.no_sums(), minima: isa.no_sums() }; 2]; C];
     for c in 0..C {
         let chunk = &cols[c][g];
-        let a = activations::<I, B>(isa, transmute_ref!(&chunk.q));
+        let a = activations(isa, chunk);
         for r in 0..2 {
             let Group { w, scale, offset } = &groups[r];
             let offset = isa.dot_sixteen(isa.no_sums(), *offset, &chunk.sum);
@@ -136,9 +122,9 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
     sums
 }
 
-/// A group of activations in the order of the format's weights.
+/// The activations of a group.
 #[inline(always)]
-fn activations<I: Isa, B: Grouped>(isa: I, q: &[[u8; 64]; 4]) -> [I::Bytes; 4] {
-    let vector = |v: usize| B::order(isa, isa.bytes(&q[v]));
-    [vector(0), vector(1), vector(2), vector(3)]
+pub(super) fn activations<I: Isa>(isa: I, chunk: &Chunk256) -> [I::Bytes; 4] {
+    let q: &[[u8; 64]; 4] = transmute_ref!(&chunk.q);
+    [isa.bytes(&q[0]), isa.bytes(&q[1]), isa.bytes(&q[2]), isa.bytes(&q[3])]
 }

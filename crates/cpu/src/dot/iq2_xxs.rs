@@ -1,9 +1,13 @@
 //! IQ2_XXS: magnitudes from a code book, signs with a parity bit.
 //!
-//! Weights are taken plus 43, the largest magnitude, which makes them unsigned.
+//! Weights are taken plus 43, the largest magnitude, which makes them unsigned. How a block meets its
+//! activations is up to the instruction set ([`Isa::iq2_xxs_dots`]): where the code book fits registers, it
+//! wants them in an order of its own ([`Turned256`]).
 
-use super::group::{Group, Grouped};
+use super::acts::{Acts, Chunks, Turned256};
+use super::group::{Group, activations};
 use super::q4_k::twice;
+use super::{Tile, prefetch};
 use crate::isa::Isa;
 use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
 
@@ -11,32 +15,67 @@ use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
 pub(crate) const BIAS: u8 = 43;
 
 /// What the sums of the activations have to make good.
-pub(crate) const MINUS_BIAS: i16 = -43;
+const MINUS_BIAS: i16 = -43;
 const _: () = assert!(MINUS_BIAS == -(BIAS as i16));
 
-impl Grouped for BlockIq2Xxs {
-    /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
-    const UNIT: f32 = 0.125;
+/// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
+const UNIT: f32 = 0.125;
 
-    fn d(&self) -> u16 {
-        self.d.get()
+/// Rows of IQ2_XXS.
+pub(super) struct Iq2XxsTile;
+
+impl Tile for Iq2XxsTile {
+    type Block = BlockIq2Xxs;
+    type Chunk = Turned256;
+
+    fn chunks(acts: &Acts) -> Option<&[Turned256]> {
+        match acts.chunks() {
+            Chunks::Turned(chunks) => Some(chunks),
+            _ => None,
+        }
     }
 
     #[inline(always)]
-    fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
-        let [group, _] = Self::unpack_two(isa, [self, self]);
-        group
+    fn products<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[BlockIq2Xxs]; 4],
+        cols: [&[Turned256]; C],
+    ) -> [[f32; 4]; C] {
+        let blocks = rows[0].len();
+        assert!(rows.iter().all(|row| row.len() == blocks) && cols.iter().all(|col| col.len() == blocks));
+        let mut totals = [[0.0; 4]; C];
+        for g in 0..blocks {
+            let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
+            block.iter().for_each(|block| prefetch(isa, *block, g, blocks));
+            let sums = isa.iq2_xxs_dots(block.map(|block| &block.groups), cols.map(|col| &col[g]));
+            let d = isa.f16x4(block.map(|block| block.d.get()));
+            for c in 0..C {
+                for r in 0..4 {
+                    totals[c][r] += d[r] * UNIT * cols[c][g].plain.scale * sums[c][r] as f32;
+                }
+            }
+        }
+        totals
     }
+}
 
-    #[inline(always)]
-    fn unpack_two<I: Isa>(isa: I, blocks: [&Self; 2]) -> [Group<I>; 2] {
-        isa.iq2_xxs([&blocks[0].groups, &blocks[1].groups])
+/// [`Isa::iq2_xxs_dots`] by table look-ups, for any instruction set.
+#[inline(always)]
+pub(crate) fn dots_portably<I: Isa, const C: usize>(
+    isa: I,
+    blocks: [&[iq2_xxs::Group; 8]; 4],
+    cols: [&Turned256; C],
+) -> [[i32; 4]; C] {
+    let mut sums = [[isa.no_sums(); 4]; C];
+    for r in 0..4 {
+        let Group { w, scale, offset } = unpack(isa, blocks[r]);
+        for c in 0..C {
+            let chunk = &cols[c].plain;
+            let start = isa.dot_sixteen(isa.no_sums(), offset, &chunk.sum);
+            sums[c][r] = isa.dot_group(start, &w, &scale, &activations(isa, chunk));
+        }
     }
-
-    #[inline(always)]
-    fn order<I: Isa>(isa: I, a: I::Bytes) -> I::Bytes {
-        isa.iq2_xxs_order(a)
-    }
+    sums.map(|sums| isa.totals(sums))
 }
 
 /// The code book plus [`BIAS`], eight magnitudes a word.
@@ -50,14 +89,9 @@ static BIASED_GRID: [u64; 256] = {
     rows
 };
 
-/// [`Isa::iq2_xxs`] by table look-ups, for any instruction set.
+/// A block as any format with blocks of 256 unpacks.
 #[inline(always)]
-pub(crate) fn unpack_portably<I: Isa>(isa: I, blocks: [&[iq2_xxs::Group; 8]; 2]) -> [Group<I>; 2] {
-    [unpack_one(isa, blocks[0]), unpack_one(isa, blocks[1])]
-}
-
-#[inline(always)]
-fn unpack_one<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> Group<I> {
+fn unpack<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> Group<I> {
     // All groups at once, for the compiler to vectorize.
     let mut signs = [0; 8];
     for (signs, group) in signs.iter_mut().zip(groups) {

@@ -4,8 +4,7 @@ mod iq2_xxs;
 
 use super::avx2::{f16x4, fold, prefetch, sum};
 use super::{Isa, Kernel};
-use crate::dot::group::Group;
-use crate::dot::iq2_xxs::MINUS_BIAS;
+use crate::dot::Turned256;
 use core::arch::asm;
 use core::arch::x86_64::*;
 
@@ -216,16 +215,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn iq2_xxs(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2]) -> [Group<Self>; 2] {
-        let [a, b] = avx512!(iq2_xxs::unpack(blocks));
-        let group =
-            |(w, scale, offset): (_, _, _)| Group { w, scale, offset: self.times(offset, MINUS_BIAS) };
-        [group(a), group(b)]
-    }
-
-    #[inline(always)]
-    fn iq2_xxs_order(self, a: __m512i) -> __m512i {
-        avx512!(iq2_xxs::order(a))
+    fn iq2_xxs_dots<const C: usize>(
+        self,
+        blocks: [&[quants::iq2_xxs::Group; 8]; 4],
+        cols: [&Turned256; C],
+    ) -> [[i32; 4]; C] {
+        avx512!(iq2_xxs::dots(blocks, cols))
     }
 
     const PAIR_BIAS: i32 = 128;

@@ -1,19 +1,17 @@
 //! IQ2_XXS with its whole code book in registers.
 //!
 //! Loading eight magnitudes at a time from a table is bound by loads and inserts. Here the 256 rows
-//! of the code book are 512 bytes, 2 bits a magnitude, and byte permutations look up 64 rows at
-//! once. From code to magnitude is an affine map over the two bits, and GFNI does one such map for
-//! each eight bytes of a register, so the eight maps for the four codes in a byte are one
-//! instruction. The price is another order of the weights in a vector, which [`order`] gives to the
-//! activations too:
+//! of the code book are 512 bytes, 2 bits a magnitude, and byte permutations look up the 64 rows of two
+//! blocks at once. From code to magnitude is an affine map over the two bits, which GFNI has an instruction
+//! for. So a register of 64 code bytes becomes, by four maps, four registers of weights: byte `p` of each
+//! belongs to row `p`, and a lane of four bytes is one group of 32 weights with one scale. Its eight dot
+//! products with activations in the same order ([`Turned256`]) add up in the lane, and the scale is applied
+//! once.
 //!
-//! ```text
-//! position 16 f + 8 h + t  is weight 4 h + f of row t,  t = 0..8: four rows of each of two groups
-//! ```
-//!
-//! Signs come out in this order as well: with the sign bits as its matrix, the same instruction
-//! turns them and adds the parity.
+//! The signs need to be turned the same way: a mask for each place in a row. With the sign bits as its
+//! matrix, GFNI turns eight rows and adds the parity; a permutation brings together what belongs to a mask.
 
+use crate::dot::Turned256;
 use crate::dot::iq2_xxs::BIAS;
 use core::arch::x86_64::*;
 use quants::iq2_xxs::{GRID_LEVELS, Group, MAGNITUDES};
@@ -38,84 +36,140 @@ static CODES: Aligned<[[u8; 256]; 2]> = {
 /// The magnitude plus the bias of level 0.
 const LEVEL_0: u8 = MAGNITUDES[0] + BIAS;
 
-/// The maps from a byte of four codes to what code `f` changes about [`LEVEL_0`]: for each `f` twice
-/// a matrix of eight bytes, of which byte `7 - i` says which bits of the codes meet in bit `i`.
-static MAPS: Aligned<[[u8; 8]; 8]> = {
+/// The map from a byte of four codes to what its code `f` changes about [`LEVEL_0`]: a matrix of eight bytes,
+/// of which byte `7 - i` says which bits of the codes meet in bit `i`.
+const fn map(f: usize) -> i64 {
     let changes = [LEVEL_0 ^ (MAGNITUDES[1] + BIAS), LEVEL_0 ^ (MAGNITUDES[2] + BIAS)];
-    let mut maps = [[0; 8]; 8];
-    let mut at = 0;
-    while at < 8 * 8 {
-        let (f, i) = (at / 16, at % 8);
-        let bits = (changes[0] >> i & 1) | (changes[1] >> i & 1) << 1;
-        maps[at / 8][7 - i] = bits << (2 * f);
-        at += 1;
-    }
-    Aligned(maps)
-};
-
-/// Where position `i` of a vector finds its activation.
-static ORDER: Aligned<[u8; 64]> = {
-    let mut order = [0; 64];
+    let mut map = [0; 8];
     let mut i = 0;
-    while i < 64 {
-        let (f, h, t) = (i / 16, i / 8 % 2, i % 8);
-        order[i] = (8 * t + 4 * h + f) as u8;
+    while i < 8 {
+        let bits = (changes[0] >> i & 1) | (changes[1] >> i & 1) << 1;
+        map[7 - i] = bits << (2 * f);
         i += 1;
     }
-    Aligned(order)
+    i64::from_le_bytes(map)
+}
+
+/// Which byte comes to each place when eight times eight bytes are turned.
+static TURN: Aligned<[u8; 64]> = {
+    let mut turn = [0; 64];
+    let mut at = 0;
+    while at < 64 {
+        turn[at] = (8 * (at % 8) + at / 8) as u8;
+        at += 1;
+    }
+    Aligned(turn)
 };
 
-/// The weights of two blocks, each plus [`BIAS`], in the order of this file, and their scales
-/// `2 s + 1`: beside the weights, and by 16 weights of the row.
+/// See [`Isa::iq2_xxs_dots`](crate::isa::Isa::iq2_xxs_dots).
 ///
 /// # Safety
 ///
-/// Needs AVX-512 F, BW, DQ, VL, VBMI and GFNI.
+/// Needs AVX-512 F, BW, DQ, VL, VNNI, VBMI and GFNI.
 #[inline(always)]
-pub(super) unsafe fn unpack(blocks: [&[Group; 8]; 2]) -> [([__m512i; 4], [__m512i; 4], __m256i); 2] {
-    // SAFETY: the caller has the features; loads are of 64 bytes from arrays of at least that size.
+pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turned256; C]) -> [[i32; 4]; C] {
+    // SAFETY: the caller has the features; loads are from arrays of at least their size.
     unsafe {
-        let a = _mm512_loadu_si512(blocks[0].as_ptr().cast());
-        let b = _mm512_loadu_si512(blocks[1].as_ptr().cast());
-        // Group g of `a` is words 2 g (its rows) and 2 g + 1 (signs and scale), of `b` 16 further on.
-        let rows_of = _mm512_setr_epi32(0, 8, 16, 24, 2, 10, 18, 26, 4, 12, 20, 28, 6, 14, 22, 30);
-        let signs_of = _mm512_setr_epi32(1, 9, 3, 11, 5, 13, 7, 15, 17, 25, 19, 27, 21, 29, 23, 31);
-        // Quarter v: the eight rows of vector v of `a`, then of `b`.
-        let rows = _mm512_permutex2var_epi32(a, rows_of, b);
-        // Eight bytes v: the signs and scales of vector v of `a`; 4 + v: of `b`.
-        let signs = _mm512_permutex2var_epi32(a, signs_of, b);
-
-        let (low, high) = (look_up(&CODES.0[0], rows), look_up(&CODES.0[1], rows));
-        let masks = through_memory(masks(signs));
-        let scales = scales(signs);
-        let by_vector = through_memory(scales);
-        // From the order of the vectors to that of the groups.
-        let groups = _mm512_setr_epi32(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15);
-        let by_group = _mm512_permutexvar_epi32(groups, scales);
-        [
-            (
-                weights(_mm512_unpacklo_epi64(low, high), &masks[..4]),
-                spread(&by_vector[..4]),
-                _mm512_castsi512_si256(by_group),
-            ),
-            (
-                weights(_mm512_unpackhi_epi64(low, high), &masks[4..]),
-                spread(&by_vector[4..]),
-                _mm512_extracti64x4_epi64::<1>(by_group),
-            ),
-        ]
+        let (ab, cd) = (TwoBlocks::new(blocks[0], blocks[1]), TwoBlocks::new(blocks[2], blocks[3]));
+        let start = cols.map(|col| twice(_mm256_load_si256(col.unbias.as_ptr().cast())));
+        let (mut sums_ab, mut sums_cd) = (start, start);
+        for f in 0..4 {
+            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
+            for h in 0..2 {
+                let (w_ab, w_cd) = (ab.weights(map, h, 4 * h + f), cd.weights(map, h, 4 * h + f));
+                for c in 0..C {
+                    let a = twice(_mm256_load_si256(cols[c].turned[4 * h + f].as_ptr().cast()));
+                    sums_ab[c] = _mm512_dpbusd_epi32(sums_ab[c], w_ab, a);
+                    sums_cd[c] = _mm512_dpbusd_epi32(sums_cd[c], w_cd, a);
+                }
+            }
+        }
+        let (scales_ab, scales_cd) = (ab.scales(), cd.scales());
+        let mut totals = [[0; 4]; C];
+        for c in 0..C {
+            let ab = _mm512_mullo_epi32(sums_ab[c], scales_ab);
+            let cd = _mm512_mullo_epi32(sums_cd[c], scales_cd);
+            // The lanes of a, then of b; of c, then of d. Brought side by side, a and c take turns.
+            let x = _mm512_add_epi32(_mm512_unpacklo_epi32(ab, cd), _mm512_unpackhi_epi32(ab, cd));
+            let x = _mm512_add_epi32(x, _mm512_shuffle_epi32::<0b01_00_11_10>(x));
+            let x = _mm512_add_epi32(x, _mm512_shuffle_i64x2::<0b10_11_00_01>(x, x));
+            let (ac, bd) = (_mm512_castsi512_si128(x), _mm512_extracti32x4_epi32::<2>(x));
+            _mm_storeu_si128(totals[c].as_mut_ptr().cast(), _mm_unpacklo_epi32(ac, bd));
+        }
+        totals
     }
 }
 
-/// Activations in the order of this file.
+/// Two blocks of different rows of weights, their 64 rows of the code book looked up.
+struct TwoBlocks {
+    /// Weights 0 to 3 of each row of the code book, and weights 4 to 7.
+    codes: [__m512i; 2],
+    /// For each place in a row: which of the 64 rows have a minus there.
+    minus: Aligned<[u64; 8]>,
+    /// One word a group, whose top four bits are `s`.
+    signs_scale: __m512i,
+}
+
+impl TwoBlocks {
+    /// # Safety
+    ///
+    /// As [`dots`].
+    #[inline(always)]
+    unsafe fn new(a: &[Group; 8], b: &[Group; 8]) -> Self {
+        // SAFETY: the caller has the features; loads are of 64 bytes from arrays of that size.
+        unsafe {
+            let a = _mm512_loadu_si512(a.as_ptr().cast());
+            let b = _mm512_loadu_si512(b.as_ptr().cast());
+            // Group g of `a` is words 2 g (its rows) and 2 g + 1 (signs and scale), of `b` 16 further on.
+            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+            let rows = _mm512_permutex2var_epi32(a, even, b);
+            let signs_scale = _mm512_permutex2var_epi32(a, odd, b);
+            let codes = [look_up(&CODES.0[0], rows), look_up(&CODES.0[1], rows)];
+            Self { codes, minus: masks(signs_scale), signs_scale }
+        }
+    }
+
+    /// Weight `place` of each row plus [`BIAS`]: one of four in half `h` of its codes, by its map.
+    ///
+    /// # Safety
+    ///
+    /// As [`dots`].
+    #[inline(always)]
+    unsafe fn weights(&self, map: __m512i, h: usize, place: usize) -> __m512i {
+        // SAFETY: the caller has the features. The read is volatile because a word goes from memory to a mask
+        // register with a mere load, where the compiler would use the shuffle units, which are busy.
+        unsafe {
+            let minus = (&raw const self.minus.0[place]).read_volatile();
+            let plus = _mm512_gf2p8affine_epi64_epi8::<{ LEVEL_0 as i32 }>(self.codes[h], map);
+            _mm512_mask_sub_epi8(plus, minus, _mm512_set1_epi8(2 * BIAS as i8), plus)
+        }
+    }
+
+    /// `2 s + 1` of each group.
+    ///
+    /// # Safety
+    ///
+    /// As [`dots`].
+    #[inline(always)]
+    unsafe fn scales(&self) -> __m512i {
+        // SAFETY: the caller has the features.
+        unsafe {
+            let twice = _mm512_and_si512(_mm512_srli_epi32::<27>(self.signs_scale), _mm512_set1_epi32(0x1e));
+            _mm512_or_si512(twice, _mm512_set1_epi32(1))
+        }
+    }
+}
+
+/// A vector in both halves of a register.
 ///
 /// # Safety
 ///
-/// Needs AVX-512 F and VBMI.
+/// Needs AVX-512 F.
 #[inline(always)]
-pub(super) unsafe fn order(a: __m512i) -> __m512i {
-    // SAFETY: the caller has the features; the load is of 64 bytes.
-    unsafe { _mm512_permutexvar_epi8(_mm512_load_si512(ORDER.0.as_ptr().cast()), a) }
+unsafe fn twice(x: __m256i) -> __m512i {
+    // SAFETY: the caller has the feature.
+    unsafe { _mm512_broadcast_i64x4(x) }
 }
 
 /// `table[index]` for 64 indices.
@@ -134,81 +188,24 @@ unsafe fn look_up(table: &[u8; 256], index: __m512i) -> __m512i {
     }
 }
 
-/// The signs of the eight vectors, one bit a weight, from four times seven bits in each 32.
+/// For each place in a row: which of the 64 rows have a minus there, from four times seven bits in each 32.
 ///
 /// # Safety
 ///
 /// Needs AVX-512 F, VBMI and GFNI.
 #[inline(always)]
-unsafe fn masks(signs: __m512i) -> __m512i {
-    // SAFETY: the caller has the features.
+unsafe fn masks(signs: __m512i) -> Aligned<[u64; 8]> {
+    // SAFETY: the caller has the features; load and store are of 64 aligned bytes.
     unsafe {
         // The bits of row 7 first: bit 53, then 46, 39, 32, 21, 14, 7, 0. A matrix lies that way.
         let offsets = _mm512_set1_epi64(0x0007_0e15_2027_2e35);
         let rows = _mm512_multishift_epi64_epi8(offsets, signs);
-        // Byte 2 f + h wants bit 4 h + f of each row, and for the last the parity of all seven.
-        let wanted = _mm512_set1_epi64(0x7f08_4004_2002_1001);
-        _mm512_gf2p8affine_epi64_epi8::<0>(wanted, rows)
-    }
-}
-
-/// `2 s + 1` of each group as two 16-bit numbers.
-///
-/// # Safety
-///
-/// Needs AVX-512 F.
-#[inline(always)]
-unsafe fn scales(signs: __m512i) -> __m512i {
-    // SAFETY: the caller has the features.
-    unsafe {
-        let twice = _mm512_and_si512(_mm512_srli_epi32::<27>(signs), _mm512_set1_epi32(0x1e));
-        let odd = _mm512_or_si512(twice, _mm512_set1_epi32(1));
-        _mm512_or_si512(odd, _mm512_slli_epi32::<16>(odd))
-    }
-}
-
-/// The eight words of a register, by way of memory: from there a word goes to a mask register or to
-/// all of a vector with a mere load, while the shuffle units are what this file is short of.
-#[inline(always)]
-fn through_memory(x: __m512i) -> [u64; 8] {
-    let stored = Aligned(x);
-    // SAFETY: both types are 64 bytes of plain numbers. Volatile, or the compiler would shuffle.
-    unsafe { core::ptr::read_volatile((&raw const stored).cast()) }
-}
-
-/// The scales of a block beside its weights: those of two groups take turns.
-///
-/// # Safety
-///
-/// Needs AVX-512 F.
-#[inline(always)]
-unsafe fn spread(scales: &[u64]) -> [__m512i; 4] {
-    // SAFETY: the caller has the features.
-    let all = |scale: u64| unsafe { _mm512_set1_epi64(scale as i64) };
-    [all(scales[0]), all(scales[1]), all(scales[2]), all(scales[3])]
-}
-
-/// The weights of one block from the codes of its 32 rows: quarter v holds the low bytes of the
-/// eight rows of vector v and then their high bytes.
-///
-/// # Safety
-///
-/// Needs AVX-512 F, BW and GFNI.
-#[inline(always)]
-unsafe fn weights(codes: __m512i, minus: &[u64]) -> [__m512i; 4] {
-    // SAFETY: the caller has the features; the load is of 64 bytes.
-    unsafe {
-        let maps = _mm512_load_si512(MAPS.0.as_ptr().cast());
-        let twice_bias = _mm512_set1_epi8(2 * BIAS as i8);
-        let weights = |codes: __m512i, minus: u64| {
-            let plus = _mm512_gf2p8affine_epi64_epi8::<{ LEVEL_0 as i32 }>(codes, maps);
-            _mm512_mask_sub_epi8(plus, minus, twice_bias, plus)
-        };
-        [
-            weights(_mm512_shuffle_i64x2::<0x00>(codes, codes), minus[0]),
-            weights(_mm512_shuffle_i64x2::<0x55>(codes, codes), minus[1]),
-            weights(_mm512_shuffle_i64x2::<0xaa>(codes, codes), minus[2]),
-            weights(_mm512_shuffle_i64x2::<0xff>(codes, codes), minus[3]),
-        ]
+        // Byte i wants bit i of each row, and the last byte the parity of all seven.
+        let wanted = _mm512_set1_epi64(0x7f40_2010_0804_0201);
+        let by_place = _mm512_gf2p8affine_epi64_epi8::<0>(wanted, rows);
+        let turned = _mm512_permutexvar_epi8(_mm512_load_si512(TURN.0.as_ptr().cast()), by_place);
+        let mut masks = Aligned([0; 8]);
+        _mm512_store_si512(masks.0.as_mut_ptr().cast(), turned);
+        masks
     }
 }
