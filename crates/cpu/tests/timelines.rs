@@ -4,9 +4,12 @@ mod common;
 
 use common::{Golden, feed};
 use cpu::{Cpu, Reference};
+use model::snapshot::Head;
+use model::tap::{Place, Seen};
 use model::{
-    Entry, KvFormat, Model, NoTap, Ops, PAGE, SLACK, SnapshotError, Timeline, Wanted, forward, load,
+    Codec, Entry, KvFormat, Model, NoTap, Ops, PAGE, SLACK, SnapshotError, Timeline, Wanted, forward, load,
 };
+use std::sync::Arc;
 
 /// A backend with the small model on it.
 struct Setup<B: Ops> {
@@ -166,6 +169,70 @@ fn a_loaded_timeline_goes_on_as_if_it_had_never_stopped() {
         assert_eq!(got.cut_back(&on.ops, back), want.cut_back(&on.ops, back), "{len} tokens");
         let next = prompt(9);
         assert_eq!(on.continued(&mut got, &next, 3), on.continued(&mut want, &next, 9), "{len} tokens");
+    }
+}
+
+/// Pages and a tail that were saved each for itself make the same conversation, also when the pages before the
+/// tail have no ends.
+#[test]
+fn a_conversation_is_put_together_from_its_parts() {
+    let on = fast();
+    let codec = Codec::new(&on.model.config, KvFormat::F32, on.model.fingerprint);
+    let next = prompt(9);
+    for len in [5, PAGE, PAGE + 77] {
+        let mut want = on.started(&prompt(len));
+        let (mut parent, mut pages) = (codec.root(), Vec::new());
+        for (index, page) in want.pages().iter().enumerate() {
+            let inner = (index + 1) * PAGE < len;
+            let bytes = if inner {
+                codec.page_to_bytes(&parent, index, &page.without_end())
+            } else {
+                codec.page_to_bytes(&parent, index, page)
+            };
+            let (head, page) = codec.page_from_bytes(&on.ops, &bytes).unwrap();
+            assert_eq!((head.parent, head.pages, head.has_end), (parent, index, !inner));
+            assert_eq!(codec.head_from_bytes(&bytes[..Head::MOST_BYTES]).unwrap(), head);
+            assert_eq!(head.bytes, bytes.len() as u64);
+            parent = head.key;
+            pages.push(Arc::new(page));
+        }
+        for slack in [0, 5] {
+            let bytes = codec.tail_to_bytes(&parent, &want.tail(slack));
+            let (head, tail) = codec.tail_from_bytes(&on.ops, &bytes).unwrap();
+            assert_eq!((head.slack, head.bytes), (slack, bytes.len() as u64));
+            assert_eq!(tail.position(), len);
+            let mut got = Timeline::from_tail(pages.clone(), &tail);
+            assert_eq!(got.cut_back(&on.ops, len - slack), len - slack);
+            on.continued(&mut got, &want.tokens()[len - slack..], 7);
+            let want = on.continued(&mut want.fork(), &next, 9);
+            assert_eq!(on.continued(&mut got, &next, 4), want, "{len} tokens, slack {slack}");
+        }
+        let back = want.cut_back(&on.ops, PAGE + 5);
+        let mut got = Timeline::from_tail(pages.clone(), &on.started(&prompt(len)).tail(SLACK));
+        let back_without_ends = got.cut_back(&on.ops, PAGE + 5);
+        assert_eq!(back_without_ends, if len > PAGE { 0 } else { back }, "no end to stop at");
+    }
+}
+
+#[test]
+fn an_unfinished_pass_leaves_no_trace() {
+    let on = fast();
+    let tokens = prompt(400);
+    for chunk in [10, 200] {
+        let mut timeline = on.started(&tokens);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens[..chunk], wanted: Wanted::Last }];
+        let mut fail_late = |_: &Cpu, place: Place, _: Seen<'_, Cpu>| {
+            assert!(place.layer.is_none_or(|layer| layer + 1 < on.model.config.layers()), "as planned");
+        };
+        let failing = std::panic::AssertUnwindSafe(|| {
+            let _ = forward(&on.model, &on.ops, &mut batch, &mut fail_late);
+        });
+        std::panic::catch_unwind(failing).expect_err("a panic");
+        let left = timeline.undo(&on.ops);
+        assert_eq!(left, if chunk > SLACK { 0 } else { 400 });
+        let want = on.continued(&mut on.started(&tokens), &tokens[..9], 9);
+        on.continued(&mut timeline, &tokens[left..], 50);
+        assert_eq!(on.continued(&mut timeline, &tokens[..9], 9), want, "{chunk}");
     }
 }
 

@@ -1,8 +1,8 @@
 //! The state of one conversation: append-only logs that can be cut back.
 //!
 //! A [`Timeline`] is token ids, finished [`Page`]s and a tail. A page holds the compressed rows of
-//! [`PAGE`] consecutive tokens and what is needed to continue after them; it never changes, so forks and
-//! caches share it. The tail holds the rows of the unfinished page, and, of each layer, the last window
+//! [`PAGE`] consecutive tokens and, unless that was dropped, what is needed to continue after them; it never
+//! changes, so forks and caches share it. The tail holds the rows of the unfinished page, and, of each layer, the last window
 //! rows and the compressors' pending inputs ("frontier"), with slack so that cutting back by up to
 //! [`SLACK`] tokens is exact and free.
 //!
@@ -21,6 +21,8 @@
 use crate::config::{Config, Ratio};
 use crate::kv::{KvFormat, RowLayout};
 use crate::ops::{Blocks, Ops, RowStore};
+use crate::page::{Page, PageEnd, PageRows};
+use crate::tail::Tail;
 use std::sync::Arc;
 
 /// Tokens in a page.
@@ -35,25 +37,6 @@ pub struct Timeline<B: Ops> {
     pages: Vec<Arc<Page<B>>>,
     layers: Vec<LayerTail<B>>,
     shape: Shape,
-}
-
-/// The state after [`PAGE`] consecutive tokens, as far as it is not already in the pages before.
-pub struct Page<B: Ops> {
-    pub(crate) tokens: Vec<u32>,
-    pub(crate) layers: Vec<PageLayer<B>>,
-}
-
-pub(crate) struct PageLayer<B: Ops> {
-    pub(crate) window: B::Rows,
-    pub(crate) compressor: Option<PagePart<B>>,
-    pub(crate) indexer: Option<PagePart<B>>,
-}
-
-pub(crate) struct PagePart<B: Ops> {
-    /// `PAGE / ratio` rows.
-    pub(crate) rows: B::Rows,
-    /// The inputs still needed at the page's end.
-    pub(crate) frontier: B::Rows,
 }
 
 /// What a timeline needs to know of its model.
@@ -108,6 +91,11 @@ impl<B: Ops> Log<B> {
     /// Forgets the rows from position `to` on.
     pub(crate) fn truncate(&mut self, to: usize) {
         self.rows.truncate(to.checked_sub(self.base).expect("the log reaches back that far"));
+    }
+
+    /// A copy that begins at position `from`.
+    fn from(&self, from: usize) -> Self {
+        Log { rows: self.last(from), base: from }
     }
 
     /// A copy of the rows from position `from` to the end.
@@ -170,6 +158,12 @@ impl<B: Ops> LayerTail<B> {
         [self.compressor.as_mut(), self.indexer.as_mut()]
     }
 
+    /// Device memory in use, in bytes.
+    pub(crate) fn memory(&self) -> usize {
+        let part = |p: &CompressorTail<B>| p.frontier.rows.memory() + p.rows.memory();
+        self.window.rows.memory() + self.parts().into_iter().flatten().map(part).sum::<usize>()
+    }
+
     fn copy(&self) -> Self {
         let part = |p: &CompressorTail<B>| CompressorTail {
             frontier: p.frontier.copy(),
@@ -180,28 +174,6 @@ impl<B: Ops> LayerTail<B> {
             compressor: self.compressor.as_ref().map(part),
             indexer: self.indexer.as_ref().map(part),
         }
-    }
-}
-
-impl<B: Ops> PageLayer<B> {
-    pub(crate) fn parts(&self) -> [Option<&PagePart<B>>; 2] {
-        [self.compressor.as_ref(), self.indexer.as_ref()]
-    }
-}
-
-impl<B: Ops> Page<B> {
-    /// The ids of its [`PAGE`] tokens.
-    pub fn tokens(&self) -> &[u32] {
-        &self.tokens
-    }
-
-    /// Device memory in use, in bytes.
-    pub fn memory(&self) -> usize {
-        let part = |p: &PagePart<B>| p.rows.memory() + p.frontier.memory();
-        self.layers
-            .iter()
-            .map(|l| l.window.memory() + l.parts().into_iter().flatten().map(part).sum::<usize>())
-            .sum()
     }
 }
 
@@ -218,17 +190,70 @@ impl<B: Ops> Timeline<B> {
         Timeline { tokens: Vec::new(), pages: Vec::new(), layers, shape }
     }
 
-    /// A conversation that begins with these pages, which follow one another.
+    /// A conversation that consists of these pages, which follow one another.
     ///
     /// # Panics
     ///
-    /// As [`Timeline::new`].
+    /// As [`Timeline::new`], and if the last page has no end.
     pub fn from_pages(ops: &B, config: &Config, format: KvFormat, pages: Vec<Arc<Page<B>>>) -> Self {
         let mut timeline = Timeline::new(ops, config, format);
-        timeline.tokens = pages.iter().flat_map(|page| page.tokens.iter().copied()).collect();
+        timeline.tokens = pages.iter().flat_map(|page| page.tokens().iter().copied()).collect();
         timeline.pages = pages;
         timeline.restore_page_end(ops);
         timeline
+    }
+
+    /// A conversation that consists of these pages, which follow one another, and a copy of this tail.
+    ///
+    /// # Panics
+    ///
+    /// If the tail follows another number of pages.
+    pub fn from_tail(pages: Vec<Arc<Page<B>>>, tail: &Tail<B>) -> Self {
+        assert_eq!(pages.len(), tail.pages, "the tail follows these pages");
+        let before = pages.iter().flat_map(|page| page.tokens());
+        Timeline {
+            tokens: before.chain(&tail.tokens).copied().collect(),
+            pages,
+            layers: tail.layers.iter().map(LayerTail::copy).collect(),
+            shape: tail.shape.clone(),
+        }
+    }
+
+    /// A copy of the tail that can be cut back by up to `slack` tokens without recomputation, as far as rows
+    /// are there.
+    pub fn tail(&self, slack: usize) -> Tail<B> {
+        let (pages, p) = (self.pages.len(), self.len());
+        let reaches = |s: &usize| self.reaches_back_to(p - s);
+        let slack = (0..=slack.min(p)).rev().find(reaches).expect("it reaches back to itself");
+        let from = p - slack;
+        let layers = self.layers.iter().zip(&self.shape.ratios).map(|(layer, ratio)| {
+            let part = |part: &CompressorTail<B>| CompressorTail {
+                frontier: part.frontier.from(ratio.frontier_from(from)),
+                rows: part.rows.slice(0..part.rows.len()),
+            };
+            LayerTail {
+                window: layer.window.from(self.shape.window_from(from)),
+                compressor: layer.compressor.as_ref().map(part),
+                indexer: layer.indexer.as_ref().map(part),
+            }
+        });
+        Tail {
+            pages,
+            tokens: self.tokens[pages * PAGE..].to_vec(),
+            slack,
+            layers: layers.collect(),
+            shape: self.shape.clone(),
+        }
+    }
+
+    /// Shares a page with others that have the same one.
+    ///
+    /// # Panics
+    ///
+    /// If the page has other tokens.
+    pub fn share_page(&mut self, index: usize, page: Arc<Page<B>>) {
+        assert_eq!(self.pages[index].tokens(), page.tokens(), "the same page");
+        self.pages[index] = page;
     }
 
     /// All tokens so far.
@@ -263,11 +288,7 @@ impl<B: Ops> Timeline<B> {
 
     /// Device memory of the tail, in bytes; pages are shared and count for themselves.
     pub fn tail_memory(&self) -> usize {
-        let part = |p: &CompressorTail<B>| p.frontier.rows.memory() + p.rows.memory();
-        self.layers
-            .iter()
-            .map(|l| l.window.rows.memory() + l.parts().into_iter().flatten().map(part).sum::<usize>())
-            .sum()
+        self.layers.iter().map(LayerTail::memory).sum()
     }
 
     /// A second conversation with the same past: pages are shared, the tail is copied.
@@ -281,7 +302,8 @@ impl<B: Ops> Timeline<B> {
     }
 
     /// Cuts back to the first `to` tokens, or, where that needs rows that were forgotten, further back to
-    /// the end of a page. Returns how many tokens are left; the caller feeds the rest again.
+    /// the end of a page that still has its end. Returns how many tokens are left; the caller feeds the rest
+    /// again.
     ///
     /// Cutting back by up to [`SLACK`] tokens is always exact, unless the timeline was loaded or cut back
     /// to a page's end before: then it is exact as far as rows are there.
@@ -293,10 +315,18 @@ impl<B: Ops> Timeline<B> {
             self.cut_tail(to);
         } else {
             self.pages.truncate(to / PAGE);
-            self.tokens.truncate(self.pages.len() * PAGE);
-            self.restore_page_end(ops);
+            self.cut_to_page_end(ops);
         }
         self.len()
+    }
+
+    /// Cuts back to the last page that has its end.
+    fn cut_to_page_end(&mut self, ops: &B) {
+        while self.pages.last().is_some_and(|page| !page.has_end()) {
+            self.pages.pop();
+        }
+        self.tokens.truncate(self.pages.len() * PAGE);
+        self.restore_page_end(ops);
     }
 
     /// Forgets what a forward pass has left that did not finish, and goes back to the end of a page if it took
@@ -316,8 +346,7 @@ impl<B: Ops> Timeline<B> {
         if whole {
             self.cut_tail(p);
         } else {
-            self.tokens.truncate(self.pages.len() * PAGE);
-            self.restore_page_end(ops);
+            self.cut_to_page_end(ops);
         }
         self.len()
     }
@@ -341,13 +370,13 @@ impl<B: Ops> Timeline<B> {
         let reopened = (to / PAGE < self.pages.len()).then(|| self.pages.pop().expect("a page"));
         for (idx, (layer, ratio)) in self.layers.iter_mut().zip(&self.shape.ratios).enumerate() {
             layer.window.truncate(to);
-            let page_parts = reopened.as_ref().map(|page| page.layers[idx].parts());
+            let page_parts = reopened.as_ref().map(|page| page.rows()[idx].parts());
             for (nth, part) in layer.parts_mut().into_iter().enumerate() {
                 let Some(part) = part else { continue };
                 part.frontier.truncate(to);
                 let rows = to % PAGE / ratio.tokens();
                 match page_parts.and_then(|parts| parts[nth]) {
-                    Some(page) => part.rows = page.rows.slice(0..rows),
+                    Some(page) => part.rows = page.slice(0..rows),
                     None => part.rows.truncate(rows),
                 }
             }
@@ -361,13 +390,13 @@ impl<B: Ops> Timeline<B> {
         for idx in 0..self.layers.len() {
             let mut layer = self.shape.empty_layer(ops, idx);
             if let Some(page) = self.pages.last() {
-                let kept = &page.layers[idx];
+                let kept = &page.end().expect("the last page has its end")[idx];
                 let copy = |rows: &B::Rows| Log { base: end - rows.len(), rows: rows.slice(0..rows.len()) };
                 layer.window = copy(&kept.window);
                 for (part, kept) in
                     layer.parts_mut().into_iter().flatten().zip(kept.parts().into_iter().flatten())
                 {
-                    part.frontier = copy(&kept.frontier);
+                    part.frontier = copy(kept);
                 }
             }
             self.layers[idx] = layer;
@@ -381,11 +410,6 @@ impl<B: Ops> Timeline<B> {
 
     pub(crate) fn layer(&self, layer: usize) -> &LayerTail<B> {
         &self.layers[layer]
-    }
-
-    /// Takes over a state that was saved.
-    pub(crate) fn replace(&mut self, tokens: Vec<u32>, pages: Vec<Arc<Page<B>>>, layers: Vec<LayerTail<B>>) {
-        (self.tokens, self.pages, self.layers) = (tokens, pages, layers);
     }
 
     pub(crate) fn shape(&self) -> &Shape {
@@ -405,12 +429,11 @@ impl<B: Ops> Timeline<B> {
     fn blocks<'a>(
         &'a self,
         layer: usize,
-        in_page: impl Fn(&'a PageLayer<B>) -> Option<&'a PagePart<B>>,
+        in_page: impl Fn(&'a PageRows<B>) -> Option<&'a B::Rows>,
         in_tail: impl Fn(&'a LayerTail<B>) -> Option<&'a CompressorTail<B>>,
     ) -> Option<Blocks<'a, B::Rows>> {
         let tail = &in_tail(&self.layers[layer])?.rows;
-        let pages =
-            self.pages.iter().map(|page| &in_page(&page.layers[layer]).expect("pages and tail alike").rows);
+        let pages = self.pages.iter().map(|page| in_page(&page.rows()[layer]).expect("pages and tail alike"));
         Some(Blocks {
             blocks: pages.chain([tail]).collect(),
             block_len: PAGE / self.shape.ratios[layer].tokens(),
@@ -428,20 +451,20 @@ impl<B: Ops> Timeline<B> {
 
     fn finish_page(&mut self, ops: &B) {
         let end = self.len();
-        let layers = self.layers.iter_mut().zip(&self.shape.ratios).map(|(layer, ratio)| {
+        let (mut rows, mut ends) = (Vec::new(), Vec::new());
+        for (layer, ratio) in self.layers.iter_mut().zip(&self.shape.ratios) {
             let window = layer.window.last(self.shape.window_from(end));
+            let [compressor, indexer] =
+                layer.parts().map(|part| part.map(|part| part.frontier.last(ratio.frontier_from(end))));
+            ends.push(PageEnd { window, compressor, indexer });
             let [compressor, indexer] = layer.parts_mut().map(|part| {
                 part.map(|part| {
                     let empty = ops.rows(part.rows.layout());
-                    PagePart {
-                        frontier: part.frontier.last(ratio.frontier_from(end)),
-                        rows: std::mem::replace(&mut part.rows, empty),
-                    }
+                    std::mem::replace(&mut part.rows, empty)
                 })
             });
-            PageLayer { window, compressor, indexer }
-        });
-        let page = Page { layers: layers.collect(), tokens: self.tokens[end - PAGE..].to_vec() };
-        self.pages.push(Arc::new(page));
+            rows.push(PageRows { compressor, indexer });
+        }
+        self.pages.push(Arc::new(Page::new(self.tokens[end - PAGE..].into(), rows, Some(ends))));
     }
 }
