@@ -67,8 +67,44 @@ fn round(x: &Array, rounding: Rounding, pool: &Pool) -> Acts {
 /// The compressed rows chosen for each row of a batch, ascending.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Picks {
-    /// One list a row of the batch.
-    pub rows: Vec<Vec<u32>>,
+    /// The lists of all rows, one after the other.
+    pub chosen: Vec<u32>,
+    /// Where each row's list ends.
+    pub ends: Vec<usize>,
+}
+
+impl Picks {
+    /// A list of each length, all zeros, to be filled.
+    pub fn with_lengths(lengths: impl Iterator<Item = usize>) -> Picks {
+        let ends: Vec<usize> = lengths
+            .scan(0, |end, len| {
+                *end += len;
+                Some(*end)
+            })
+            .collect();
+        Picks { chosen: vec![0; ends.last().copied().unwrap_or(0)], ends }
+    }
+
+    /// Where the list of row `i` lies in `chosen`.
+    pub fn range(&self, i: usize) -> std::ops::Range<usize> {
+        i.checked_sub(1).map_or(0, |before| self.ends[before])..self.ends[i]
+    }
+
+    /// The list of row `i` of the batch.
+    pub fn row(&self, i: usize) -> &[u32] {
+        &self.chosen[self.range(i)]
+    }
+
+    /// All lists in order.
+    pub fn rows(&self) -> impl Iterator<Item = &[u32]> {
+        (0..self.ends.len()).map(|i| self.row(i))
+    }
+
+    /// Adds a row's list.
+    pub fn push(&mut self, list: &[u32]) {
+        self.chosen.extend_from_slice(list);
+        self.ends.push(self.chosen.len());
+    }
 }
 
 /// The experts chosen for each row of a batch.

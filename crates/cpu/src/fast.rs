@@ -9,6 +9,7 @@ use crate::ops::{attend, compress, moe, pick, project, streams};
 use crate::pool::{Pool, default_threads};
 use crate::reference::{Mix, Reference, choose};
 use crate::rows::Rows;
+use crate::spares::Spares;
 use model::kv::RowLayout;
 use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected};
 use model::rope::Angles;
@@ -20,12 +21,18 @@ use std::ops::Range;
 /// The fast backend: a pool of threads and the best instruction set of this CPU.
 pub struct Cpu {
     pub(crate) pool: Pool,
+    pub(crate) index_scratch: Spares<pick::Scratch>,
+    pub(crate) attention_scratch: Spares<attend::Scratch>,
 }
 
 impl Cpu {
     /// A backend with so many threads; by default one for each physical core this process may use.
     pub fn new(threads: Option<usize>) -> Cpu {
-        Cpu { pool: Pool::new(threads.unwrap_or_else(default_threads)) }
+        Cpu {
+            pool: Pool::new(threads.unwrap_or_else(default_threads)),
+            index_scratch: Spares::default(),
+            attention_scratch: Spares::default(),
+        }
     }
 
     /// Number of threads.

@@ -53,6 +53,8 @@ pub trait Isa: Copy {
     type PairSums: Copy;
     /// 16 f32.
     type Floats: Copy;
+    /// 16 i32.
+    type Ints: Copy;
 
     // ----- bytes -----
 
@@ -159,6 +161,51 @@ pub trait Isa: Copy {
     /// The sum of all 16, as a tree: lane `i` plus lane `i + 8`, then 4, 2, 1 apart.
     fn sum(self, a: Self::Floats) -> f32;
 
+    // ----- 16 lanes: a float, an integer or a word of four bytes each -----
+
+    /// Whether 16 vectors of sums fit the registers beside what they are made from; else it is four.
+    const WIDE: bool;
+    /// The same float in every lane.
+    fn splat_float(self, x: f32) -> Self::Floats;
+    /// To memory.
+    fn put_floats(self, a: Self::Floats, to: &mut [f32; 16]);
+    /// `sum + a·b`, rounded once.
+    fn fused(self, sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a·b`
+    fn product(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The larger; `b` if one of them is NaN.
+    fn larger(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// The values of 64 E4M3 codes, in order.
+    #[inline(always)]
+    fn fp8(self, codes: &[u8; 64]) -> [Self::Floats; 4] {
+        let quarters = codes.as_chunks::<16>().0;
+        std::array::from_fn(|q| self.floats(&quarters[q].map(scalar::fp8_value)))
+    }
+    /// The same integer in every lane.
+    fn splat_int(self, x: i32) -> Self::Ints;
+    /// 16 integers from memory.
+    fn ints(self, x: &[i32; 16]) -> Self::Ints;
+    /// Adds to lane `i` the products of bytes `4 i..4 i + 4` and the four of `a`.
+    ///
+    /// - `w`: unsigned, at most 127; `a`: -127 to 127
+    fn dot_fours(self, sums: Self::Ints, w: Self::Bytes, a: &[i8; 4]) -> Self::Ints;
+    /// Integers of less than 2^24 as floats.
+    fn as_floats(self, a: Self::Ints) -> Self::Floats;
+    /// To memory.
+    fn put_bytes(self, a: Self::Bytes, to: &mut [u8; 64]);
+    /// Transposes a square of words: word `i` of row `j` becomes word `j` of row `i`.
+    #[inline(always)]
+    fn transpose(self, rows: [Self::Bytes; 16]) -> [Self::Bytes; 16] {
+        let mut words = [[0; 64]; 16];
+        for (row, words) in rows.into_iter().zip(&mut words) {
+            self.put_bytes(row, words);
+        }
+        std::array::from_fn(|i| {
+            let column = std::array::from_fn(|at| words[at / 4][4 * i + at % 4]);
+            self.bytes(&column)
+        })
+    }
+
     /// Asks for the cache line `offset` bytes after the start of `base`, which may lie beyond its
     /// end: nothing is read.
     fn prefetch(self, base: &[u8], offset: usize);
@@ -177,7 +224,7 @@ pub trait Kernel {
 pub enum Level {
     /// Plain Rust.
     Scalar,
-    /// AVX2 and F16C (x86-64-v3).
+    /// AVX2, FMA and F16C (x86-64-v3).
     Avx2,
     /// AVX-512 F, BW, DQ, VL with VNNI, VBMI and GFNI: Ice Lake, Zen 4 and later.
     Avx512,

@@ -4,11 +4,23 @@
 //! code of its width. Every operation is a fixed sequence of IEEE operations a lane (sums by fused
 //! multiply-add, lanes added in a tree), so results have the same bits on every CPU.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 /// Lanes in a vector.
 pub const LANES: usize = 16;
 
 /// A vector of f32.
 pub type Vector = [f32; LANES];
+
+/// A vector that does not straddle two cache lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, FromBytes, Immutable, IntoBytes, KnownLayout)]
+#[repr(C, align(64))]
+pub struct Line(pub Vector);
+
+/// The floats of some lines in order.
+pub fn floats(lines: &[Line]) -> &[f32] {
+    FromBytes::ref_from_bytes(lines.as_bytes()).expect("a line is sixteen floats")
+}
 
 /// `sum + a·b` by lane.
 #[inline(always)]
@@ -54,14 +66,6 @@ pub fn dots<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     dots([a], b)[0]
-}
-
-/// `y += s·x`
-#[inline(always)]
-pub fn add_scaled(y: &mut [f32], s: f32, x: &[f32]) {
-    for (y, x) in y.iter_mut().zip(x) {
-        *y = s.mul_add(*x, *y);
-    }
 }
 
 /// `1 / sqrt(mean(x^2) + eps)`

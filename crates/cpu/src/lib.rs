@@ -18,6 +18,9 @@ pub mod pool;
 pub mod reference;
 mod rows;
 mod select;
+mod spares;
+#[cfg(test)]
+mod test_random;
 
 pub use array::{Array, Picks, Routes};
 pub use fast::Cpu;

@@ -3,6 +3,7 @@
 pub mod attend;
 pub mod compress;
 pub mod decode;
+pub mod heads;
 pub mod linear;
 pub mod moe;
 pub mod pick;

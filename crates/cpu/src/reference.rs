@@ -277,7 +277,7 @@ fn attend(
         if let Some((_, ratio)) = view.compressed {
             let row = |w: usize| &compressed[w * width..][..width];
             match picks {
-                Some(picks) => rows.extend(picks.rows[i].iter().map(|&w| row(w as usize))),
+                Some(picks) => rows.extend(picks.row(i).iter().map(|&w| row(w as usize))),
                 None => rows.extend((0..(position + 1) / ratio).map(row)),
             }
         }
@@ -322,7 +322,7 @@ impl Ops for Reference {
     }
 
     fn read_picks(&self, picks: &Picks) -> Result<Vec<Vec<u32>>, DeviceError> {
-        Ok(picks.rows.clone())
+        Ok(picks.rows().map(<[_]>::to_vec).collect())
     }
 
     fn read_routes(&self, routes: &Routes) -> Result<Vec<Vec<(u32, f32)>>, DeviceError> {
@@ -450,7 +450,7 @@ impl Ops for Reference {
                         .sum::<f32>()
                 };
                 let scores: Vec<f32> = rows[..visible * width].chunks_exact(width).map(score).collect();
-                picks.rows.push(largest(&scores, top_k));
+                picks.push(&largest(&scores, top_k));
             }
         }
         picks

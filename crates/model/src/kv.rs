@@ -13,10 +13,10 @@ use quants::hadamard;
 use quants::kv_rounding::{pack_fp4, pack_fp8, unpack_fp4, unpack_fp8};
 
 /// Values that share a scale in an FP8 row.
-const FP8_BLOCK: usize = 64;
+pub const FP8_BLOCK: usize = 64;
 
 /// Values that share a scale in an FP4 index key.
-const FP4_BLOCK: usize = 32;
+pub const FP4_BLOCK: usize = 32;
 
 /// The form of all cached rows of a timeline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -3,19 +3,22 @@
 use super::{Isa, Kernel};
 use core::arch::x86_64::*;
 
-/// Proof that this CPU has AVX2 and F16C. Only [`Avx2::detect`] makes one.
+/// Proof that this CPU has AVX2, FMA and F16C. Only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
 pub struct Avx2(());
 
 impl Avx2 {
     /// The proof, if this CPU has them.
     pub fn detect() -> Option<Self> {
-        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(Self(()))
+        let found = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        found.then_some(Self(()))
     }
 
-    /// Runs `kernel`, compiled with AVX2 and F16C throughout.
+    /// Runs `kernel`, compiled with these features throughout.
     pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,f16c")]
+        #[target_feature(enable = "avx2,fma,f16c")]
         fn with_avx2<K: Kernel>(isa: Avx2, kernel: K) -> K::Output {
             kernel.eval(isa)
         }
@@ -30,7 +33,7 @@ type Two = [__m256i; 2];
 /// Calls AVX2 intrinsics from a method of [`Avx2`].
 macro_rules! avx2 {
     ($body:expr) => {
-        // SAFETY: `self` exists, so the CPU has AVX2 and F16C; loads are from arrays of that size.
+        // SAFETY: `self` exists, so the CPU has AVX2, FMA and F16C; loads are from arrays of that size.
         unsafe { $body }
     };
 }
@@ -57,6 +60,7 @@ impl Isa for Avx2 {
     type Sums = __m256i;
     type PairSums = Two;
     type Floats = [__m256; 2];
+    type Ints = Two;
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> Two {
@@ -291,6 +295,72 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn sum(self, a: [__m256; 2]) -> f32 {
         avx2!(sum(_mm256_add_ps(a[0], a[1])))
+    }
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat_float(self, x: f32) -> [__m256; 2] {
+        avx2!([_mm256_set1_ps(x); 2])
+    }
+
+    #[inline(always)]
+    fn put_floats(self, a: [__m256; 2], to: &mut [f32; 16]) {
+        avx2!({
+            _mm256_storeu_ps(to.as_mut_ptr(), a[0]);
+            _mm256_storeu_ps(to.as_mut_ptr().add(8), a[1]);
+        });
+    }
+
+    #[inline(always)]
+    fn fused(self, sum: [__m256; 2], a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        avx2!([_mm256_fmadd_ps(a[0], b[0], sum[0]), _mm256_fmadd_ps(a[1], b[1], sum[1])])
+    }
+
+    #[inline(always)]
+    fn product(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        avx2!([_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn larger(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        avx2!([_mm256_max_ps(a[0], b[0]), _mm256_max_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> Two {
+        avx2!([_mm256_set1_epi32(x); 2])
+    }
+
+    #[inline(always)]
+    fn ints(self, x: &[i32; 16]) -> Two {
+        let x = x.as_ptr().cast::<__m256i>();
+        avx2!([_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))])
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: Two, w: Two, a: &[i8; 4]) -> Two {
+        avx2!({
+            let a = _mm256_set1_epi32(i32::from_le_bytes(a.map(|a| a as u8)));
+            // Two products of 127 and 127 fit 16 bits.
+            let fours =
+                [0, 1].map(|h| _mm256_madd_epi16(_mm256_maddubs_epi16(w[h], a), _mm256_set1_epi16(1)));
+            [_mm256_add_epi32(sums[0], fours[0]), _mm256_add_epi32(sums[1], fours[1])]
+        })
+    }
+
+    #[inline(always)]
+    fn as_floats(self, a: Two) -> [__m256; 2] {
+        avx2!([_mm256_cvtepi32_ps(a[0]), _mm256_cvtepi32_ps(a[1])])
+    }
+
+    #[inline(always)]
+    fn put_bytes(self, a: Two, to: &mut [u8; 64]) {
+        let to = to.as_mut_ptr().cast::<__m256i>();
+        avx2!({
+            _mm256_storeu_si256(to, a[0]);
+            _mm256_storeu_si256(to.add(1), a[1]);
+        });
     }
 
     #[inline(always)]

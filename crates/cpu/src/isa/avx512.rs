@@ -58,6 +58,19 @@ const SPREAD: [[u8; 64]; 4] = {
     index
 };
 
+/// The bf16 of each E4M3 code below 128: low bytes, high bytes, each as two halves of a table.
+const FP8: [[[u8; 64]; 2]; 2] = {
+    let mut table = [[[0; 64]; 2]; 2];
+    let mut code = 0;
+    while code < 128 {
+        let bits = super::scalar::fp8_value(code as u8).to_bits();
+        table[0][code / 64][code % 64] = (bits >> 16) as u8;
+        table[1][code / 64][code % 64] = (bits >> 24) as u8;
+        code += 1;
+    }
+    table
+};
+
 impl Isa for Avx512 {
     type Bytes = __m512i;
     type Sixteen = __m256i;
@@ -66,6 +79,7 @@ impl Isa for Avx512 {
     type Sums = __m512i;
     type PairSums = __m512i;
     type Floats = __m512;
+    type Ints = __m512i;
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> __m512i {
@@ -291,6 +305,84 @@ impl Isa for Avx512 {
         avx512!(sum(_mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a))))
     }
 
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn splat_float(self, x: f32) -> __m512 {
+        avx512!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn put_floats(self, a: __m512, to: &mut [f32; 16]) {
+        avx512!(_mm512_storeu_ps(to.as_mut_ptr(), a));
+    }
+
+    #[inline(always)]
+    fn fused(self, sum: __m512, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_fmadd_ps(a, b, sum))
+    }
+
+    #[inline(always)]
+    fn product(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn larger(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn fp8(self, codes: &[u8; 64]) -> [__m512; 4] {
+        avx512!({
+            // Bytes are widened by interleaving within quarters: word `4 q + k` goes to `4 k + q` first.
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+            let codes = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes.as_ptr().cast()));
+            let table = |half: &[u8; 64]| _mm512_loadu_si512(half.as_ptr().cast());
+            let [low, high] =
+                FP8.each_ref().map(|t| _mm512_permutex2var_epi8(table(&t[0]), codes, table(&t[1])));
+            let high = _mm512_or_si512(high, _mm512_and_si512(codes, _mm512_set1_epi8(i8::MIN)));
+            let words = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
+            let zero = _mm512_setzero_si512();
+            [
+                _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, words[0])),
+                _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, words[0])),
+                _mm512_castsi512_ps(_mm512_unpacklo_epi16(zero, words[1])),
+                _mm512_castsi512_ps(_mm512_unpackhi_epi16(zero, words[1])),
+            ]
+        })
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> __m512i {
+        avx512!(_mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn ints(self, x: &[i32; 16]) -> __m512i {
+        avx512!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: __m512i, w: __m512i, a: &[i8; 4]) -> __m512i {
+        avx512!(_mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(i32::from_le_bytes(a.map(|a| a as u8)))))
+    }
+
+    #[inline(always)]
+    fn as_floats(self, a: __m512i) -> __m512 {
+        avx512!(_mm512_cvtepi32_ps(a))
+    }
+
+    #[inline(always)]
+    fn put_bytes(self, a: __m512i, to: &mut [u8; 64]) {
+        avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), a));
+    }
+
+    #[inline(always)]
+    fn transpose(self, rows: [__m512i; 16]) -> [__m512i; 16] {
+        avx512!(transpose(rows))
+    }
+
     #[inline(always)]
     fn prefetch(self, base: &[u8], offset: usize) {
         prefetch(base, offset);
@@ -328,5 +420,44 @@ unsafe fn rows_to_lanes(s: [__m512i; 4]) -> __m512i {
         let ab = _mm512_add_epi32(_mm512_unpacklo_epi32(s[0], s[1]), _mm512_unpackhi_epi32(s[0], s[1]));
         let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
         _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
+    }
+}
+
+/// Transposes a square of 32-bit words.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn transpose(r: [__m512i; 16]) -> [__m512i; 16] {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        // Within each quarter: squares of four rows.
+        let mut t = r;
+        for i in (0..16).step_by(4) {
+            let ab = [_mm512_unpacklo_epi32(r[i], r[i + 1]), _mm512_unpackhi_epi32(r[i], r[i + 1])];
+            let cd = [_mm512_unpacklo_epi32(r[i + 2], r[i + 3]), _mm512_unpackhi_epi32(r[i + 2], r[i + 3])];
+            for half in 0..2 {
+                t[i + 2 * half] = _mm512_unpacklo_epi64(ab[half], cd[half]);
+                t[i + 2 * half + 1] = _mm512_unpackhi_epi64(ab[half], cd[half]);
+            }
+        }
+        // Quarters of four such rows: a square of quarters.
+        let mut out = t;
+        for i in 0..4 {
+            let ab = [
+                _mm512_shuffle_i32x4::<0b01_00_01_00>(t[i], t[i + 4]),
+                _mm512_shuffle_i32x4::<0b11_10_11_10>(t[i], t[i + 4]),
+            ];
+            let cd = [
+                _mm512_shuffle_i32x4::<0b01_00_01_00>(t[i + 8], t[i + 12]),
+                _mm512_shuffle_i32x4::<0b11_10_11_10>(t[i + 8], t[i + 12]),
+            ];
+            for half in 0..2 {
+                out[8 * half + i] = _mm512_shuffle_i32x4::<0b10_00_10_00>(ab[half], cd[half]);
+                out[8 * half + 4 + i] = _mm512_shuffle_i32x4::<0b11_01_11_01>(ab[half], cd[half]);
+            }
+        }
+        out
     }
 }

@@ -42,6 +42,7 @@ impl Isa for Neon {
     type Sums = int32x4_t;
     type PairSums = [int32x4_t; 2];
     type Floats = [float32x4_t; 4];
+    type Ints = [int32x4_t; 4];
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> Four {
@@ -274,6 +275,64 @@ impl Isa for Neon {
             let x = vadd_f32(vget_low_f32(x), vget_high_f32(x));
             vget_lane_f32::<0>(x) + vget_lane_f32::<1>(x)
         })
+    }
+
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat_float(self, x: f32) -> [float32x4_t; 4] {
+        [neon!(vdupq_n_f32(x)); 4]
+    }
+
+    #[inline(always)]
+    fn put_floats(self, a: [float32x4_t; 4], to: &mut [f32; 16]) {
+        for (to, a) in to.as_chunks_mut::<4>().0.iter_mut().zip(a) {
+            neon!(vst1q_f32(to.as_mut_ptr(), a));
+        }
+    }
+
+    #[inline(always)]
+    fn fused(self, sum: [float32x4_t; 4], a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|q| neon!(vfmaq_f32(sum[q], a[q], b[q])))
+    }
+
+    #[inline(always)]
+    fn product(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|q| neon!(vmulq_f32(a[q], b[q])))
+    }
+
+    #[inline(always)]
+    fn larger(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        // Not `vmaxq_f32`, which hands on a NaN from either side.
+        from_fn(|q| neon!(vbslq_f32(vcgtq_f32(a[q], b[q]), a[q], b[q])))
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> [int32x4_t; 4] {
+        [neon!(vdupq_n_s32(x)); 4]
+    }
+
+    #[inline(always)]
+    fn ints(self, x: &[i32; 16]) -> [int32x4_t; 4] {
+        from_fn(|q| neon!(vld1q_s32(x.as_ptr().add(4 * q))))
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: [int32x4_t; 4], w: Four, a: &[i8; 4]) -> [int32x4_t; 4] {
+        let a = neon!(vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(a.map(|a| a as u8)))));
+        from_fn(|q| neon!(vpadalq_s16(sums[q], dot_pairs(w[q], a))))
+    }
+
+    #[inline(always)]
+    fn as_floats(self, a: [int32x4_t; 4]) -> [float32x4_t; 4] {
+        a.map(|a| neon!(vcvtq_f32_s32(a)))
+    }
+
+    #[inline(always)]
+    fn put_bytes(self, a: Four, to: &mut [u8; 64]) {
+        for (to, a) in to.as_chunks_mut::<16>().0.iter_mut().zip(a) {
+            neon!(vst1q_u8(to.as_mut_ptr(), a));
+        }
     }
 
     #[inline(always)]

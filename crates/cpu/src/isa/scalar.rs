@@ -20,6 +20,7 @@ impl Isa for Scalar {
     type Sums = i32;
     type PairSums = [i32; 2];
     type Floats = [f32; 16];
+    type Ints = [i32; 16];
 
     #[inline(always)]
     fn bytes(self, x: &[u8; 64]) -> [u8; 64] {
@@ -193,6 +194,58 @@ impl Isa for Scalar {
         sum_tree(a)
     }
 
+    const WIDE: bool = false;
+
+    #[inline(always)]
+    fn splat_float(self, x: f32) -> [f32; 16] {
+        [x; 16]
+    }
+
+    #[inline(always)]
+    fn put_floats(self, a: [f32; 16], to: &mut [f32; 16]) {
+        *to = a;
+    }
+
+    #[inline(always)]
+    fn fused(self, sum: [f32; 16], a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i].mul_add(b[i], sum[i]))
+    }
+
+    #[inline(always)]
+    fn product(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn larger(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| if a[i] > b[i] { a[i] } else { b[i] })
+    }
+
+    #[inline(always)]
+    fn splat_int(self, x: i32) -> [i32; 16] {
+        [x; 16]
+    }
+
+    #[inline(always)]
+    fn ints(self, x: &[i32; 16]) -> [i32; 16] {
+        *x
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: [i32; 16], w: [u8; 64], a: &[i8; 4]) -> [i32; 16] {
+        from_fn(|i| sums[i] + (0..4).map(|b| i32::from(w[4 * i + b]) * i32::from(a[b])).sum::<i32>())
+    }
+
+    #[inline(always)]
+    fn as_floats(self, a: [i32; 16]) -> [f32; 16] {
+        a.map(|a| a as f32)
+    }
+
+    #[inline(always)]
+    fn put_bytes(self, a: [u8; 64], to: &mut [u8; 64]) {
+        *to = a;
+    }
+
     #[inline(always)]
     fn prefetch(self, _base: &[u8], _offset: usize) {}
 }
@@ -216,4 +269,18 @@ pub(super) fn f16_value(bits: u16) -> f32 {
     let special = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     let rebased = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits(0x7780_0000); // 2^112
     f32::from_bits(rebased.to_bits() | special | (bits & 0x8000) << 16)
+}
+
+/// The value of an E4M3 code, exactly, without a branch or a subnormal number on the way.
+#[inline(always)]
+pub(super) const fn fp8_value(code: u8) -> f32 {
+    // The exponent is rebased from 7 to 127. Where it is 0, there is no hidden bit: it is taken as 1,
+    // and the hidden bit off again.
+    let magnitude = ((code & 0x7f) as u32) << 20;
+    let value = f32::from_bits(magnitude + (120 << 23));
+    let hidden = f32::from_bits(121 << 23);
+    let small = f32::from_bits(magnitude + (121 << 23)) - hidden;
+    let value = if code & 0x78 == 0 { small } else { value };
+    let value = if code & 0x7f == 0x7f { f32::NAN } else { value };
+    f32::from_bits(value.to_bits() | ((code & 0x80) as u32) << 24)
 }

@@ -1,26 +1,45 @@
 //! Attention over cached rows; see [`model::Ops::attend_out`] for the formula.
 //!
-//! Cached rows are decoded to f32 once for all heads and tokens of the batch, and only those that any
-//! token sees. Then each item is one token and a few heads: scores row by row, softmax, and values in
-//! blocks of rows that fit the first-level cache. The order of additions is that of the rows, for every
-//! head and token, whatever the batch.
+//! What a token sees is one list of rows: window rows, oldest first, then compressed rows. They are widened to
+//! f32 a block at a time, all heads use a block while it is in the cache, and it is widened again for the
+//! values, which costs less than keeping it.
+//!
+//! Of many tokens an item does one. Of few, items share out a token: blocks of rows for the scores, groups of
+//! heads for the softmax, components for the values. [`tiles`] says why both give the same bits.
+
+#[cfg(test)]
+mod tests;
+mod tiles;
 
 use crate::array::{Array, Picks};
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
-use crate::lanes::{LANES, add_scaled, dots, exp, fma};
-use crate::ops::decode::decode;
+use crate::lanes::{LANES, Line, floats};
+use crate::ops::decode::load_row;
 use crate::ops::linear::Product;
 use crate::pool::Shards;
+use crate::spares::room;
 use model::ops::{KvView, RowStore};
 use model::rope::Angles;
 use model::weights::Attention;
+use std::ops::Range;
+use tiles::{BLOCK, SLACK, Shape};
 
-/// Heads that share a load of a row.
-const HEADS: usize = 8;
+/// Lines of a row of one item, where several items do one token.
+const LINES: usize = 4;
 
-/// Rows whose values are summed before the next part of the output is taken up.
-const BLOCK: usize = 16;
+/// What attention of one token needs.
+#[derive(Default)]
+pub struct Scratch {
+    /// `[groups, width to whole lines]`
+    q: Vec<Line>,
+    /// `[rows + SLACK, stride]`
+    rows: Vec<Line>,
+    /// `[rows + SLACK, groups]`
+    weights: Vec<Line>,
+    /// `[heads to whole groups, stride]`
+    out: Vec<Line>,
+}
 
 /// Attention of every row of the batch, before the output projection: `[n, heads, D]`.
 pub fn attend(
@@ -31,28 +50,272 @@ pub fn attend(
     attention: &Attention<Cpu>,
     angles: &Angles,
 ) -> Array {
-    let width = attention.head_dim;
+    let shape = Shape { heads: attention.heads, width: attention.head_dim };
+    let sinks = &attention.sinks.data;
     let mut out = Array::zeros(q.n(), q.width);
-    let shards = Shards::new(&mut out.data);
-    let groups = attention.heads.div_ceil(HEADS);
+    let outs = Shards::new(&mut out.data);
     for view in caches {
-        let decoded = Decoded::new(cpu, view, picks, width);
-        cpu.pool.each(view.rows.len() * groups, |item| {
-            let (i, first) = (view.rows.start + item / groups, item % groups * HEADS);
-            let heads = HEADS.min(attention.heads - first);
-            // SAFETY: an item owns the part of its token and heads.
-            let out = unsafe { shards.part(i * q.width + first * width, heads * width) };
-            isa::dispatch(AttendHeads {
-                q: &q.row(i)[first * width..][..heads * width],
-                sinks: &attention.sinks.data[first..][..heads],
-                rows: &decoded.visible(view, picks, i),
-                width,
-                out,
+        let token = |i: usize| Token { shape, q: q.row(i), sinks, seen: Seen::new(view, picks, i) };
+        // SAFETY: each row of the batch is in one view, and one item's.
+        let out = |i: usize| unsafe { outs.part(i * q.width, q.width) };
+        if view.rows.len() >= 2 * cpu.threads() {
+            cpu.pool.each(view.rows.len(), |row| {
+                let i = view.rows.start + row;
+                cpu.attention_scratch.with(|scratch| {
+                    isa::dispatch(Whole { token: &token(i), scratch });
+                    token(i).finish(&scratch.out, |heads| angles.rotate_back(i, heads), 0, out(i));
+                });
             });
-            out.chunks_exact_mut(width).for_each(|head| angles.rotate_back(i, head));
-        });
+        } else {
+            for i in view.rows.clone() {
+                attend_together(cpu, &token(i), &|head| angles.rotate_back(i, head), out(i));
+            }
+        }
     }
     out
+}
+
+/// Attention of one token on all threads.
+fn attend_together(cpu: &Cpu, token: &Token<'_>, turn: &(dyn Fn(&mut [f32]) + Sync), out: &mut [f32]) {
+    let (shape, count) = (token.shape, token.seen.len());
+    let (groups, stride) = (shape.groups(), shape.stride());
+    cpu.attention_scratch.with(|Scratch { q, rows, weights, out: sums }| {
+        let q = room(q, groups * shape.lines() * LANES);
+        isa::dispatch(LoadQueries { token, to: q });
+        let q = &*q;
+        let rows = Shards::new(room(rows, (count + SLACK) * stride));
+        let weights = Shards::new(room(weights, (count + SLACK) * groups));
+        cpu.pool.each(count.div_ceil(BLOCK), |block| {
+            let block = block * BLOCK..count.min((block + 1) * BLOCK);
+            // The last block, and only that, is followed by the slack.
+            let slack = if block.end == count { SLACK } else { 0 };
+            let len = block.len() + slack;
+            // SAFETY: an item owns its block of rows and their scores.
+            let (rows, scores) = unsafe {
+                (
+                    rows.part(block.start * stride, len * stride),
+                    weights.part(block.start * groups, len * groups),
+                )
+            };
+            isa::dispatch(Scores { token, block, q, rows, scores });
+        });
+        cpu.pool.each(groups, |group| {
+            // SAFETY: an item owns a group's column.
+            isa::dispatch(Softmax { token, group, weights: &weights, count });
+        });
+        // SAFETY: from here on rows and weights are only read.
+        let (rows, weights) = unsafe { (&*rows.part(0, count * stride), &*weights.part(0, count * groups)) };
+        let sums = room(sums, groups * LANES * stride);
+        let shards = Shards::new(sums);
+        cpu.pool.each(shape.lines().div_ceil(LINES), |item| {
+            let lines = item * LINES..shape.lines().min((item + 1) * LINES);
+            isa::dispatch(Values { shape, rows, weights, count, lines, out: &shards });
+        });
+        let outs = Shards::new(out);
+        cpu.pool.each(groups, |group| {
+            let heads = group * LANES..shape.heads.min((group + 1) * LANES);
+            let (start, len) = (heads.start * shape.width, heads.len() * shape.width);
+            // SAFETY: an item owns its heads; the sums are only read now.
+            let (sums, out) = unsafe { (&*shards.part(0, groups * LANES * stride), outs.part(start, len)) };
+            token.finish(sums, turn, heads.start, out);
+        });
+    });
+}
+
+/// One token's attention.
+struct Token<'a> {
+    shape: Shape,
+    /// `[heads, width]`
+    q: &'a [f32],
+    sinks: &'a [f32],
+    seen: Seen<'a>,
+}
+
+impl Token<'_> {
+    /// The sinks of a group of heads.
+    fn sinks(&self, group: usize) -> &[f32] {
+        &self.sinks[group * LANES..self.shape.heads.min((group + 1) * LANES)]
+    }
+
+    /// Hands out the finished heads from `first` on, as many as `out` has room for, each turned back.
+    fn finish(&self, sums: &[Line], turn: impl Fn(&mut [f32]), first: usize, out: &mut [f32]) {
+        let (width, stride) = (self.shape.width, self.shape.stride());
+        let sums = sums.chunks_exact(stride).skip(first);
+        for (head, sums) in out.chunks_exact_mut(width).zip(sums) {
+            head.copy_from_slice(&floats(sums)[..width]);
+            turn(head);
+        }
+    }
+}
+
+/// The rows that a token sees, in order.
+struct Seen<'a> {
+    view: &'a KvView<'a, Cpu>,
+    /// In `view.window`.
+    window: Range<usize>,
+    compressed: usize,
+    picked: Option<&'a [u32]>,
+}
+
+impl<'a> Seen<'a> {
+    /// What row `i` of the batch sees.
+    fn new(view: &'a KvView<'a, Cpu>, picks: Option<&'a Picks>, i: usize) -> Seen<'a> {
+        let position = view.start + i - view.rows.start;
+        let window = view.first_visible(position) - view.window_base..position + 1 - view.window_base;
+        let picked = picks.map(|picks| picks.row(i));
+        let compressed = match (&view.compressed, picked) {
+            (None, _) => 0,
+            (Some(_), Some(picked)) => picked.len(),
+            (Some((_, ratio)), None) => (position + 1) / ratio,
+        };
+        Seen { view, window, compressed, picked }
+    }
+
+    /// Number of rows.
+    fn len(&self) -> usize {
+        self.window.len() + self.compressed
+    }
+
+    /// Widens some of the rows.
+    ///
+    /// - `to`: `[range or more, stride]`
+    #[inline(always)]
+    fn load<I: Isa>(&self, isa: I, range: Range<usize>, stride: usize, to: &mut [Line]) {
+        let layout = self.view.window.layout();
+        for (j, to) in range.zip(to.chunks_exact_mut(stride)) {
+            let (rows, at) = match j.checked_sub(self.window.len()) {
+                None => (self.view.window, self.window.start + j),
+                Some(j) => {
+                    let (blocks, _) = self.view.compressed.as_ref().expect("there are such rows");
+                    blocks.find(self.picked.map_or(j, |picked| picked[j] as usize))
+                }
+            };
+            load_row(isa, layout, rows.row(at), to);
+        }
+    }
+}
+
+/// All of a token's attention, but for turning back.
+struct Whole<'a> {
+    token: &'a Token<'a>,
+    scratch: &'a mut Scratch,
+}
+
+impl Kernel for Whole<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (Token { shape, q, seen, .. }, scratch) = (self.token, self.scratch);
+        let (groups, stride, count) = (shape.groups(), shape.stride(), seen.len());
+        let queries = room(&mut scratch.q, groups * shape.lines() * LANES);
+        tiles::load_queries(isa, *shape, q, queries);
+        let rows = room(&mut scratch.rows, (BLOCK + SLACK) * stride);
+        let weights = room(&mut scratch.weights, (count + SLACK) * groups);
+        for start in (0..count).step_by(BLOCK) {
+            let block = start..count.min(start + BLOCK);
+            let len = block.len();
+            seen.load(isa, block, stride, rows);
+            tiles::scores(isa, *shape, queries, rows, len, &mut weights[start * groups..]);
+        }
+        let shards = Shards::new(weights);
+        for group in 0..groups {
+            // SAFETY: nobody else is here.
+            unsafe { tiles::softmax(isa, *shape, group, self.token.sinks(group), &shards, count) };
+        }
+        let weights = &scratch.weights;
+        let out = room(&mut scratch.out, groups * LANES * stride);
+        out.fill(Line::default());
+        let out = Shards::new(out);
+        for start in (0..count).step_by(BLOCK) {
+            let block = start..count.min(start + BLOCK);
+            let len = block.len();
+            seen.load(isa, block, stride, rows);
+            // SAFETY: nobody else is here.
+            unsafe {
+                tiles::values(isa, *shape, rows, &weights[start * groups..], len, 0..shape.lines(), &out)
+            };
+        }
+    }
+}
+
+/// A token's queries in lanes.
+struct LoadQueries<'a> {
+    token: &'a Token<'a>,
+    to: &'a mut [Line],
+}
+
+impl Kernel for LoadQueries<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        tiles::load_queries(isa, self.token.shape, self.token.q, self.to);
+    }
+}
+
+/// Widens a block of rows and multiplies it with every head.
+struct Scores<'a> {
+    token: &'a Token<'a>,
+    block: Range<usize>,
+    q: &'a [Line],
+    rows: &'a mut [Line],
+    scores: &'a mut [Line],
+}
+
+impl Kernel for Scores<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let (shape, len) = (self.token.shape, self.block.len());
+        self.token.seen.load(isa, self.block, shape.stride(), self.rows);
+        tiles::scores(isa, shape, self.q, self.rows, len, self.scores);
+    }
+}
+
+/// The weights of a group of heads, whose column this kernel owns.
+struct Softmax<'a> {
+    token: &'a Token<'a>,
+    group: usize,
+    weights: &'a Shards<'a, Line>,
+    count: usize,
+}
+
+impl Kernel for Softmax<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { token, group, weights, count } = self;
+        // SAFETY: this kernel owns the column.
+        unsafe { tiles::softmax(isa, token.shape, group, token.sinks(group), weights, count) };
+    }
+}
+
+/// Some lines of every head's output, which this kernel owns.
+struct Values<'a> {
+    shape: Shape,
+    rows: &'a [Line],
+    weights: &'a [Line],
+    count: usize,
+    lines: Range<usize>,
+    out: &'a Shards<'a, Line>,
+}
+
+impl Kernel for Values<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Self { shape, rows, weights, count, lines, out } = self;
+        for head in 0..shape.groups() * LANES {
+            // SAFETY: this kernel owns these lines.
+            unsafe { out.part(head * shape.stride() + lines.start, lines.len()) }.fill(Line::default());
+        }
+        // SAFETY: as above.
+        unsafe { tiles::values(isa, shape, rows, weights, count, lines, out) };
+    }
 }
 
 /// The output projection: each group of heads through its own part of `out_a`, all of them through `out_b`.
@@ -69,163 +332,4 @@ pub fn project_out(cpu: &Cpu, heads: &Array, attention: &Attention<Cpu>) -> Arra
     let made = cpu.linears(&inputs.iter().enumerate().map(product).collect::<Vec<_>>());
     let low = (0..heads.n()).flat_map(|i| made.iter().flat_map(move |low| low.row(i))).copied().collect();
     cpu.linear(&attention.out_b, &Array::new(low, groups * out))
-}
-
-/// The rows of a view that any of its tokens sees, as f32.
-struct Decoded {
-    width: usize,
-    /// From `view.window_base` on.
-    window: Vec<f32>,
-    /// From row 0 on; rows that nobody sees stay zero, and untouched.
-    compressed: Vec<f32>,
-}
-
-impl Decoded {
-    fn new(cpu: &Cpu, view: &KvView<'_, Cpu>, picks: Option<&Picks>, width: usize) -> Decoded {
-        let end = view.start + view.rows.len();
-        let first = view.first_visible(view.start) - view.window_base;
-        let window: Vec<usize> = (first..end - view.window_base).collect();
-        let compressed = view.compressed.as_ref().map_or(Vec::new(), |(_, ratio)| match picks {
-            None => (0..end / ratio).collect(),
-            Some(picks) => seen_by_any(&picks.rows[view.rows.clone()], end / ratio),
-        });
-        Decoded {
-            width,
-            window: decode(cpu, &window, view.window.len(), width, |i| (view.window, i)),
-            compressed: match &view.compressed {
-                Some((blocks, _)) => {
-                    let count = compressed.last().map_or(0, |last| last + 1);
-                    decode(cpu, &compressed, count, width, |i| blocks.find(i))
-                }
-                None => Vec::new(),
-            },
-        }
-    }
-
-    /// What row `i` of the batch sees, in order: window rows, oldest first, then compressed rows.
-    fn visible(&self, view: &KvView<'_, Cpu>, picks: Option<&Picks>, i: usize) -> Vec<&[f32]> {
-        let position = view.start + i - view.rows.start;
-        let window = view.first_visible(position) - view.window_base..=position - view.window_base;
-        let mut rows: Vec<&[f32]> = window.map(|r| &self.window[r * self.width..][..self.width]).collect();
-        if let Some((_, ratio)) = view.compressed {
-            let row = |w: usize| &self.compressed[w * self.width..][..self.width];
-            match picks {
-                Some(picks) => rows.extend(picks.rows[i].iter().map(|&w| row(w as usize))),
-                None => rows.extend((0..(position + 1) / ratio).map(row)),
-            }
-        }
-        rows
-    }
-}
-
-/// Rows that occur in any of the lists, ascending.
-fn seen_by_any(lists: &[Vec<u32>], rows: usize) -> Vec<usize> {
-    let mut seen = vec![false; rows];
-    lists.iter().flatten().for_each(|&w| seen[w as usize] = true);
-    (0..rows).filter(|&w| seen[w]).collect()
-}
-
-/// One token, a few heads.
-struct AttendHeads<'a> {
-    /// `[heads, D]`
-    q: &'a [f32],
-    sinks: &'a [f32],
-    rows: &'a [&'a [f32]],
-    width: usize,
-    /// `[heads, D]`
-    out: &'a mut [f32],
-}
-
-impl Kernel for AttendHeads<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(mut self, _: I) {
-        let heads = self.sinks.len();
-        let mut done = 0;
-        while heads - done >= HEADS {
-            self.heads::<HEADS>(done);
-            done += HEADS;
-        }
-        while done < heads {
-            self.heads::<1>(done);
-            done += 1;
-        }
-    }
-}
-
-impl AttendHeads<'_> {
-    /// Heads `first..first + H`.
-    #[inline(always)]
-    fn heads<const H: usize>(&mut self, first: usize) {
-        let (width, n) = (self.width, self.rows.len());
-        let q: [&[f32]; H] = std::array::from_fn(|h| &self.q[(first + h) * width..][..width]);
-        let scale = 1.0 / (width as f32).sqrt();
-        let mut weights = vec![0.0; H * n];
-        for (j, row) in self.rows.iter().enumerate() {
-            for (h, score) in dots(q, row).into_iter().enumerate() {
-                weights[h * n + j] = score * scale;
-            }
-        }
-        let mut weights: [&mut [f32]; H] = split(&mut weights, n);
-        let sums: [f32; H] = std::array::from_fn(|h| softmax(weights[h], self.sinks[first + h]));
-        let out = &mut self.out[first * width..][..H * width];
-        out.fill(0.0);
-        add_values(&weights.map(|w| &*w), self.rows, out);
-        for (out, sum) in out.chunks_exact_mut(width).zip(sums) {
-            out.iter_mut().for_each(|x| *x /= sum);
-        }
-    }
-}
-
-/// `H` parts of `n`.
-#[inline(always)]
-fn split<const H: usize>(mut all: &mut [f32], n: usize) -> [&mut [f32]; H] {
-    std::array::from_fn(|_| {
-        let (part, rest) = std::mem::take(&mut all).split_at_mut(n);
-        all = rest;
-        part
-    })
-}
-
-/// Scores to weights that are not yet divided by their sum, which is returned. The sink takes part.
-#[inline(always)]
-fn softmax(scores: &mut [f32], sink: f32) -> f32 {
-    let max = scores.iter().copied().fold(sink, f32::max);
-    let mut sum = exp(sink - max);
-    for score in scores.iter_mut() {
-        *score = exp(*score - max);
-    }
-    for weight in scores.iter() {
-        sum += weight;
-    }
-    sum
-}
-
-/// `out[h] += Σ_j weights[h][j]·rows[j]`, in the order of j.
-#[inline(always)]
-fn add_values<const H: usize>(weights: &[&[f32]; H], rows: &[&[f32]], out: &mut [f32]) {
-    let width = out.len() / H;
-    for start in (0..rows.len()).step_by(BLOCK) {
-        let block = &rows[start..rows.len().min(start + BLOCK)];
-        for at in (0..width / LANES * LANES).step_by(LANES) {
-            let mut sums: [[f32; LANES]; H] =
-                std::array::from_fn(|h| *out[h * width + at..].first_chunk().expect("a whole vector"));
-            for (j, row) in block.iter().enumerate() {
-                let row: &[f32; LANES] = row[at..].first_chunk().expect("a whole vector");
-                for h in 0..H {
-                    fma(&[weights[h][start + j]; LANES], row, &mut sums[h]);
-                }
-            }
-            for h in 0..H {
-                out[h * width + at..][..LANES].copy_from_slice(&sums[h]);
-            }
-        }
-        let tail = width / LANES * LANES;
-        for (j, row) in block.iter().enumerate() {
-            for h in 0..H {
-                add_scaled(&mut out[h * width + tail..(h + 1) * width], weights[h][start + j], &row[tail..]);
-            }
-        }
-    }
 }

@@ -1,31 +1,57 @@
-//! Cached rows to f32, on all threads.
+//! Cached rows to f32.
 
-use crate::fast::Cpu;
-use crate::pool::Shards;
-use crate::rows::Rows;
+use crate::isa::Isa;
+use crate::lanes::{LANES, Line};
+use model::kv::{FP8_BLOCK, RowLayout};
+use quants::e8m0;
 
-/// Rows of one item: a few microseconds of work.
-const ROWS: usize = 16;
-
-/// Decodes some rows to their places among `count`; the others are zero, and their memory untouched.
+/// The values of a stored row, exactly as [`RowLayout::decode`] gives them, then zeros.
 ///
-/// - `wanted`: each row once; `find`: where a row is stored
-/// - returns `[count, width]`
-pub fn decode<'a>(
-    cpu: &Cpu,
-    wanted: &[usize],
-    count: usize,
-    width: usize,
-    find: impl Fn(usize) -> (&'a Rows, usize) + Sync,
-) -> Vec<f32> {
-    let mut values = vec![0.0; count * width];
-    let shards = Shards::new(&mut values);
-    cpu.pool.each(wanted.len().div_ceil(ROWS), |item| {
-        for &i in &wanted[item * ROWS..wanted.len().min((item + 1) * ROWS)] {
-            let (rows, at) = find(i);
-            // SAFETY: `wanted` names each row once.
-            rows.decode(at, unsafe { shards.part(i * width, width) });
+/// - `to`: whole lines, at least as many as the row needs
+///
+/// # Panics
+///
+/// For index keys, which are never wanted in this form.
+#[inline(always)]
+pub fn load_row<I: Isa>(isa: I, layout: RowLayout, bytes: &[u8], to: &mut [Line]) {
+    match layout {
+        RowLayout::F32 { .. } => load(bytes, to, |x: &[u8; 64]| isa.floats_f32(x), isa),
+        RowLayout::F16 { .. } => load(bytes, to, |x: &[u8; 32]| isa.floats_f16(x), isa),
+        RowLayout::Latent8 { width, rope } => {
+            let plain = width - rope;
+            let (codes, rest) = bytes.split_at(plain);
+            let (scales, rest) = rest.split_at(plain / FP8_BLOCK);
+            let (to, to_rest) = to.split_at_mut(plain / LANES);
+            let blocks = codes.as_chunks::<FP8_BLOCK>().0.iter().zip(to.as_chunks_mut::<4>().0);
+            for ((codes, to), &scale) in blocks.zip(scales) {
+                let scale = isa.splat_float(e8m0::decode(scale));
+                for (to, values) in to.iter_mut().zip(isa.fp8(codes)) {
+                    isa.put_floats(isa.product(values, scale), &mut to.0);
+                }
+            }
+            load(rest, to_rest, |x: &[u8; 32]| isa.floats_bf16(x), isa);
         }
-    });
-    values
+        RowLayout::Index4 { .. } => panic!("attention to an index key"),
+    }
+}
+
+/// `N` bytes a line; a last part is padded with zeros.
+#[inline(always)]
+fn load<I: Isa, const N: usize>(
+    bytes: &[u8],
+    to: &mut [Line],
+    widen: impl Fn(&[u8; N]) -> I::Floats,
+    isa: I,
+) {
+    let (whole, end) = bytes.as_chunks::<N>();
+    let (lines, rest) = to.split_at_mut(whole.len());
+    for (to, bytes) in lines.iter_mut().zip(whole) {
+        isa.put_floats(widen(bytes), &mut to.0);
+    }
+    rest.fill(Line::default());
+    if !end.is_empty() {
+        let mut padded = [0; N];
+        padded[..end.len()].copy_from_slice(end);
+        isa.put_floats(widen(&padded), &mut rest[0].0);
+    }
 }
