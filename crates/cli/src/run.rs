@@ -180,6 +180,7 @@ impl Run {
             logprobs: None,
             form,
             strict_markup: true,
+            constraint: None,
         }
     }
 }

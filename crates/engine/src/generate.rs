@@ -5,6 +5,7 @@
 //! that whoever computes logits, for one session or for many in one batch, can drive it.
 
 use crate::cancel::Cancel;
+use crate::constraint::{Constraint, ConstraintError, Masking};
 use crate::logprobs::{Logprob, logprob};
 use crate::miss::Miss;
 use crate::reading::{Form, Reader};
@@ -30,6 +31,8 @@ pub struct Request {
     /// Whether the markup of tool calls is always the most probable: it has to be exact, and what it carries
     /// is sampled as asked for in any case.
     pub strict_markup: bool,
+    /// What the reply may say; see [`crate::constraint`].
+    pub constraint: Option<Constraint>,
 }
 
 /// Something that happens while a reply is written.
@@ -55,7 +58,8 @@ pub enum Finish {
     Eos,
     /// The model ran past its turn: it wrote a control token that begins another one.
     NextTurn(Marker),
-    /// A stop string came up, or a block of tool calls was closed; the message has it.
+    /// A stop string came up, a block of tool calls was closed, or a constraint is fulfilled and lets nothing
+    /// follow; the message has it.
     Complete,
     /// As many tokens as were asked for.
     MaxTokens,
@@ -136,6 +140,27 @@ pub enum ReplyError {
     /// The model gave no usable logits.
     #[error(transparent)]
     BadLogit(#[from] BadLogit),
+    /// The reply cannot be held to its constraint.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+}
+
+/// Why a reply cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StepError {
+    #[error(transparent)]
+    BadLogit(#[from] BadLogit),
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
+}
+
+impl From<StepError> for ReplyError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::BadLogit(error) => error.into(),
+            StepError::Constraint(error) => error.into(),
+        }
+    }
 }
 
 impl<B: Ops> Session<B> {
@@ -195,6 +220,7 @@ pub(crate) struct Writer<'m> {
     tokenizer: &'m Tokenizer,
     sampler: Sampler,
     reader: Reader,
+    masking: Option<Masking>,
     strict_markup: bool,
     logprobs: Option<usize>,
     /// The most tokens to write, and what it means to have written them.
@@ -209,8 +235,9 @@ impl<'m> Writer<'m> {
         request: Request,
         prompt: &[u32],
         context: usize,
-    ) -> Result<Self, SamplingError> {
+    ) -> Result<Self, ReplyError> {
         request.sampling.check(tokenizer.len())?;
+        let masking = request.constraint.map(|constraint| Masking::new(constraint, &request.form, tokenizer));
         let room = context.saturating_sub(prompt.len());
         let limit = match request.max_tokens {
             Some(most) if most <= room => (most, Finish::MaxTokens),
@@ -220,6 +247,7 @@ impl<'m> Writer<'m> {
             tokenizer,
             sampler: Sampler::new(request.sampling, request.seed, prompt),
             reader: Reader::new(request.form),
+            masking: masking.transpose()?,
             strict_markup: request.strict_markup,
             logprobs: request.logprobs,
             limit,
@@ -232,11 +260,14 @@ impl<'m> Writer<'m> {
         &mut self,
         logits: &mut [f32],
         on_event: &mut dyn FnMut(Event),
-    ) -> Result<Step, BadLogit> {
+    ) -> Result<Step, StepError> {
         if self.tokens.len() >= self.limit.0 {
             return Ok(Step::Done(self.limit.1.clone()));
         }
         let raw = self.logprobs.map(|top| (logits.to_vec(), top));
+        if let Some(masking) = &mut self.masking {
+            masking.mask(logits, self.tokenizer)?;
+        }
         let token = self.sampler.pick(logits, self.freedom())?;
         match self.tokenizer.marker(token) {
             Some(Marker::Eos) => return Ok(Step::Done(Finish::Eos)),
@@ -245,11 +276,15 @@ impl<'m> Writer<'m> {
         }
         self.sampler.accept(token);
         self.tokens.push(token);
+        let nothing_follows = match &mut self.masking {
+            Some(masking) => masking.accept(token, self.tokenizer)?,
+            None => false,
+        };
         if let Some((raw, top)) = raw {
             on_event(Event::Token(logprob(&raw, token, top)));
         }
         self.reader.push(token, self.tokenizer).into_iter().map(Event::Message).for_each(on_event);
-        Ok(if self.reader.is_done() {
+        Ok(if self.reader.is_done() || nothing_follows {
             Step::Done(Finish::Complete)
         } else if self.tokens.len() >= self.limit.0 {
             Step::Done(self.limit.1.clone())
@@ -279,6 +314,7 @@ impl<'m> Writer<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::constraint::{Constraints, Rules, Shape};
     use forge::synth::byte_vocab;
     use text::reply::{FinishReason, Start};
     use text::{Event as Said, ReplyOptions};
@@ -288,15 +324,21 @@ mod tests {
         let declared_tools = tools.iter().map(|&tool| tool.to_owned()).collect();
         let tools_active = !tools.is_empty();
         let options = ReplyOptions { start, tools_active, declared_tools, ..ReplyOptions::default() };
-        let request = Request {
-            sampling: Sampling::default(),
-            seed: 5,
+        let form = Form::Chat(options);
+        let request = Request { sampling: Sampling::default(), seed: 5, form, strict_markup, ..greedy() };
+        Writer::new(tokenizer, request, &[], 1000).unwrap()
+    }
+
+    fn greedy() -> Request {
+        Request {
+            sampling: Sampling::greedy(),
+            seed: 0,
             max_tokens: None,
             logprobs: None,
-            form: Form::Chat(options),
-            strict_markup,
-        };
-        Writer::new(tokenizer, request, &[], 1000).unwrap()
+            form: Form::Plain { stop: Vec::new() },
+            strict_markup: true,
+            constraint: None,
+        }
     }
 
     fn tokenizer() -> Tokenizer {
@@ -373,6 +415,31 @@ mod tests {
         let (_, reply) =
             write(writer(&tokenizer, Start::Chat, &[], true), &[("so<｜User｜>", false)]).unwrap();
         assert_eq!((&*reply.message.content, reply.finish), ("so", Finish::NextTurn(Marker::User)));
+    }
+
+    /// A model that wants to say one thing, under rules that let it say another: reasoning is free, the
+    /// content is what the rules allow, and the reply ends where nothing more may follow.
+    #[test]
+    fn a_constraint_decides_what_is_said() {
+        let tokenizer = std::sync::Arc::new(tokenizer());
+        let rules = Rules { content: Some(Shape::Regex("[0-9]{3}".into())), ..Rules::default() };
+        let constraint = Constraints::new(tokenizer.clone()).build(&rules).unwrap();
+        let form = Form::Chat(ReplyOptions { start: Start::Thinking, ..ReplyOptions::default() });
+        let request = Request { constraint, form, ..greedy() };
+        let mut writer = Writer::new(&tokenizer, request, &[], 1000).unwrap();
+        let wanted = tokenizer.encode_trusted("Hm<｜end▁of▁sentence｜>x5yz");
+        for (nth, &want) in wanted.iter().enumerate() {
+            let mut logits: Vec<f32> = (0..tokenizer.len()).map(|token| -(token as f32)).collect();
+            logits[want as usize] = 9.0;
+            if let Step::Done(finish) = writer.step(&mut logits, &mut |_| {}).unwrap() {
+                assert_eq!((finish, nth), (Finish::Complete, 5));
+                break;
+            }
+        }
+        let reply = writer.end(Finish::Complete, Stats::default(), &mut |_| {});
+        assert_eq!((&*reply.message.reasoning_content, reply.message.content.len()), ("Hm", 3));
+        assert!(reply.message.content.bytes().all(|byte| byte.is_ascii_digit()), "{reply:?}");
+        assert_eq!(reply.message.finish_reason, FinishReason::Stop);
     }
 
     /// A call that is cut off is not executed.

@@ -2,11 +2,13 @@
 //!
 //! Start at [`LoadedModel`]. A single conversation is a [`Session`]: [`Session::sync`] reads a prompt doing as
 //! little work as possible, [`Session::reply`] writes a reply. Many at once are served by an [`Engine`]; see
-//! [`service`]. How tokens are chosen is in [`sampler`].
+//! [`service`]. How tokens are chosen is in [`sampler`], and what may be chosen at all in
+//! [`constraint`].
 //!
 //! This crate knows nothing of HTTP or terminals, and nothing of how an operation of the model is computed.
 
 pub mod cancel;
+pub mod constraint;
 pub mod generate;
 pub mod loaded;
 pub mod logprobs;
@@ -20,6 +22,7 @@ pub mod session;
 pub mod vocabulary;
 
 pub use cancel::Cancel;
+pub use constraint::{Constraint, ConstraintError, Constraints};
 pub use generate::{Event, Finish, Reply, ReplyError, Request, Stats};
 pub use loaded::{LoadedModel, OpenError};
 pub use miss::Miss;

@@ -1,5 +1,6 @@
 //! A model ready for service: its weights on a backend, and the tokenizer that belongs to them.
 
+use crate::constraint::Constraints;
 use crate::vocabulary::{VocabularyError, vocabulary};
 use gguf::{Gguf, GgufError};
 use model::{KvFormat, LoadError, Model, Ops};
@@ -17,6 +18,8 @@ pub struct LoadedModel<B: Ops> {
     pub model: Model<B>,
     /// Text to tokens and back.
     pub tokenizer: Arc<Tokenizer>,
+    /// Makes constraints for replies in this vocabulary.
+    pub constraints: Constraints,
     /// Which checkpoint's words prompts are written in.
     pub profile: Profile,
     /// What is odd about the file, a sentence each.
@@ -55,7 +58,8 @@ impl<B: Ops> LoadedModel<B> {
         gguf.check_unchanged()?;
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));
         let name = name(gguf);
-        Ok(LoadedModel { ops, name, model, tokenizer, profile, warnings })
+        let constraints = Constraints::new(tokenizer.clone());
+        Ok(LoadedModel { ops, name, model, tokenizer, constraints, profile, warnings })
     }
 
     /// The KV format for everyday use: the smallest that suits the model.

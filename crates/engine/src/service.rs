@@ -15,6 +15,7 @@ pub use job::{Invalid, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, Ti
 pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, Status, Totals};
 
 use crate::cancel::Cancel;
+use crate::constraint::Constraints;
 use crate::loaded::LoadedModel;
 use inbox::{Inbox, Waiting};
 use model::kv::KvFormatError;
@@ -36,6 +37,7 @@ struct Handle {
     inbox: Arc<Inbox>,
     board: Arc<Mutex<Status>>,
     tokenizer: Arc<Tokenizer>,
+    constraints: Constraints,
     info: ModelInfo,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -135,6 +137,7 @@ impl Engine {
             ..Status::default()
         }));
         let tokenizer = loaded.tokenizer.clone();
+        let constraints = loaded.constraints.clone();
         let thread = std::thread::Builder::new().name("ds4-engine".to_owned());
         let thread = {
             let (inbox, board) = (inbox.clone(), board.clone());
@@ -144,7 +147,7 @@ impl Engine {
             })?
         };
         let thread = Mutex::new(Some(thread));
-        Ok(Engine { handle: Arc::new(Handle { inbox, board, tokenizer, info, thread }) })
+        Ok(Engine { handle: Arc::new(Handle { inbox, board, tokenizer, constraints, info, thread }) })
     }
 
     /// Takes a job, or says why not: everything that can be checked early is checked here, before any work.
@@ -209,6 +212,11 @@ impl Engine {
     /// Text to tokens and back.
     pub fn tokenizer(&self) -> &Arc<Tokenizer> {
         &self.handle.tokenizer
+    }
+
+    /// Makes constraints for [`Request::constraint`](crate::Request::constraint).
+    pub fn constraints(&self) -> &Constraints {
+        &self.handle.constraints
     }
 
     /// What is served.

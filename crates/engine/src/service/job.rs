@@ -1,6 +1,8 @@
 //! What goes into the engine and what comes out: jobs, tickets, events, refusals.
 
 use crate::cancel::Cancel;
+use crate::constraint::ConstraintError;
+use crate::generate::StepError;
 use crate::generate::{Event, Reply, Request};
 use crate::miss::Miss;
 use crate::sampler::{BadLogit, SamplingError};
@@ -141,6 +143,9 @@ pub enum JobError {
     /// The model gave no usable logits.
     #[error(transparent)]
     BadLogit(#[from] BadLogit),
+    /// The reply cannot be held to its constraint.
+    #[error(transparent)]
+    Constraint(#[from] ConstraintError),
     /// The device failed.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -153,6 +158,15 @@ pub enum JobError {
     /// The engine's thread is gone.
     #[error("the engine has stopped")]
     Gone,
+}
+
+impl From<StepError> for JobError {
+    fn from(error: StepError) -> Self {
+        match error {
+            StepError::BadLogit(error) => error.into(),
+            StepError::Constraint(error) => error.into(),
+        }
+    }
 }
 
 /// Why a job was not accepted.

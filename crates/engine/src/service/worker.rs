@@ -11,7 +11,7 @@ use super::job::JobError;
 use super::running::{End, Running, tell};
 use super::share::{Want, share};
 use super::status::{Status, Totals};
-use crate::generate::{Finish, Stats, Writer};
+use crate::generate::{Finish, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
 use model::{BatchError, Ops, Tap, Timeline, forward};
@@ -152,11 +152,12 @@ impl<'m, B: Ops> Worker<'m, B> {
             catch_unwind(AssertUnwindSafe(|| Writer::new(tokenizer, job.request.clone(), prompt, context)));
         let error = match made {
             Ok(Ok(writer)) => return Some(writer),
-            Ok(Err(error)) => error.to_string(),
-            Err(panic) => words(&*panic),
+            Ok(Err(ReplyError::Constraint(error))) => JobError::Constraint(error),
+            Ok(Err(error)) => JobError::Internal(error.to_string()),
+            Err(panic) => JobError::Internal(words(&*panic)),
         };
         self.totals.failed += 1;
-        let _ = job.events.send(super::JobEvent::Failed(JobError::Internal(error)));
+        let _ = job.events.send(super::JobEvent::Failed(error));
         None
     }
 

@@ -44,6 +44,7 @@ pub fn greedy(max_tokens: usize) -> Request {
         logprobs: None,
         form: Form::Plain { stop: Vec::new() },
         strict_markup: true,
+        constraint: None,
     }
 }
 
