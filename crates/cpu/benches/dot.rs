@@ -6,6 +6,7 @@
 //! tile by more columns, where items are multiply-accumulates.
 
 use cpu::dot::{Acts, Matrix, Rounding, matmul};
+use cpu::isa::{self, Isa, Kernel};
 use divan::counter::{BytesCount, ItemsCount};
 use divan::{Bencher, black_box};
 use quants::Format;
@@ -72,8 +73,8 @@ fn hot(bencher: Bencher, format: Format) {
         .bench_local(|| matmul(&w, 0..TILE, &acts, &[0], black_box(&mut out)));
 }
 
-/// One format of each kind of loop, by 2, 4 and 64 columns.
-#[divan::bench(args = [2, 4, 64], consts = [0, 1, 2, 3, 4, 5], sample_count = 20)]
+/// One format of each kind of loop, by more columns.
+#[divan::bench(args = [4, 5, 6, 8, 12, 16, 64, 512], consts = [0, 1, 2, 3, 4, 5], sample_count = 20)]
 fn columns<const INDEX: usize>(bencher: Bencher, n: usize) {
     const SOME: [Format; 6] =
         [Format::F16, Format::Q8_0, Format::Mxfp4, Format::Q2K, Format::Q4K, Format::Iq2Xxs];
@@ -85,4 +86,32 @@ fn columns<const INDEX: usize>(bencher: Bencher, n: usize) {
     bencher
         .counter(ItemsCount::new(TILE * K * n))
         .bench_local(|| matmul(&w, 0..TILE, &acts, &cols, black_box(&mut out)));
+}
+
+/// The roof of `columns`: multiply-accumulates of bytes, from registers.
+#[divan::bench(sample_count = 20)]
+fn peak(bencher: Bencher) {
+    const ROUNDS: usize = 100_000;
+    struct Peak([[u8; 64]; 2]);
+    impl Kernel for Peak {
+        type Output = [f32; 16];
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) -> [f32; 16] {
+            let [w, a] = self.0.map(|x| isa.bytes(&x));
+            let mut sums = [isa.splat_int(0); 12];
+            for _ in 0..ROUNDS {
+                for sums in &mut sums {
+                    *sums = isa.dot_fours(*sums, w, a);
+                }
+            }
+            let mut out = [0.0; 16];
+            let all =
+                sums.iter().fold(isa.no_floats(), |all, sums| isa.sum_floats(all, isa.as_floats(*sums)));
+            isa.put_floats(all, &mut out);
+            out
+        }
+    }
+    bencher
+        .counter(ItemsCount::new(ROUNDS * 12 * 64))
+        .bench_local(|| isa::dispatch(Peak(black_box([[3; 64], [1; 64]]))));
 }

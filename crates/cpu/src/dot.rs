@@ -22,6 +22,7 @@ pub(crate) mod group;
 pub(crate) mod iq2_xxs;
 mod mxfp4;
 mod pair;
+pub(crate) mod panel;
 mod q2_k;
 mod q3_k;
 mod q4_k;
@@ -37,6 +38,7 @@ use floats::FloatTile;
 use group::GroupTile;
 use iq2_xxs::Iq2XxsTile;
 use pair::PairTile;
+use panel::{MANY, Panelled, PanelsBy};
 use quants::Format;
 use quants::float::{BlockBF16, BlockF16, BlockF32};
 use quants::mxfp4::BlockMxfp4;
@@ -115,14 +117,14 @@ fn matmul_at(level: Level, w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols
         Format::F32 => level.run(product.by::<FloatTile<BlockF32>>()),
         Format::F16 => level.run(product.by::<FloatTile<BlockF16>>()),
         Format::BF16 => level.run(product.by::<FloatTile<BlockBF16>>()),
-        Format::Q8_0 => level.run(product.by::<PairTile<BlockQ8_0>>()),
-        Format::Mxfp4 => level.run(product.by::<PairTile<BlockMxfp4>>()),
-        Format::Q2K => level.run(product.by::<GroupTile<BlockQ2K>>()),
-        Format::Q3K => level.run(product.by::<GroupTile<BlockQ3K>>()),
-        Format::Q4K => level.run(product.by::<GroupTile<BlockQ4K>>()),
-        Format::Q5K => level.run(product.by::<GroupTile<BlockQ5K>>()),
-        Format::Q6K => level.run(product.by::<GroupTile<BlockQ6K>>()),
-        Format::Iq2Xxs => level.run(product.by::<Iq2XxsTile>()),
+        Format::Q8_0 => product.few_or_many::<PairTile<BlockQ8_0>>(level),
+        Format::Mxfp4 => product.few_or_many::<PairTile<BlockMxfp4>>(level),
+        Format::Q2K => product.few_or_many::<GroupTile<BlockQ2K>>(level),
+        Format::Q3K => product.few_or_many::<GroupTile<BlockQ3K>>(level),
+        Format::Q4K => product.few_or_many::<GroupTile<BlockQ4K>>(level),
+        Format::Q5K => product.few_or_many::<GroupTile<BlockQ5K>>(level),
+        Format::Q6K => product.few_or_many::<GroupTile<BlockQ6K>>(level),
+        Format::Iq2Xxs => product.few_or_many::<Iq2XxsTile>(level),
     }
 }
 
@@ -170,6 +172,15 @@ struct Product<'a> {
 impl<'a> Product<'a> {
     fn by<T: Tile>(self) -> ProductBy<'a, T> {
         ProductBy { product: self, tile: PhantomData }
+    }
+
+    /// Computes it by the loop that suits the number of columns.
+    fn few_or_many<T: Panelled>(self, level: Level) {
+        if self.cols.len() < MANY {
+            level.run(self.by::<T>());
+        } else {
+            level.run(PanelsBy::<T>::new(self));
+        }
     }
 }
 

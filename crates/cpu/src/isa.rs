@@ -141,6 +141,36 @@ pub trait Isa: Copy {
     /// The totals of the first halves of four pairs, and of the second.
     fn pair_totals(self, sums: [Self::PairSums; 4]) -> [[i32; 4]; 2];
 
+    // ----- panels: 16 rows side by side, a lane each -----
+
+    /// Numbers to memory.
+    fn put_sixteen(self, x: Self::Sixteen, to: &mut [i16; 16]);
+    /// Signed weights as [`loaded`](Self::loaded) takes them from memory.
+    fn stored(self, w: Self::Signed) -> Self::Bytes;
+    /// Signed weights from what [`stored`](Self::stored) made of them.
+    fn loaded(self, w: Self::Bytes) -> Self::Signed;
+    /// Unpacks two blocks of IQ2_XXS, each weight plus 43, in the order of [`Turned256::turned`].
+    #[inline(always)]
+    fn iq2_xxs_turned(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
+        iq2_xxs::turn_portably(self, blocks, to);
+    }
+    /// Products of the bytes with 16-bit numbers, of which each byte gets the low byte; the product of
+    /// an unsigned byte and its number must fit one.
+    fn scale_bytes(self, w: Self::Bytes, scale: &Self::Spread, v: usize) -> Self::Bytes;
+    /// The same four bytes, 16 times.
+    fn fours(self, x: &[i8; 4]) -> Self::Bytes;
+    /// Adds `Σ_b w[4 r + b] a[4 r + b]` to each lane `r`.
+    ///
+    /// - `w`: unsigned, at most 127
+    /// - `a`: -127 to 127
+    fn dot_fours(self, sums: Self::Ints, w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
+    /// Adds `Σ_b (w[4 r + b] + PAIR_BIAS) a[4 r + b]` to each lane `r`; `a` is -127 to 127.
+    fn dot_fours_signed(self, sums: Self::Ints, w: Self::Signed, a: Self::Bytes) -> Self::Ints;
+    /// Adds `Σ_b w[2 r + b] a[2 r + b]` of 16-bit numbers to each lane `r`.
+    fn dot_twos(self, sums: Self::Ints, w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
+    /// Adds the products of 32-bit integers, which must fit; `factor` as 16 little-endian i32.
+    fn add_times(self, sums: Self::Ints, x: Self::Ints, factor: Self::Bytes) -> Self::Ints;
+
     // ----- floats -----
 
     /// The values of four f16, exactly.
@@ -158,6 +188,10 @@ pub trait Isa: Copy {
     /// Adds the products, each rounded before it is added: no fused multiply-add, so that every
     /// instruction set gives the same bits.
     fn add_products(self, sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Sums.
+    fn sum_floats(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// Differences.
+    fn difference(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// The sum of all 16, as a tree: lane `i` plus lane `i + 8`, then 4, 2, 1 apart.
     fn sum(self, a: Self::Floats) -> f32;
 
@@ -185,11 +219,7 @@ pub trait Isa: Copy {
     fn splat_int(self, x: i32) -> Self::Ints;
     /// 16 integers from memory.
     fn ints(self, x: &[i32; 16]) -> Self::Ints;
-    /// Adds to lane `i` the products of bytes `4 i..4 i + 4` and the four of `a`.
-    ///
-    /// - `w`: unsigned, at most 127; `a`: -127 to 127
-    fn dot_fours(self, sums: Self::Ints, w: Self::Bytes, a: &[i8; 4]) -> Self::Ints;
-    /// Integers of less than 2^24 as floats.
+    /// Integers as floats, rounded to the nearest, ties to even.
     fn as_floats(self, a: Self::Ints) -> Self::Floats;
     /// To memory.
     fn put_bytes(self, a: Self::Bytes, to: &mut [u8; 64]);
@@ -209,6 +239,16 @@ pub trait Isa: Copy {
     /// Asks for the cache line `offset` bytes after the start of `base`, which may lie beyond its
     /// end: nothing is read.
     fn prefetch(self, base: &[u8], offset: usize);
+}
+
+/// 64 bytes that are a cache line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C, align(64))]
+pub struct Line(pub [u8; 64]);
+
+impl Line {
+    /// All zero.
+    pub const ZERO: Self = Self([0; 64]);
 }
 
 /// A piece of work that is compiled once for each instruction set.

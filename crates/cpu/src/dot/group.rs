@@ -25,14 +25,31 @@ pub struct Group<I: Isa> {
     pub w: [I::Bytes; 4],
     /// The scale of each 16 weights, `s` above.
     pub scale: I::Spread,
+    /// The same scales once each.
+    pub by_sixteen: I::Sixteen,
     /// What the activation sums are multiplied with, `o` above.
     pub offset: I::Sixteen,
+}
+
+/// What becomes of the integer scales when rows are unpacked side by side (see [`panel`](super::panel)).
+pub(super) enum Scales {
+    /// They are multiplied into the bytes, where they fit.
+    Folded,
+    /// Those of each 32 weights are equal, and multiply sums.
+    By32,
+    /// They multiply sums of 16.
+    By16,
 }
 
 /// A format with blocks of 256.
 pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
     /// Whether the offsets are minima, with [`dmin`](Self::dmin) as their unit.
     const MINIMA: bool = false;
+    /// What became of the scales in panels.
+    const SCALES: Scales;
+    /// What was added to each weight to make it unsigned: the offsets are the scales times minus this,
+    /// unless they are minima.
+    const BIAS: i32 = 0;
 
     /// The unit of the scales, f16 bits.
     fn d(&self) -> u16;
@@ -110,7 +127,7 @@ fn two_rows<I: Isa, B: Grouped, const C: usize>(
         let chunk = &cols[c][g];
         let a = activations(isa, chunk);
         for r in 0..2 {
-            let Group { w, scale, offset } = &groups[r];
+            let Group { w, scale, offset, .. } = &groups[r];
             let offset = isa.dot_sixteen(isa.no_sums(), *offset, &chunk.sum);
             sums[c][r] = if B::MINIMA {
                 BlockSums { weighted: isa.dot_group(isa.no_sums(), w, scale, &a), minima: offset }

@@ -19,7 +19,7 @@ const MINUS_BIAS: i16 = -43;
 const _: () = assert!(MINUS_BIAS == -(BIAS as i16));
 
 /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
-const UNIT: f32 = 0.125;
+pub(super) const UNIT: f32 = 0.125;
 
 /// Rows of IQ2_XXS.
 pub(super) struct Iq2XxsTile;
@@ -68,7 +68,7 @@ pub(crate) fn dots_portably<I: Isa, const C: usize>(
 ) -> [[i32; 4]; C] {
     let mut sums = [[isa.no_sums(); 4]; C];
     for r in 0..4 {
-        let Group { w, scale, offset } = unpack(isa, blocks[r]);
+        let Group { w, scale, offset, .. } = unpack(isa, blocks[r]);
         for c in 0..C {
             let chunk = &cols[c].plain;
             let start = isa.dot_sixteen(isa.no_sums(), offset, &chunk.sum);
@@ -76,6 +76,24 @@ pub(crate) fn dots_portably<I: Isa, const C: usize>(
         }
     }
     sums.map(|sums| isa.totals(sums))
+}
+
+/// [`Isa::iq2_xxs_turned`] by way of the order of a group.
+#[inline(always)]
+pub(crate) fn turn_portably<I: Isa>(isa: I, blocks: [&[iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
+    for (block, to) in blocks.into_iter().zip(to) {
+        let group = unpack(isa, block);
+        for (v, w) in group.w.into_iter().enumerate() {
+            let mut vector = [0; 64];
+            isa.put_bytes(w, &mut vector);
+            for (half, w) in vector.as_chunks::<32>().0.iter().enumerate() {
+                let first_row = 4 * (v + 4 * half);
+                for (j, &w) in w.iter().enumerate() {
+                    to[j % 8][first_row + j / 8] = w;
+                }
+            }
+        }
+    }
 }
 
 /// The code book plus [`BIAS`], eight magnitudes a word.
@@ -120,7 +138,7 @@ fn unpack<I: Isa>(isa: I, groups: &[iq2_xxs::Group; 8]) -> Group<I> {
         scales |= (2 * u64::from(group.scale()) + 1) << (8 * g);
     }
     let scale = isa.sixteen(twice(scales));
-    Group { w, scale: isa.spread(scale), offset: isa.times(scale, MINUS_BIAS) }
+    Group { w, scale: isa.spread(scale), by_sixteen: scale, offset: isa.times(scale, MINUS_BIAS) }
 }
 
 /// Four times seven signs, each with its parity as the eighth: [`iq2_xxs::with_parity`] by bytes.

@@ -1,12 +1,14 @@
 //! Q2_K: four planes of two bits; 4-bit scales and minima.
 
-use super::group::{Group, Grouped};
+use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
 use quants::q2_k::BlockQ2K;
 use zerocopy::transmute;
 
 impl Grouped for BlockQ2K {
     const MINIMA: bool = true;
+    /// 3 times 15 fits.
+    const SCALES: Scales = Scales::Folded;
 
     fn d(&self) -> u16 {
         self.d.get()
@@ -20,9 +22,11 @@ impl Grouped for BlockQ2K {
     fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
         let scales: [u64; 2] = transmute!(self.scales);
         const LOW: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+        let scale = isa.sixteen([scales[0] & LOW, scales[1] & LOW]);
         Group {
             w: two_bit_planes(isa, &self.qs),
-            scale: isa.spread(isa.sixteen([scales[0] & LOW, scales[1] & LOW])),
+            scale: isa.spread(scale),
+            by_sixteen: scale,
             offset: isa.sixteen([scales[0] >> 4 & LOW, scales[1] >> 4 & LOW]),
         }
     }

@@ -1,6 +1,6 @@
 //! Q3_K: the planes of Q2_K and a third bit, taken as 0 to 7; signed 6-bit scales.
 
-use super::group::{Group, Grouped};
+use super::group::{Group, Grouped, Scales};
 use super::q2_k::two_bit_planes;
 use super::q5_k::bit_planes;
 use crate::isa::Isa;
@@ -9,6 +9,9 @@ use zerocopy::little_endian::U32;
 use zerocopy::transmute;
 
 impl Grouped for BlockQ3K {
+    const SCALES: Scales = Scales::By16;
+    const BIAS: i32 = 4;
+
     fn d(&self) -> u16 {
         self.d.get()
     }
@@ -26,7 +29,8 @@ impl Grouped for BlockQ3K {
                 isa.or(low[3], isa.shl::<2>(high[3])),
             ],
             scale: isa.spread(scale),
-            offset: isa.times(scale, -4),
+            by_sixteen: scale,
+            offset: isa.times(scale, -Self::BIAS as i16),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Q4_K: nibbles; 6-bit scales and minima.
 
-use super::group::{Group, Grouped};
+use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
 use quants::q4_k::{BlockQ4K, ScalesMins};
 use zerocopy::little_endian::U32;
@@ -8,6 +8,7 @@ use zerocopy::{transmute, transmute_ref};
 
 impl Grouped for BlockQ4K {
     const MINIMA: bool = true;
+    const SCALES: Scales = Scales::By32;
 
     fn d(&self) -> u16 {
         self.d.get()
@@ -20,7 +21,7 @@ impl Grouped for BlockQ4K {
     #[inline(always)]
     fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
         let (scale, offset) = scales_minima(isa, &self.scales);
-        Group { w: nibble_planes(isa, &self.qs), scale: isa.spread(scale), offset }
+        Group { w: nibble_planes(isa, &self.qs), scale: isa.spread(scale), by_sixteen: scale, offset }
     }
 }
 

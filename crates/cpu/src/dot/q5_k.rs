@@ -1,12 +1,13 @@
 //! Q5_K: Q4_K with a plane of fifth bits.
 
-use super::group::{Group, Grouped};
+use super::group::{Group, Grouped, Scales};
 use super::q4_k::{nibble_planes, scales_minima};
 use crate::isa::Isa;
 use quants::q5_k::BlockQ5K;
 
 impl Grouped for BlockQ5K {
     const MINIMA: bool = true;
+    const SCALES: Scales = Scales::By32;
 
     fn d(&self) -> u16 {
         self.d.get()
@@ -29,6 +30,7 @@ impl Grouped for BlockQ5K {
                 isa.or(low[3], isa.shl::<4>(high[3])),
             ],
             scale: isa.spread(scale),
+            by_sixteen: scale,
             offset,
         }
     }

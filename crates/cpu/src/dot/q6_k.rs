@@ -1,12 +1,15 @@
 //! Q6_K: nibbles and planes of two bits, taken as 0 to 63; signed byte scales.
 
-use super::group::{Group, Grouped};
+use super::group::{Group, Grouped, Scales};
 use super::q2_k::two_bit_planes;
 use crate::isa::Isa;
 use quants::q6_k::BlockQ6K;
 use zerocopy::{transmute, transmute_ref};
 
 impl Grouped for BlockQ6K {
+    const SCALES: Scales = Scales::By16;
+    const BIAS: i32 = 32;
+
     fn d(&self) -> u16 {
         self.d.get()
     }
@@ -25,7 +28,8 @@ impl Grouped for BlockQ6K {
                 isa.or(isa.shr::<4>(odd), isa.shl::<4>(high[3])),
             ],
             scale: isa.spread(scale),
-            offset: isa.times(scale, -32),
+            by_sixteen: scale,
+            offset: isa.times(scale, -Self::BIAS as i16),
         }
     }
 }

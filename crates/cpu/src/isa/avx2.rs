@@ -245,6 +245,71 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn put_sixteen(self, x: __m256i, to: &mut [i16; 16]) {
+        avx2!(_mm256_storeu_si256(to.as_mut_ptr().cast(), x));
+    }
+
+    #[inline(always)]
+    fn stored(self, (_, w): (Two, Two)) -> Two {
+        w
+    }
+
+    #[inline(always)]
+    fn loaded(self, w: Two) -> (Two, Two) {
+        self.signed(w)
+    }
+
+    #[inline(always)]
+    fn scale_bytes(self, w: Two, scale: &[Two; 4], v: usize) -> Two {
+        // No product is carried into the next byte.
+        avx2!([_mm256_mullo_epi16(w[0], scale[v][0]), _mm256_mullo_epi16(w[1], scale[v][1])])
+    }
+
+    #[inline(always)]
+    fn fours(self, x: &[i8; 4]) -> Two {
+        avx2!([_mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))); 2])
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, mut sums: Two, w: Two, a: Two) -> Two {
+        for half in 0..2 {
+            avx2!({
+                // Two products of 127 and 127 fit 16 bits.
+                let pairs = _mm256_maddubs_epi16(w[half], a[half]);
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            });
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn dot_fours_signed(self, mut sums: Two, (magnitude, w): (Two, Two), a: Two) -> Two {
+        for half in 0..2 {
+            avx2!({
+                let pairs = _mm256_maddubs_epi16(magnitude[half], _mm256_sign_epi8(a[half], w[half]));
+                sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+            });
+        }
+        sums
+    }
+
+    #[inline(always)]
+    fn dot_twos(self, sums: Two, w: Two, a: Two) -> Two {
+        avx2!([
+            _mm256_add_epi32(sums[0], _mm256_madd_epi16(w[0], a[0])),
+            _mm256_add_epi32(sums[1], _mm256_madd_epi16(w[1], a[1])),
+        ])
+    }
+
+    #[inline(always)]
+    fn add_times(self, sums: Two, x: Two, factor: Two) -> Two {
+        avx2!([
+            _mm256_add_epi32(sums[0], _mm256_mullo_epi32(x[0], factor[0])),
+            _mm256_add_epi32(sums[1], _mm256_mullo_epi32(x[1], factor[1])),
+        ])
+    }
+
+    #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
         avx2!(f16x4(bits))
     }
@@ -293,6 +358,16 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn sum_floats(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        avx2!([_mm256_add_ps(a[0], b[0]), _mm256_add_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
+    fn difference(self, a: [__m256; 2], b: [__m256; 2]) -> [__m256; 2] {
+        avx2!([_mm256_sub_ps(a[0], b[0]), _mm256_sub_ps(a[1], b[1])])
+    }
+
+    #[inline(always)]
     fn sum(self, a: [__m256; 2]) -> f32 {
         avx2!(sum(_mm256_add_ps(a[0], a[1])))
     }
@@ -336,17 +411,6 @@ impl Isa for Avx2 {
     fn ints(self, x: &[i32; 16]) -> Two {
         let x = x.as_ptr().cast::<__m256i>();
         avx2!([_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))])
-    }
-
-    #[inline(always)]
-    fn dot_fours(self, sums: Two, w: Two, a: &[i8; 4]) -> Two {
-        avx2!({
-            let a = _mm256_set1_epi32(i32::from_le_bytes(a.map(|a| a as u8)));
-            // Two products of 127 and 127 fit 16 bits.
-            let fours =
-                [0, 1].map(|h| _mm256_madd_epi16(_mm256_maddubs_epi16(w[h], a), _mm256_set1_epi16(1)));
-            [_mm256_add_epi32(sums[0], fours[0]), _mm256_add_epi32(sums[1], fours[1])]
-        })
     }
 
     #[inline(always)]

@@ -263,6 +263,56 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn put_sixteen(self, x: __m256i, to: &mut [i16; 16]) {
+        avx512!(_mm256_storeu_si256(to.as_mut_ptr().cast(), x));
+    }
+
+    #[inline(always)]
+    fn stored(self, w: __m512i) -> __m512i {
+        w
+    }
+
+    #[inline(always)]
+    fn loaded(self, w: __m512i) -> __m512i {
+        w
+    }
+
+    #[inline(always)]
+    fn iq2_xxs_turned(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
+        avx512!(iq2_xxs::turned(blocks, to));
+    }
+
+    #[inline(always)]
+    fn scale_bytes(self, w: __m512i, scale: &[__m512i; 4], v: usize) -> __m512i {
+        avx512!(_mm512_mullo_epi16(w, scale[v])) // no product is carried into the next byte
+    }
+
+    #[inline(always)]
+    fn fours(self, x: &[i8; 4]) -> __m512i {
+        avx512!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))))
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        avx512!(_mm512_dpbusd_epi32(sums, w, a))
+    }
+
+    #[inline(always)]
+    fn dot_fours_signed(self, sums: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        avx512!(_mm512_dpbusd_epi32(sums, w, a))
+    }
+
+    #[inline(always)]
+    fn dot_twos(self, sums: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        avx512!(dot_words(sums, w, a))
+    }
+
+    #[inline(always)]
+    fn add_times(self, sums: __m512i, x: __m512i, factor: __m512i) -> __m512i {
+        avx512!(_mm512_add_epi32(sums, _mm512_mullo_epi32(x, factor)))
+    }
+
+    #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
         avx512!(f16x4(bits))
     }
@@ -298,6 +348,16 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn add_products(self, sum: __m512, a: __m512, b: __m512) -> __m512 {
         avx512!(_mm512_add_ps(sum, _mm512_mul_ps(a, b)))
+    }
+
+    #[inline(always)]
+    fn sum_floats(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn difference(self, a: __m512, b: __m512) -> __m512 {
+        avx512!(_mm512_sub_ps(a, b))
     }
 
     #[inline(always)]
@@ -361,11 +421,6 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> __m512i {
         avx512!(_mm512_loadu_si512(x.as_ptr().cast()))
-    }
-
-    #[inline(always)]
-    fn dot_fours(self, sums: __m512i, w: __m512i, a: &[i8; 4]) -> __m512i {
-        avx512!(_mm512_dpbusd_epi32(sums, w, _mm512_set1_epi32(i32::from_le_bytes(a.map(|a| a as u8)))))
     }
 
     #[inline(always)]

@@ -224,6 +224,66 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn put_sixteen(self, x: [int16x8_t; 2], to: &mut [i16; 16]) {
+        for (to, x) in to.as_chunks_mut::<8>().0.iter_mut().zip(x) {
+            neon!(vst1q_s16(to.as_mut_ptr(), x));
+        }
+    }
+
+    #[inline(always)]
+    fn stored(self, w: [int8x16_t; 4]) -> Four {
+        w.map(|w| neon!(vreinterpretq_u8_s8(w)))
+    }
+
+    #[inline(always)]
+    fn loaded(self, w: Four) -> [int8x16_t; 4] {
+        self.signed(w)
+    }
+
+    #[inline(always)]
+    fn scale_bytes(self, w: Four, scale: &[i16; 16], v: usize) -> Four {
+        from_fn(|q| neon!(vmulq_u8(w[q], vdupq_n_u8(scale[sixteenth(v, 16 * q)] as u8))))
+    }
+
+    #[inline(always)]
+    fn fours(self, x: &[i8; 4]) -> Four {
+        [neon!(vreinterpretq_u8_u32(vdupq_n_u32(u32::from_le_bytes(x.map(|x| x as u8))))); 4]
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: [int32x4_t; 4], w: Four, a: Four) -> [int32x4_t; 4] {
+        self.dot_fours_signed(sums, self.signed(w), a) // at most 127, so the same numbers
+    }
+
+    #[inline(always)]
+    fn dot_fours_signed(self, sums: [int32x4_t; 4], w: [int8x16_t; 4], a: Four) -> [int32x4_t; 4] {
+        from_fn(|q| {
+            neon!({
+                let a = vreinterpretq_s8_u8(a[q]);
+                // Two products of -128 and 127 fit 16 bits.
+                let low = vmull_s8(vget_low_s8(w[q]), vget_low_s8(a));
+                vpadalq_s16(sums[q], vpaddq_s16(low, vmull_high_s8(w[q], a)))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn dot_twos(self, sums: [int32x4_t; 4], w: Four, a: Four) -> [int32x4_t; 4] {
+        from_fn(|q| {
+            neon!({
+                let (w, a) = (vreinterpretq_s16_u8(w[q]), vreinterpretq_s16_u8(a[q]));
+                let low = vmull_s16(vget_low_s16(w), vget_low_s16(a));
+                vaddq_s32(sums[q], vpaddq_s32(low, vmull_high_s16(w, a)))
+            })
+        })
+    }
+
+    #[inline(always)]
+    fn add_times(self, sums: [int32x4_t; 4], x: [int32x4_t; 4], factor: Four) -> [int32x4_t; 4] {
+        from_fn(|q| neon!(vmlaq_s32(sums[q], x[q], vreinterpretq_s32_u8(factor[q]))))
+    }
+
+    #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
         bits.map(f16_value)
     }
@@ -266,6 +326,16 @@ impl Isa for Neon {
         b: [float32x4_t; 4],
     ) -> [float32x4_t; 4] {
         from_fn(|q| neon!(vaddq_f32(sum[q], vmulq_f32(a[q], b[q]))))
+    }
+
+    #[inline(always)]
+    fn sum_floats(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|q| neon!(vaddq_f32(a[q], b[q])))
+    }
+
+    #[inline(always)]
+    fn difference(self, a: [float32x4_t; 4], b: [float32x4_t; 4]) -> [float32x4_t; 4] {
+        from_fn(|q| neon!(vsubq_f32(a[q], b[q])))
     }
 
     #[inline(always)]
@@ -315,12 +385,6 @@ impl Isa for Neon {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> [int32x4_t; 4] {
         from_fn(|q| neon!(vld1q_s32(x.as_ptr().add(4 * q))))
-    }
-
-    #[inline(always)]
-    fn dot_fours(self, sums: [int32x4_t; 4], w: Four, a: &[i8; 4]) -> [int32x4_t; 4] {
-        let a = neon!(vreinterpretq_s8_s32(vdupq_n_s32(i32::from_le_bytes(a.map(|a| a as u8)))));
-        from_fn(|q| neon!(vpadalq_s16(sums[q], dot_pairs(w[q], a))))
     }
 
     #[inline(always)]

@@ -155,6 +155,57 @@ impl Isa for Scalar {
     }
 
     #[inline(always)]
+    fn put_sixteen(self, x: [i16; 16], to: &mut [i16; 16]) {
+        *to = x;
+    }
+
+    #[inline(always)]
+    fn stored(self, w: [i8; 64]) -> [u8; 64] {
+        w.map(|w| w as u8)
+    }
+
+    #[inline(always)]
+    fn loaded(self, w: [u8; 64]) -> [i8; 64] {
+        w.map(|w| w as i8)
+    }
+
+    #[inline(always)]
+    fn scale_bytes(self, w: [u8; 64], scale: &[i16; 16], v: usize) -> [u8; 64] {
+        from_fn(|i| (i16::from(w[i]) * scale[sixteenth(v, i)]) as u8)
+    }
+
+    #[inline(always)]
+    fn fours(self, x: &[i8; 4]) -> [u8; 64] {
+        from_fn(|i| x[i % 4] as u8)
+    }
+
+    #[inline(always)]
+    fn dot_fours(self, sums: [i32; 16], w: [u8; 64], a: [u8; 64]) -> [i32; 16] {
+        from_fn(|r| {
+            sums[r] + (4 * r..4 * r + 4).map(|i| i32::from(w[i]) * i32::from(a[i] as i8)).sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn dot_fours_signed(self, sums: [i32; 16], w: [i8; 64], a: [u8; 64]) -> [i32; 16] {
+        from_fn(|r| {
+            sums[r] + (4 * r..4 * r + 4).map(|i| i32::from(w[i]) * i32::from(a[i] as i8)).sum::<i32>()
+        })
+    }
+
+    #[inline(always)]
+    fn dot_twos(self, sums: [i32; 16], w: [u8; 64], a: [u8; 64]) -> [i32; 16] {
+        let number = |x: &[u8; 64], i: usize| i32::from(i16::from_le_bytes([x[2 * i], x[2 * i + 1]]));
+        from_fn(|r| sums[r] + (2 * r..2 * r + 2).map(|i| number(&w, i) * number(&a, i)).sum::<i32>())
+    }
+
+    #[inline(always)]
+    fn add_times(self, sums: [i32; 16], x: [i32; 16], factor: [u8; 64]) -> [i32; 16] {
+        let factor = factor.as_chunks::<4>().0;
+        from_fn(|r| sums[r] + x[r] * i32::from_le_bytes(factor[r]))
+    }
+
+    #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
         bits.map(f16_value)
     }
@@ -187,6 +238,16 @@ impl Isa for Scalar {
     #[inline(always)]
     fn add_products(self, sum: [f32; 16], a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
         from_fn(|i| sum[i] + a[i] * b[i])
+    }
+
+    #[inline(always)]
+    fn sum_floats(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i] + b[i])
+    }
+
+    #[inline(always)]
+    fn difference(self, a: [f32; 16], b: [f32; 16]) -> [f32; 16] {
+        from_fn(|i| a[i] - b[i])
     }
 
     #[inline(always)]
@@ -229,11 +290,6 @@ impl Isa for Scalar {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> [i32; 16] {
         *x
-    }
-
-    #[inline(always)]
-    fn dot_fours(self, sums: [i32; 16], w: [u8; 64], a: &[i8; 4]) -> [i32; 16] {
-        from_fn(|i| sums[i] + (0..4).map(|b| i32::from(w[4 * i + b]) * i32::from(a[b])).sum::<i32>())
     }
 
     #[inline(always)]

@@ -111,7 +111,10 @@ fn lanes_of_four_products_are_exact() {
         fn eval<I: Isa>(self, isa: I) -> [f32; 16] {
             let mut out = [0.0; 16];
             let sums = isa.ints(&std::array::from_fn(|i| i as i32 - 8));
-            isa.put_floats(isa.as_floats(isa.dot_fours(sums, isa.bytes(&self.0), &self.1)), &mut out);
+            isa.put_floats(
+                isa.as_floats(isa.dot_fours(sums, isa.bytes(&self.0), isa.fours(&self.1))),
+                &mut out,
+            );
             out
         }
     }

@@ -10,8 +10,11 @@ use crate::pool::Shards;
 use model::Matrix;
 use std::ops::Range;
 
-/// Batch rows of one item: as many as fit the second-level cache beside the weights.
-const COLS: usize = 64;
+/// Batch rows of one item with float weights: as many as fit the second-level cache beside the weights.
+const FLOAT_COLS: usize = 64;
+
+/// Batch rows of one item with other weights, which are unpacked for each item.
+pub const COLS: usize = 512;
 
 /// Some rows of a matrix, and their input.
 pub struct Product<'a> {
@@ -44,8 +47,9 @@ impl Cpu {
             .iter()
             .enumerate()
             .flat_map(|(job, j)| {
+                let cols = if j.w.format().block_len() == 1 { FLOAT_COLS } else { COLS };
                 self.row_blocks(j.rows.len(), all, j.cols.len()).flat_map(move |rows| {
-                    blocks(j.cols.len(), COLS).map(move |cols| (job, rows.clone(), cols))
+                    blocks(j.cols.len(), cols).map(move |cols| (job, rows.clone(), cols))
                 })
             })
             .collect();
@@ -68,7 +72,7 @@ impl Cpu {
     ) -> impl Iterator<Item = Range<usize>> + use<> {
         // A few claims a thread, so that one that lost its core is made up for by the others.
         let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(4);
-        blocks(rows, if n == 1 { share.clamp(8, 256) } else { share.clamp(8, 32) })
+        blocks(rows, if n == 1 { share.clamp(8, 256) } else { share.clamp(8, dot::panel::ROWS) })
     }
 }
 

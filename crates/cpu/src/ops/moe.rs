@@ -9,24 +9,24 @@ use crate::dot::{self, Acts, Rounding};
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
 use crate::lanes::silu;
-use crate::ops::linear::{as_dot, blocks};
+use crate::ops::linear::{COLS, as_dot, blocks};
 use crate::pool::Shards;
 use model::Matrix;
 use model::weights::{Expert, Experts};
+use std::cmp::Reverse;
 use std::ops::Range;
-
-/// Batch rows of one tile.
-const COLS: usize = 64;
 
 /// An expert with the batch rows it works for.
 struct Group<'a> {
     expert: &'a Expert<Cpu>,
     /// Which of the stacked experts.
     index: usize,
-    /// Batch rows.
+    /// Batch rows, ascending.
     rows: Vec<usize>,
     /// Their shares.
     shares: Vec<f32>,
+    /// Its rows of the inner activations.
+    inner: Range<usize>,
 }
 
 impl Group<'_> {
@@ -39,31 +39,45 @@ impl Group<'_> {
 
 /// See [`model::Ops::moe`].
 pub fn moe(cpu: &Cpu, x: &Array, routes: &Routes, experts: &Experts<Cpu>, shared: &Expert<Cpu>) -> Array {
-    let mut groups = group(x.n(), routes, experts);
-    groups.push(Group { expert: shared, index: 0, rows: (0..x.n()).collect(), shares: vec![1.0; x.n()] });
-    let inner = inner(cpu, x, &groups);
+    let n = x.n();
+    let mut groups = group(n, routes, experts);
+    groups.push(Group {
+        expert: shared,
+        index: 0,
+        rows: (0..n).collect(),
+        shares: vec![1.0; n],
+        inner: 0..n,
+    });
+    // Two arrays, since the shared expert may have another format and so another rounding.
+    let mut inner = [Array::zeros(n * routes.used, experts.stack.ff), Array::zeros(n, shared.ff)];
+    fill_inner(cpu, x, &groups, &mut inner);
     down(cpu, x, &groups, &inner)
 }
 
-/// Groups of the routed experts, ascending; rows of a group ascending.
+/// Groups of the routed experts, ascending.
 fn group<'a>(n: usize, routes: &Routes, experts: &'a Experts<Cpu>) -> Vec<Group<'a>> {
-    let mut groups: Vec<Group<'_>> = (0..experts.count)
-        .map(|index| Group { expert: &experts.stack, index, rows: Vec::new(), shares: Vec::new() })
-        .collect();
+    let mut lists = vec![(Vec::new(), Vec::new()); experts.count];
     for i in 0..n {
         for &(expert, share) in routes.row(i) {
-            groups[expert as usize].rows.push(i);
-            groups[expert as usize].shares.push(share);
+            let (rows, shares) = &mut lists[expert as usize];
+            rows.push(i);
+            shares.push(share);
         }
     }
-    groups.retain(|group| !group.rows.is_empty());
-    groups
+    let mut at = 0;
+    let chosen = lists.into_iter().enumerate().filter(|(_, (rows, _))| !rows.is_empty());
+    let group = |(index, (rows, shares)): (usize, (Vec<usize>, _))| {
+        let inner = at..at + rows.len();
+        at = inner.end;
+        Group { expert: &experts.stack, index, rows, shares, inner }
+    };
+    chosen.map(group).collect()
 }
 
-/// The inner activations of each group, `[rows of the group, ff]`.
-fn inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>]) -> Vec<Array> {
-    let mut made: Vec<Array> = groups.iter().map(|g| Array::zeros(g.rows.len(), g.expert.ff)).collect();
-    let parts: Vec<_> = made.iter_mut().map(|inner| Shards::new(&mut inner.data)).collect();
+/// Computes the inner activations of every group, `[rows, ff]`: of the routed experts, and of the shared one,
+/// which is the last group.
+fn fill_inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &mut [Array; 2]) {
+    let parts = inner.each_mut().map(|inner| Shards::new(&mut inner.data));
     let all: usize = groups.iter().map(|g| 2 * g.expert.ff).sum();
     let mut items: Vec<(usize, Range<usize>, Range<usize>)> = Vec::new();
     for (g, group) in groups.iter().enumerate() {
@@ -74,6 +88,8 @@ fn inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>]) -> Vec<Array> {
             items.extend(blocks(group.rows.len(), COLS).map(|cols| (g, rows.clone(), cols)));
         }
     }
+    // The largest first, so that all threads end at about the same time.
+    items.sort_by_key(|(_, _, cols)| Reverse(cols.len()));
     cpu.pool.each(items.len(), |item| {
         let (g, block, cols) = &items[item];
         let group = &groups[*g];
@@ -85,33 +101,35 @@ fn inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>]) -> Vec<Array> {
         };
         let (mut gate, up) = (tile(&group.expert.gate), tile(&group.expert.up));
         isa::dispatch(SwiGlu { gate: &mut gate, up: &up, clamp: group.expert.clamp });
+        let to = &parts[usize::from(*g == groups.len() - 1)];
         for (col, inner) in cols.clone().zip(gate.chunks_exact(block.len())) {
+            let at = (group.inner.start + col) * group.expert.ff + block.start;
             // SAFETY: an item owns its rows and its part of the inner width.
-            unsafe { parts[*g].part(col * group.expert.ff + block.start, block.len()) }
-                .copy_from_slice(inner);
+            unsafe { to.part(at, block.len()) }.copy_from_slice(inner);
         }
     });
-    made
 }
 
 /// `y = Σ share · down · inner`, groups in order.
-fn down(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &[Array]) -> Array {
+fn down(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &[Array; 2]) -> Array {
     let (n, d) = (x.n(), x.width);
+    let inner_of = |g: usize| &inner[usize::from(g == groups.len() - 1)];
     let acts: Vec<&Acts> = groups
         .iter()
-        .zip(inner)
-        .map(|(g, inner)| inner.rounded(Rounding::of(g.expert.down.format), &cpu.pool))
+        .enumerate()
+        .map(|(g, group)| inner_of(g).rounded(Rounding::of(group.expert.down.format), &cpu.pool))
         .collect();
+    let cols: Vec<usize> = (0..inner[0].n().max(n)).collect();
     let mut y = Array::zeros(n, d);
     let parts = Shards::new(&mut y.data);
     let blocks: Vec<Range<usize>> = cpu.row_blocks(d, d, n).collect();
     cpu.pool.each(blocks.len(), |item| {
         let block = &blocks[item];
+        let mut tile = Vec::new();
         for (group, acts) in groups.iter().zip(&acts) {
             let rows = group.index * d + block.start..group.index * d + block.end;
-            let mut tile = vec![0.0; group.rows.len() * block.len()];
-            let cols: Vec<usize> = (0..group.rows.len()).collect();
-            dot::matmul(&as_dot(&group.expert.down), rows, acts, &cols, &mut tile);
+            tile.resize(group.rows.len() * block.len(), 0.0);
+            dot::matmul(&as_dot(&group.expert.down), rows, acts, &cols[group.inner.clone()], &mut tile);
             for ((&i, share), out) in group.rows.iter().zip(&group.shares).zip(tile.chunks_exact(block.len()))
             {
                 // SAFETY: an item owns its outputs of every row.

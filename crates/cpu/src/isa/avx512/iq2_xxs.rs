@@ -100,6 +100,28 @@ pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turn
     }
 }
 
+/// See [`Isa::iq2_xxs_turned`](crate::isa::Isa::iq2_xxs_turned).
+///
+/// # Safety
+///
+/// As [`dots`].
+#[inline(always)]
+pub(super) unsafe fn turned(blocks: [&[Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
+    // SAFETY: the caller has the features; stores are to arrays of their size.
+    unsafe {
+        let ab = TwoBlocks::new(blocks[0], blocks[1]);
+        for f in 0..4 {
+            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
+            for h in 0..2 {
+                let place = 4 * h + f;
+                let w = ab.weights(map, h, place);
+                _mm256_storeu_si256(to[0][place].as_mut_ptr().cast(), _mm512_castsi512_si256(w));
+                _mm256_storeu_si256(to[1][place].as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(w));
+            }
+        }
+    }
+}
+
 /// Two blocks of different rows of weights, their 64 rows of the code book looked up.
 struct TwoBlocks {
     /// Weights 0 to 3 of each row of the code book, and weights 4 to 7.

@@ -152,7 +152,7 @@ impl Queries {
                 let fours: &[[i8; 4]; H] =
                     fours[j * heads + first..].first_chunk().expect("whole groups of heads");
                 for h in 0..H {
-                    sums[h] = isa.dot_fours(sums[h], keys, &fours[h]);
+                    sums[h] = isa.dot_fours(sums[h], keys, isa.fours(&fours[h]));
                 }
             }
             let key_scale = isa.floats(&keys.scale[block].0);

@@ -1,0 +1,248 @@
+//! Panels of formats with blocks of 256.
+//!
+//! Where the integer scales fit into the weights' bytes they are multiplied in, and a block is one sum of
+//! bytes; elsewhere they multiply sums of 32 or 16 products. Minima meet the activation sums as 16-bit numbers.
+
+use super::{LANES, Panelled, Scratch, each, four, transpose};
+use crate::dot::acts::Chunk256;
+use crate::dot::group::{GroupTile, Grouped, Scales};
+use crate::isa::{Isa, Line};
+
+/// A block of 256 of each row.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(in crate::dot) struct GroupPart {
+    /// Four weights of each row a line, in the order of a group.
+    pub(super) w: [[Line; 16]; 4],
+    /// The integer scales as i32, by 32 or 16 weights; or, in the upper half, the minima as i16, those
+    /// of two neighbouring 16 weights together.
+    pub(super) numbers: [Line; 16],
+    /// The unit of the scales.
+    pub(super) d: [f32; LANES],
+    /// The unit of the minima.
+    dmin: [f32; LANES],
+}
+
+impl GroupPart {
+    pub(super) const ZERO: Self =
+        Self { w: [[Line::ZERO; 16]; 4], numbers: [Line::ZERO; 16], d: [0.0; LANES], dmin: [0.0; LANES] };
+}
+
+impl<B: Grouped> Panelled for GroupTile<B> {
+    type Part = GroupPart;
+
+    fn of(scratch: &mut Scratch) -> &mut [Vec<GroupPart>; 2] {
+        &mut scratch.groups
+    }
+
+    #[inline(always)]
+    fn unpack<I: Isa>(isa: I, rows: [&[B]; LANES], panel: &mut Vec<GroupPart>) {
+        let blocks = rows[0].len();
+        assert!(rows.iter().all(|row| row.len() == blocks));
+        panel.resize(blocks, GroupPart::ZERO);
+        for (g, part) in panel.iter_mut().enumerate() {
+            let mut staged = [[Line::ZERO; LANES]; 4];
+            let mut numbers = [Line::ZERO; LANES];
+            for r in 0..LANES {
+                let group = rows[r][g].unpack(isa);
+                {
+                    for (v, staged) in staged.iter_mut().enumerate() {
+                        let mut w = group.w[v];
+                        if let Scales::Folded = B::SCALES {
+                            w = isa.scale_bytes(w, &group.scale, v);
+                        }
+                        isa.put_bytes(w, &mut staged[r].0);
+                    }
+                    let (mut scales, mut offsets) = ([0; 16], [0; 16]);
+                    isa.put_sixteen(group.by_sixteen, &mut scales);
+                    isa.put_sixteen(group.offset, &mut offsets);
+                    let words = numbers[r].0.as_chunks_mut::<4>().0;
+                    match B::SCALES {
+                        Scales::Folded => {}
+                        Scales::By16 => {
+                            for (word, scale) in words.iter_mut().zip(scales) {
+                                *word = i32::from(scale).to_le_bytes();
+                            }
+                        }
+                        Scales::By32 => {
+                            for (word, [scale, _]) in words.iter_mut().zip(scales.as_chunks::<2>().0) {
+                                *word = i32::from(*scale).to_le_bytes();
+                            }
+                        }
+                    }
+                    if B::MINIMA {
+                        let offsets: &[[i16; 2]] = offsets.as_chunks().0;
+                        for (word, two) in words[8..].iter_mut().zip(offsets) {
+                            *word = two_words(*two);
+                        }
+                    }
+                }
+            }
+            for (staged, w) in staged.iter().zip(&mut part.w) {
+                transpose(isa, staged, w);
+            }
+            transpose(isa, &numbers, &mut part.numbers);
+            for four in 0..LANES / 4 {
+                let block = |i: usize| &rows[4 * four + i][g];
+                let d = isa.f16x4([block(0).d(), block(1).d(), block(2).d(), block(3).d()]);
+                part.d[4 * four..][..4].copy_from_slice(&d);
+                if B::MINIMA {
+                    let dmin =
+                        isa.f16x4([block(0).dmin(), block(1).dmin(), block(2).dmin(), block(3).dmin()]);
+                    part.dmin[4 * four..][..4].copy_from_slice(&dmin);
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn panel_products<I: Isa, const P: usize, const C: usize>(
+        isa: I,
+        panels: [&[GroupPart]; P],
+        cols: [&[Chunk256]; C],
+    ) -> [[I::Floats; C]; P] {
+        let blocks = panels[0].len();
+        assert!(panels.iter().all(|panel| panel.len() == blocks));
+        assert!(cols.iter().all(|col| col.len() == blocks));
+        let mut totals = [[isa.no_floats(); C]; P];
+        for g in 0..blocks {
+            let (parts, chunks) = (each(panels, g), each(cols, g));
+            let sums = block_sums::<I, B, P, C>(isa, parts, chunks);
+            let minima = if B::MINIMA { block_minima(isa, parts, chunks) } else { sums };
+            for p in 0..P {
+                let (d, dmin) = (isa.floats(&parts[p].d), isa.floats(&parts[p].dmin));
+                for c in 0..C {
+                    let a = isa.splat_float(chunks[c].scale);
+                    let mut product = isa.product(isa.product(d, a), isa.as_floats(sums[p][c]));
+                    if B::MINIMA {
+                        let min = isa.product(isa.product(dmin, a), isa.as_floats(minima[p][c]));
+                        product = isa.difference(product, min);
+                    }
+                    totals[p][c] = isa.sum_floats(totals[p][c], product);
+                }
+            }
+        }
+        totals
+    }
+}
+
+/// `Σ_i s[i/16] w[i] q[i]` of a block, with what makes weights unsigned taken off again.
+#[inline(always)]
+fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
+    isa: I,
+    parts: [&GroupPart; P],
+    chunks: [&Chunk256; C],
+) -> [[I::Ints; C]; P] {
+    let mut sums = [[isa.splat_int(0); C]; P];
+    match B::SCALES {
+        Scales::Folded => {
+            for v in 0..4 {
+                add_fours(isa, parts, chunks, v, 0..16, &mut sums);
+            }
+        }
+        Scales::By32 => {
+            for v in 0..4 {
+                for half in 0..2 {
+                    let j = v + 4 * half;
+                    let mut step = [[isa.splat_int(0); C]; P];
+                    if B::BIAS != 0 {
+                        for c in 0..C {
+                            let sum = i32::from(chunks[c].sum[2 * j]) + i32::from(chunks[c].sum[2 * j + 1]);
+                            let bias = isa.splat_int(-B::BIAS * sum);
+                            step.iter_mut().for_each(|step| step[c] = bias);
+                        }
+                    }
+                    add_fours(isa, parts, chunks, v, 8 * half..8 * half + 8, &mut step);
+                    add_scaled(isa, parts, j, &step, &mut sums);
+                }
+            }
+        }
+        Scales::By16 => {
+            for v in 0..4 {
+                for quarter in 0..4 {
+                    let j = 2 * v + 8 * (quarter / 2) + quarter % 2;
+                    let mut step = [[isa.splat_int(0); C]; P];
+                    for c in 0..C {
+                        let bias = isa.splat_int(-B::BIAS * i32::from(chunks[c].sum[j]));
+                        step.iter_mut().for_each(|step| step[c] = bias);
+                    }
+                    add_fours(isa, parts, chunks, v, 4 * quarter..4 * quarter + 4, &mut step);
+                    add_scaled(isa, parts, j, &step, &mut sums);
+                }
+            }
+        }
+    }
+    sums
+}
+
+/// Adds the products of some fours of vector `v`.
+#[inline(always)]
+fn add_fours<I: Isa, const P: usize, const C: usize>(
+    isa: I,
+    parts: [&GroupPart; P],
+    chunks: [&Chunk256; C],
+    v: usize,
+    fours: std::ops::Range<usize>,
+    sums: &mut [[I::Ints; C]; P],
+) {
+    for i in fours {
+        let mut w = [isa.bytes(&parts[0].w[v][i].0); P];
+        for p in 1..P {
+            w[p] = isa.bytes(&parts[p].w[v][i].0);
+        }
+        for c in 0..C {
+            let a = isa.fours(four(&chunks[c].q[v], i));
+            for p in 0..P {
+                sums[p][c] = isa.dot_fours(sums[p][c], w[p], a);
+            }
+        }
+    }
+}
+
+/// Adds sums times scale `j`.
+#[inline(always)]
+pub(super) fn add_scaled<I: Isa, const P: usize, const C: usize>(
+    isa: I,
+    parts: [&GroupPart; P],
+    j: usize,
+    step: &[[I::Ints; C]; P],
+    sums: &mut [[I::Ints; C]; P],
+) {
+    for p in 0..P {
+        let scale = isa.bytes(&parts[p].numbers[j].0);
+        for c in 0..C {
+            sums[p][c] = isa.add_times(sums[p][c], step[p][c], scale);
+        }
+    }
+}
+
+/// `Σ_j o[j] b[j]` of a block.
+#[inline(always)]
+fn block_minima<I: Isa, const P: usize, const C: usize>(
+    isa: I,
+    parts: [&GroupPart; P],
+    chunks: [&Chunk256; C],
+) -> [[I::Ints; C]; P] {
+    let mut sums = [[isa.splat_int(0); C]; P];
+    for i in 0..8 {
+        let mut minima = [isa.bytes(&parts[0].numbers[8 + i].0); P];
+        for p in 1..P {
+            minima[p] = isa.bytes(&parts[p].numbers[8 + i].0);
+        }
+        for c in 0..C {
+            let twos: &[[i8; 4]; 8] = zerocopy::transmute_ref!(&chunks[c].sum);
+            let b = isa.fours(&twos[i]);
+            for p in 0..P {
+                sums[p][c] = isa.dot_twos(sums[p][c], minima[p], b);
+            }
+        }
+    }
+    sums
+}
+
+/// Two 16-bit numbers as four bytes.
+#[inline(always)]
+fn two_words([low, high]: [i16; 2]) -> [u8; 4] {
+    let ([a, b], [c, d]) = (low.to_le_bytes(), high.to_le_bytes());
+    [a, b, c, d]
+}

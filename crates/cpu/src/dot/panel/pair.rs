@@ -1,0 +1,94 @@
+//! Panels of formats with blocks of 32: the scales of both sides meet the sums of a block.
+
+use super::{LANES, Panelled, Scratch, each, four, transpose};
+use crate::dot::acts::Chunk32;
+use crate::dot::pair::{PairTile, Paired};
+use crate::isa::{Isa, Line};
+
+/// Two neighbouring blocks of 32 of each row.
+#[derive(Clone)]
+#[repr(C, align(64))]
+pub(in crate::dot) struct PairPart {
+    /// Four weights of each row a line, as [`Isa::stored`] has them.
+    w: [Line; 16],
+    /// The scales of the first blocks and of the second.
+    d: [[f32; LANES]; 2],
+}
+
+impl PairPart {
+    const ZERO: Self = Self { w: [Line::ZERO; 16], d: [[0.0; LANES]; 2] };
+}
+
+impl<B: Paired> Panelled for PairTile<B> {
+    type Part = PairPart;
+
+    fn of(scratch: &mut Scratch) -> &mut [Vec<PairPart>; 2] {
+        &mut scratch.pairs
+    }
+
+    #[inline(always)]
+    fn unpack<I: Isa>(isa: I, rows: [&[B]; LANES], panel: &mut Vec<PairPart>) {
+        let blocks = rows[0].len();
+        assert!(rows.iter().all(|row| row.len() == blocks));
+        panel.resize(blocks.div_ceil(2), PairPart::ZERO);
+        let zero = B::ZERO;
+        for (p, part) in panel.iter_mut().enumerate() {
+            let mut staged = [Line::ZERO; LANES];
+            for four in 0..LANES / 4 {
+                let at = |i: usize, half: usize| rows[4 * four + i].get(2 * p + half).unwrap_or(&zero);
+                for i in 0..4 {
+                    let w = isa.stored(B::unpack(isa, [at(i, 0), at(i, 1)]));
+                    isa.put_bytes(w, &mut staged[4 * four + i].0);
+                }
+                for half in 0..2 {
+                    let d = B::scales(isa, [at(0, half), at(1, half), at(2, half), at(3, half)]);
+                    part.d[half][4 * four..][..4].copy_from_slice(&d);
+                }
+            }
+            transpose(isa, &staged, &mut part.w);
+        }
+    }
+
+    #[inline(always)]
+    fn panel_products<I: Isa, const P: usize, const C: usize>(
+        isa: I,
+        panels: [&[PairPart]; P],
+        cols: [&[Chunk32]; C],
+    ) -> [[I::Floats; C]; P] {
+        let pairs = panels[0].len();
+        assert!(panels.iter().all(|panel| panel.len() == pairs));
+        assert!(cols.iter().all(|col| 4 * col.len() >= pairs));
+        let mut totals = [[isa.no_floats(); C]; P];
+        for pair in 0..pairs {
+            let (parts, chunks) = (each(panels, pair), each(cols, pair / 4));
+            for half in 0..2 {
+                let mut sums = [[isa.splat_int(0); C]; P];
+                for c in 0..C {
+                    let bias = isa.splat_int(-I::PAIR_BIAS * chunks[c].sum[pair % 4][half]);
+                    sums.iter_mut().for_each(|sums| sums[c] = bias);
+                }
+                for i in 8 * half..8 * half + 8 {
+                    let mut w = [isa.loaded(isa.bytes(&parts[0].w[i].0)); P];
+                    for p in 1..P {
+                        w[p] = isa.loaded(isa.bytes(&parts[p].w[i].0));
+                    }
+                    for c in 0..C {
+                        let a = isa.fours(four(&chunks[c].q[pair % 4], i));
+                        for p in 0..P {
+                            sums[p][c] = isa.dot_fours_signed(sums[p][c], w[p], a);
+                        }
+                    }
+                }
+                for p in 0..P {
+                    let d = isa.floats(&parts[p].d[half]);
+                    for c in 0..C {
+                        let a = isa.splat_float(chunks[c].scale[pair % 4][half]);
+                        let product = isa.product(isa.product(d, a), isa.as_floats(sums[p][c]));
+                        totals[p][c] = isa.sum_floats(totals[p][c], product);
+                    }
+                }
+            }
+        }
+        totals
+    }
+}
