@@ -12,7 +12,7 @@ pub struct Array {
     /// Values in a row, all inner axes together.
     pub width: usize,
     /// The rows as each kind of weights wants them: rounded once, for all matrices that they meet.
-    rounded: [OnceLock<Acts>; 3],
+    rounded: [OnceLock<Acts>; Rounding::COUNT],
 }
 
 impl Array {

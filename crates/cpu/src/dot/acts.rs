@@ -21,6 +21,9 @@ pub enum Rounding {
 }
 
 impl Rounding {
+    /// How many ways there are.
+    pub const COUNT: usize = Rounding::A256Turned as usize + 1;
+
     /// The rounding that goes with a format of weights.
     pub fn of(format: Format) -> Self {
         match format.block_len() {
