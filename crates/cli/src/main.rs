@@ -17,6 +17,7 @@ mod model_arg;
 mod parse;
 mod render;
 mod run;
+mod serve;
 mod synth;
 mod tokenize;
 
@@ -35,6 +36,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Serve(serve::Serve),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Synth(synth::Synth),
@@ -49,6 +51,7 @@ impl Command {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
             Command::Run(command) => command.run(out),
+            Command::Serve(command) => command.run(out),
             Command::Inspect(command) => command.run(out),
             Command::Bench(command) => command.run(out),
             Command::Synth(command) => command.run(out),

@@ -181,6 +181,7 @@ impl Run {
             form,
             strict_markup: true,
             constraint: None,
+            think_budget: None,
         }
     }
 }

@@ -27,6 +27,11 @@ fn run_in_short() {
 }
 
 #[test]
+fn serve() {
+    insta::assert_snapshot!(help(&["serve", "--help"]));
+}
+
+#[test]
 fn logits() {
     insta::assert_snapshot!(help(&["logits", "--help"]));
 }

@@ -33,6 +33,8 @@ pub struct Request {
     pub strict_markup: bool,
     /// What the reply may say; see [`crate::constraint`].
     pub constraint: Option<Constraint>,
+    /// The most tokens of reasoning: where they are used up, the reasoning is closed.
+    pub think_budget: Option<usize>,
 }
 
 /// Something that happens while a reply is written.
@@ -223,6 +225,7 @@ pub(crate) struct Writer<'m> {
     masking: Option<Masking>,
     strict_markup: bool,
     logprobs: Option<usize>,
+    think_budget: Option<usize>,
     /// The most tokens to write, and what it means to have written them.
     limit: (usize, Finish),
     tokens: Vec<u32>,
@@ -250,6 +253,7 @@ impl<'m> Writer<'m> {
             masking: masking.transpose()?,
             strict_markup: request.strict_markup,
             logprobs: request.logprobs,
+            think_budget: request.think_budget,
             limit,
             tokens: Vec::new(),
         })
@@ -268,7 +272,10 @@ impl<'m> Writer<'m> {
         if let Some(masking) = &mut self.masking {
             masking.mask(logits, self.tokenizer)?;
         }
-        let token = self.sampler.pick(logits, self.freedom())?;
+        let token = match self.end_of_reasoning() {
+            Some(close) => close,
+            None => self.sampler.pick(logits, self.freedom())?,
+        };
         match self.tokenizer.marker(token) {
             Some(Marker::Eos) => return Ok(Step::Done(Finish::Eos)),
             Some(marker) if marker.ends_reply() => return Ok(Step::Done(Finish::NextTurn(marker))),
@@ -296,6 +303,16 @@ impl<'m> Writer<'m> {
     /// What was written so far.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// The token that closes the reasoning, if it is time for that.
+    fn end_of_reasoning(&self) -> Option<u32> {
+        let used_up = self.think_budget.is_some_and(|budget| self.tokens.len() >= budget);
+        if used_up && self.reader.is_reasoning() {
+            self.tokenizer.marker_id(Marker::ThinkClose)
+        } else {
+            None
+        }
     }
 
     fn freedom(&self) -> Freedom {
@@ -338,6 +355,7 @@ mod tests {
             form: Form::Plain { stop: Vec::new() },
             strict_markup: true,
             constraint: None,
+            think_budget: None,
         }
     }
 
@@ -395,6 +413,22 @@ mod tests {
         assert_eq!(said.last(), Some(&Said::CallEnd { index: 0 }));
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], false), &CALL).is_none());
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], true), &[("doubt", true), CALL[0]]).is_none());
+    }
+
+    /// Where the budget is used up the reasoning is closed, whatever the model wants to say.
+    #[test]
+    fn reasoning_has_a_budget() {
+        let tokenizer = tokenizer();
+        let options = ReplyOptions { start: Start::Thinking, ..ReplyOptions::default() };
+        let request = Request { form: Form::Chat(options), think_budget: Some(3), ..greedy() };
+        let mut writer = Writer::new(&tokenizer, request, &[], 1000).unwrap();
+        for text in ["a", "b", "c", "d", "e", "f"] {
+            let mut logits = vec![-50.0; tokenizer.len()];
+            logits[tokenizer.encode(text)[0] as usize] = 1.0;
+            writer.step(&mut logits, &mut |_| {}).unwrap();
+        }
+        let reply = writer.end(Finish::MaxTokens, Stats::default(), &mut |_| {});
+        assert_eq!((&*reply.message.reasoning_content, &*reply.message.content), ("abc", "ef"));
     }
 
     #[test]

@@ -39,6 +39,11 @@ impl Reader {
         }
     }
 
+    /// Whether what comes next is reasoning.
+    pub(crate) fn is_reasoning(&self) -> bool {
+        matches!(self, Reader::Chat(parser) if parser.is_reasoning())
+    }
+
     /// Takes a token and says what it adds.
     pub(crate) fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> Vec<Event> {
         let known = "model and tokenizer have one vocabulary";

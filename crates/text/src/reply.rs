@@ -321,6 +321,11 @@ impl ReplyParser {
         self.ended || self.parser.is_done()
     }
 
+    /// Whether what comes next is reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        !self.ended && self.parser.is_reasoning()
+    }
+
     /// How the next token should be sampled.
     pub fn sampling_state(&self) -> SamplingState {
         self.parser.sampling_state(self.spelling.held())

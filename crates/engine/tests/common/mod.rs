@@ -45,6 +45,7 @@ pub fn greedy(max_tokens: usize) -> Request {
         form: Form::Plain { stop: Vec::new() },
         strict_markup: true,
         constraint: None,
+        think_budget: None,
     }
 }
 

@@ -253,6 +253,11 @@ impl Parser {
         }
     }
 
+    /// Whether what follows is reasoning.
+    pub fn is_reasoning(&self) -> bool {
+        matches!(self.state, State::Reasoning)
+    }
+
     /// Whether nothing that could follow matters.
     pub fn is_done(&self) -> bool {
         matches!(self.state, State::Done)

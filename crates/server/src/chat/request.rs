@@ -1,0 +1,220 @@
+//! The body of a chat completion request.
+
+use crate::App;
+use crate::ask::{Api, Ask};
+use crate::error::{ApiError, Fault};
+use crate::fields::{Fields, kind};
+use crate::params::Params;
+use crate::shape::Form;
+use crate::thinking::Think;
+use crate::tools;
+use serde::Deserialize;
+use serde_json::Value;
+use text::chat::request::{ChatRequest, RequestMessage, RequestTool};
+
+/// A request and how to answer it.
+pub(super) struct ChatBody {
+    pub ask: Ask,
+    pub style: Style,
+}
+
+/// How to answer.
+#[derive(Clone, Debug)]
+pub(super) struct Style {
+    pub stream: bool,
+    pub include_usage: bool,
+    pub progress: bool,
+    pub logprobs: bool,
+    /// The model's name in the answer.
+    pub model: String,
+    pub warnings: Vec<String>,
+}
+
+impl Style {
+    /// The same, when it is known how the request was understood.
+    pub fn answering(mut self, app: &App, warnings: &[String]) -> Style {
+        self.model = app.answer_name(&self.model);
+        self.warnings = warnings.to_vec();
+        self
+    }
+}
+
+impl ChatBody {
+    /// Reads a body.
+    pub fn read(body: &Value, app: &App) -> Result<ChatBody, ApiError> {
+        let fields = Fields::of_body(body)?;
+        let speaker = app.loaded()?;
+        refuse(&fields)?;
+        let model = fields.text("model")?.unwrap_or_default().to_owned();
+        let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
+        let mut params = Params::read(&fields, &limits, &app.options.sampling, speaker.info().vocab)?;
+        if params.max_tokens == Some(0) {
+            return Err(ApiError::invalid("max_tokens", "0 is given, at least 1 was expected"));
+        }
+        params.logprobs = logprobs(&fields)?;
+        let choice = tools::read_choice(fields.get("tool_choice"))?;
+        let one_call = fields.flag("parallel_tool_calls")? == Some(false);
+        let mut chat = ChatRequest {
+            messages: messages(&fields)?,
+            tools: read_tools(&fields)?,
+            tool_choice: choice.choice,
+            continue_final_message: fields.flag("continue_final_message")?.unwrap_or(false)
+                || fields.flag("add_generation_prompt")? == Some(false),
+            ..ChatRequest::default()
+        };
+        chat.messages.iter_mut().for_each(thinking_parts);
+        let shape = match fields.get("response_format") {
+            Some(format) => Form::of_format(format, "response_format")?,
+            None => Form::of_extensions(&fields)?,
+        };
+        let options = fields.object("stream_options")?;
+        let include_usage = match options {
+            Some(object) => Fields::new(object, "stream_options.").flag("include_usage")?,
+            None => None,
+        };
+        let style = Style {
+            stream: params.stream,
+            include_usage: include_usage.unwrap_or(app.options.always_usage),
+            progress: fields.flag("return_progress")?.unwrap_or(false),
+            logprobs: params.logprobs.is_some(),
+            model: model.clone(),
+            warnings: Vec::new(),
+        };
+        let ask = Ask {
+            api: Api::Chat,
+            model,
+            chat,
+            think: Think::read(&fields)?,
+            params,
+            shape,
+            allowed: choice.allowed,
+            one_call,
+            call_prefix: "call_",
+            warnings: Vec::new(),
+        };
+        Ok(ChatBody { ask, style })
+    }
+}
+
+/// What would change the answer and is not done here.
+fn refuse(fields: &Fields<'_>) -> Result<(), ApiError> {
+    for (field, instead) in [("functions", "tools"), ("function_call", "tool_choice")] {
+        if fields.get(field).is_some() {
+            return Err(ApiError::unsupported(field, format!("no longer supported; use `{instead}`")));
+        }
+    }
+    if let Some(list) = fields.list("modalities")?
+        && list.iter().any(|kind| kind.as_str() != Some("text"))
+    {
+        return Err(ApiError::unsupported("modalities", "this server generates text only"));
+    }
+    if fields.get("audio").is_some() {
+        return Err(ApiError::unsupported("audio", "this server generates text only"));
+    }
+    Ok(())
+}
+
+/// `logprobs: true` and `top_logprobs: 0..20`.
+fn logprobs(fields: &Fields<'_>) -> Result<Option<usize>, ApiError> {
+    let wanted = fields.flag("logprobs")?.unwrap_or(false);
+    let top = fields.whole("top_logprobs", 0..=20)?;
+    match (wanted, top) {
+        (true, top) => Ok(Some(top.unwrap_or(0) as usize)),
+        (false, None | Some(0)) => Ok(None),
+        (false, Some(_)) => Err(ApiError::invalid("top_logprobs", "only allowed if `logprobs` is true")),
+    }
+}
+
+fn messages(fields: &Fields<'_>) -> Result<Vec<RequestMessage>, ApiError> {
+    let list = fields.list("messages")?.ok_or_else(|| ApiError::missing("messages"))?;
+    list.iter().enumerate().map(|(at, value)| read_message(value, &format!("messages[{at}]"))).collect()
+}
+
+/// Reads one message.
+///
+/// # Errors
+///
+/// If it is none; the message never quotes it.
+pub fn read_message(value: &Value, field: &str) -> Result<RequestMessage, ApiError> {
+    let Value::Object(object) = value else {
+        return Err(ApiError::invalid(field, format!("{} is given, an object was expected", kind(value))));
+    };
+    match object.get("role") {
+        None | Some(Value::Null) => return Err(ApiError::missing(&format!("{field}.role"))),
+        Some(Value::String(role)) => {
+            let known = ["system", "developer", "user", "assistant", "tool", "function", "latest_reminder"];
+            if !known.contains(&role.as_str()) {
+                let problem = format!("one of {} was expected", known.map(|r| format!("`{r}`")).join(", "));
+                return Err(ApiError::invalid(&format!("{field}.role"), problem));
+            }
+        }
+        Some(other) => {
+            let problem = format!("{} is given, a string was expected", kind(other));
+            return Err(ApiError::invalid(&format!("{field}.role"), problem));
+        }
+    }
+    RequestMessage::deserialize(value).map_err(|error| {
+        ApiError::new(Fault::Invalid, format!("{field}: {}", without_quotes(&error.to_string()))).at(field)
+    })
+}
+
+/// The words of a parser, without what they quote of the conversation.
+fn without_quotes(message: &str) -> String {
+    match message.find("string \"") {
+        None => message.to_owned(),
+        Some(at) => {
+            let rest = &message[at..];
+            let end = rest.rfind('"').map_or(rest.len(), |end| end + 1);
+            format!("{}a string{}", &message[..at], &rest[end..])
+        }
+    }
+}
+
+/// Reasoning that was put among the content's parts.
+fn thinking_parts(message: &mut RequestMessage) {
+    use text::chat::request::Content;
+    if let Some(Content::Parts(parts)) = &mut message.content {
+        parts.retain(|part| !matches!(&*part.kind, "thinking" | "reasoning" | "redacted_thinking"));
+    }
+}
+
+/// Reads `tools`, nested or flat.
+///
+/// # Errors
+///
+/// If one is no function.
+pub fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
+    let Some(list) = fields.list("tools")? else { return Ok(Vec::new()) };
+    tools::check_count(list)?;
+    let read = |(at, tool): (usize, &Value)| {
+        let field = format!("tools[{at}]");
+        let Value::Object(object) = tool else {
+            return Err(ApiError::invalid(
+                &field,
+                format!("{} is given, an object was expected", kind(tool)),
+            ));
+        };
+        match object.get("type").and_then(Value::as_str) {
+            None | Some("function") => {}
+            Some(other) => {
+                let problem = format!("tools of type `{}` are not supported here", shortened(other));
+                return Err(ApiError::unsupported(&format!("{field}.type"), problem));
+            }
+        }
+        match object.get("function") {
+            Some(Value::Object(function)) => tools::function(function, &format!("{field}.function")),
+            Some(_) => Err(ApiError::invalid(&format!("{field}.function"), "an object was expected")),
+            None => {
+                let mut flat = object.clone();
+                flat.shift_remove("type");
+                tools::function(&flat, &field)
+            }
+        }
+    };
+    list.iter().enumerate().map(read).collect()
+}
+
+/// A word of the client, in case it is no word.
+fn shortened(word: &str) -> String {
+    word.chars().take(40).collect()
+}

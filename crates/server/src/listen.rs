@@ -1,0 +1,260 @@
+//! The app on a socket: connections, their limits, and the end.
+//!
+//! The limits that a handler cannot see are here: how many connections there may be, how long a head may take,
+//! how large it may be, how long a client may leave our bytes unread. Whoever closes a connection ends the work
+//! that was done for it, in whatever phase it is.
+
+use axum::Router;
+use axum::extract::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, Sleep};
+use tower::ServiceExt;
+
+use crate::{App, Options, Speaker, router};
+
+/// The largest head of a request.
+const MAX_HEAD: usize = 64 << 10;
+
+/// The most headers.
+const MAX_HEADERS: usize = 128;
+
+/// Why a server ended before somebody ended it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError<E> {
+    /// The system refused something.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// The model could not be loaded.
+    #[error(transparent)]
+    Load(E),
+}
+
+/// Runs a server until it gets SIGTERM or Ctrl-C: probes are answered at once, requests when `load` has returned.
+///
+/// At the end requests that run have `grace` to finish; a second signal ends the process at once.
+///
+/// # Errors
+///
+/// If the model cannot be loaded, or the system refuses something.
+pub fn run<E: Send + 'static>(
+    listener: std::net::TcpListener,
+    options: Options,
+    grace: Duration,
+    load: impl FnOnce() -> Result<Arc<dyn Speaker>, E> + Send + 'static,
+) -> Result<(), RunError<E>> {
+    listener.set_nonblocking(true)?;
+    let app = App::loading(options)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let result = runtime.block_on(async {
+        let listener = TcpListener::from_std(listener)?;
+        let (failed, mut failure) = tokio::sync::oneshot::channel();
+        let loading = app.clone();
+        // Not one of the runtime's own threads: those would be waited for at the end.
+        std::thread::Builder::new().name("ds4-load".to_owned()).spawn(move || match load() {
+            Ok(speaker) => loading.ready(speaker),
+            Err(error) => drop(failed.send(error)),
+        })?;
+        let mut load_error = None;
+        let stop = async {
+            let loaded_or_never = async {
+                match (&mut failure).await {
+                    Ok(error) => error,
+                    Err(_) => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = signal() => {}
+                error = loaded_or_never => load_error = Some(error),
+            }
+            let draining = app.clone();
+            let drained = tokio::task::spawn_blocking(move || draining.drain(grace));
+            tokio::spawn(async {
+                signal().await;
+                std::process::exit(130);
+            });
+            drop(drained);
+        };
+        serve(listener, router(app.clone()), &app.options, stop, grace + Duration::from_secs(1)).await?;
+        Ok(load_error)
+    });
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match result {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(RunError::Load(error)),
+        Err(error) => Err(RunError::Io(error)),
+    }
+}
+
+/// Waits until somebody wants the server to end.
+async fn signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt => {}
+            }
+        } else {
+            let _ = interrupt.await;
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = interrupt.await;
+}
+
+/// Answers connections until `stop`, then lets those that are open finish for at most `grace`.
+///
+/// # Errors
+///
+/// Never for a single connection; only if the socket itself fails for good.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    options: &Options,
+    stop: impl Future<Output = ()>,
+    grace: Duration,
+) -> io::Result<()> {
+    let places = Arc::new(Semaphore::new(options.max_connections));
+    let (closing, closed) = watch::channel(false);
+    let mut stop = std::pin::pin!(stop);
+    loop {
+        // A place first: those who find none wait in the system's queue, and cost us nothing.
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place.expect("never closed"),
+            () = &mut stop => break,
+        };
+        let stream = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    // Out of file descriptors, or the client is gone already: the next one may have more luck.
+                    eprintln!("warning: a connection could not be accepted: {error}");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = &mut stop => break,
+        };
+        let connection = serve_one(stream, router.clone(), options.clone(), closed.clone());
+        tokio::spawn(async move {
+            connection.await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    let _ = closing.send(true);
+    let all = u32::try_from(options.max_connections).unwrap_or(u32::MAX);
+    let _ = tokio::time::timeout(grace, places.acquire_many(all)).await;
+    Ok(())
+}
+
+async fn serve_one(stream: TcpStream, router: Router, options: Options, mut closed: watch::Receiver<bool>) {
+    // A token is a packet: it shall not wait for the next one.
+    let _ = stream.set_nodelay(true);
+    let io = TokioIo::new(Impatient::new(stream, options.write_patience));
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        router.clone().oneshot(request.map(axum::body::Body::new))
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.idle_patience)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEAD)
+        .keep_alive(true)
+        .serve_connection(io, service);
+    let mut connection = std::pin::pin!(connection);
+    // Errors here are clients that break off or speak no HTTP; they have been told what can be told.
+    let closing = async {
+        let _ = closed.wait_for(|closed| *closed).await;
+    };
+    tokio::select! {
+        _ = connection.as_mut() => {}
+        () = closing => {
+            connection.as_mut().graceful_shutdown();
+            let _ = connection.await;
+        }
+    }
+}
+
+/// A connection that is given up if the other side leaves our bytes unread for too long.
+struct Impatient {
+    stream: TcpStream,
+    patience: Duration,
+    /// Runs while bytes wait to be taken.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl Impatient {
+    fn new(stream: TcpStream, patience: Duration) -> Impatient {
+        Impatient { stream, patience, waiting: None }
+    }
+
+    /// Passes a result of writing on, and keeps the time if there is none.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.waiting = None;
+            return result;
+        }
+        let patience = self.patience;
+        let clock =
+            self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + patience)));
+        match clock.as_mut().poll(cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
+            }
+        }
+    }
+}
+
+impl AsyncRead for Impatient {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Impatient {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, result)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

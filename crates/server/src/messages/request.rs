@@ -1,0 +1,409 @@
+//! The body of a Messages request, made into chat messages.
+
+use super::thought;
+use crate::App;
+use crate::ask::{Api, Ask};
+use crate::error::ApiError;
+use crate::fields::{Fields, kind};
+use crate::params::Params;
+use crate::shape::Form;
+use crate::thinking::Think;
+use crate::tools;
+use axum::http::HeaderMap;
+use serde_json::{Map, Value, json};
+use text::chat::request::{
+    ChatRequest, Content, RequestFunction, RequestMessage, RequestRole, RequestTool, RequestToolCall,
+    ToolChoice,
+};
+use text::json::to_json;
+
+/// A request and how to answer it.
+pub(super) struct MessagesBody {
+    pub ask: Ask,
+    pub style: Style,
+}
+
+/// How to answer.
+#[derive(Clone, Debug)]
+pub(super) struct Style {
+    pub stream: bool,
+    pub model: String,
+    /// Whether thinking is to be carried, not shown.
+    pub omit_thinking: bool,
+    /// Whether the client knows the reason `model_context_window_exceeded`.
+    pub knows_context_full: bool,
+}
+
+impl MessagesBody {
+    /// Reads a body.
+    pub fn read(body: &Value, app: &App) -> Result<MessagesBody, ApiError> {
+        let fields = Fields::of_body(body)?;
+        let speaker = app.loaded()?;
+        let model = fields.text("model")?.unwrap_or_default().to_owned();
+        let params = Params::read(&fields, &["max_tokens"], &app.options.sampling, speaker.info().vocab)?;
+        if params.n > 1 {
+            return Err(ApiError::unsupported("n", "this API gives one reply"));
+        }
+        let mut chat = ChatRequest { tools: read_tools(&fields)?, ..ChatRequest::default() };
+        let (choice, one_call) = tool_choice(&fields)?;
+        chat.tool_choice = choice;
+        system(&fields, app, &mut chat.messages)?;
+        let list = fields.list("messages")?.ok_or_else(|| ApiError::missing("messages"))?;
+        if list.is_empty() {
+            return Err(ApiError::invalid("messages", "at least one message is needed"));
+        }
+        for (at, message) in list.iter().enumerate() {
+            read_message(message, &format!("messages[{at}]"), app, &mut chat.messages)?;
+        }
+        let mut think = Think::read(&fields)?;
+        // What was begun by the client has no room for thinking before it.
+        if chat.messages.last().is_some_and(|last| last.role == RequestRole::Assistant) {
+            chat.continue_final_message = true;
+            think = Think { on: Some(false), ..Think::default() };
+        }
+        let config = fields.object("output_config")?;
+        let shape = match config.and_then(|config| config.get("format")).filter(|format| !format.is_null()) {
+            Some(format) => Form::of_format(format, "output_config.format")?,
+            None => match fields.get("output_format") {
+                Some(format) => Form::of_format(format, "output_format")?,
+                None => Form::default(),
+            },
+        };
+        let display = fields.get("thinking").and_then(|thinking| thinking["display"].as_str());
+        let style = Style {
+            stream: params.stream,
+            model: model.clone(),
+            omit_thinking: display == Some("omitted"),
+            knows_context_full: false,
+        };
+        let ask = Ask {
+            api: Api::Messages,
+            model,
+            chat,
+            think,
+            params,
+            shape,
+            allowed: None,
+            one_call,
+            call_prefix: "toolu_",
+            warnings: Vec::new(),
+        };
+        Ok(MessagesBody { ask, style })
+    }
+}
+
+/// Whether the client said that it knows the reason for a full context.
+pub(super) fn knows_context_full(headers: &HeaderMap) -> bool {
+    let betas = headers.get_all("anthropic-beta").iter().filter_map(|value| value.to_str().ok());
+    betas.into_iter().any(|betas| betas.contains("model-context-window-exceeded"))
+}
+
+fn message(role: RequestRole, content: Option<Content>) -> RequestMessage {
+    RequestMessage {
+        role,
+        content,
+        reasoning_content: None,
+        reasoning: None,
+        reasoning_text: None,
+        tool_calls: Vec::new(),
+        function_call: None,
+        tool_call_id: None,
+        prefix: false,
+    }
+}
+
+/// The system prompt: a text, or blocks of it.
+fn system(fields: &Fields<'_>, app: &App, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
+    let texts = match fields.get("system") {
+        None => return Ok(()),
+        Some(Value::String(text)) => vec![text.clone()],
+        Some(Value::Array(blocks)) => {
+            let read = |(at, block): (usize, &Value)| text_of(block, &format!("system[{at}]"));
+            blocks.iter().enumerate().map(read).collect::<Result<_, _>>()?
+        }
+        Some(other) => {
+            let problem = format!("{} is given, a string or a list of text blocks was expected", kind(other));
+            return Err(ApiError::invalid("system", problem));
+        }
+    };
+    let texts = texts.into_iter().enumerate().map(|(at, text)| match at {
+        0 if app.options.strip_client_headers => without_client_headers(&text).to_owned(),
+        _ => text,
+    });
+    let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
+    if !texts.is_empty() {
+        messages.push(message(RequestRole::System, Some(Content::Text(texts.join("\n\n")))));
+    }
+    Ok(())
+}
+
+/// Text without the lines `x-anthropic-…: …` at its start. They hold a number that changes with every request, and
+/// the prompt would never be found in the cache. Mostly a line of its own; sometimes the prompt follows on the
+/// same line, after the number.
+pub(super) fn without_client_headers(text: &str) -> &str {
+    let mut rest = text;
+    while rest.starts_with("x-anthropic-") {
+        let line = rest.find('\n').map_or(rest.len(), |end| end);
+        let number_end = rest[..line].find("cch=").and_then(|at| Some(at + rest[at..line].find(';')? + 1));
+        match number_end {
+            Some(end) if end < line => return rest[end..].trim_start_matches([' ', '\n']),
+            _ => rest = rest[line..].trim_start_matches('\n'),
+        }
+    }
+    rest
+}
+
+fn text_of(block: &Value, field: &str) -> Result<String, ApiError> {
+    match (block["type"].as_str(), block["text"].as_str()) {
+        (Some("text") | None, Some(text)) => Ok(text.to_owned()),
+        (Some("text"), None) => Err(ApiError::missing(&format!("{field}.text"))),
+        _ => Err(ApiError::invalid(&format!("{field}.type"), "a text block was expected")),
+    }
+}
+
+/// Adds a message, joined to the one before where the model sees them as one.
+fn read_message(
+    value: &Value,
+    field: &str,
+    app: &App,
+    messages: &mut Vec<RequestMessage>,
+) -> Result<(), ApiError> {
+    let Value::Object(object) = value else {
+        return Err(ApiError::invalid(field, format!("{} is given, an object was expected", kind(value))));
+    };
+    let whole = json_string(object.get("content"));
+    let blocks = match object.get("content") {
+        Some(Value::Array(blocks)) => blocks.as_slice(),
+        Some(Value::String(_)) => std::slice::from_ref(&whole),
+        None | Some(Value::Null) => return Err(ApiError::missing(&format!("{field}.content"))),
+        Some(other) => {
+            let problem = format!("{} is given, a string or a list of blocks was expected", kind(other));
+            return Err(ApiError::invalid(&format!("{field}.content"), problem));
+        }
+    };
+    match object.get("role").and_then(Value::as_str) {
+        Some("user") => user(blocks, field, messages),
+        Some("assistant") => assistant(blocks, field, messages),
+        Some("system") => {
+            let read = |(at, block): (usize, &Value)| text_of(block, &format!("{field}.content[{at}]"));
+            let texts = blocks.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
+            let text = texts.join("\n\n");
+            let text = if app.options.strip_client_headers { without_client_headers(&text) } else { &text };
+            messages.push(message(RequestRole::System, Some(Content::Text(text.to_owned()))));
+            Ok(())
+        }
+        _ => Err(ApiError::invalid(&format!("{field}.role"), "`user`, `assistant` or `system` was expected")),
+    }
+}
+
+/// A text as the block that it stands for.
+fn json_string(content: Option<&Value>) -> Value {
+    match content {
+        Some(Value::String(text)) => json!({ "type": "text", "text": text }),
+        _ => Value::Null,
+    }
+}
+
+/// What a user says: results of calls first, then text.
+fn user(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
+    let mut texts = Vec::new();
+    for (at, block) in blocks.iter().enumerate() {
+        let field = format!("{field}.content[{at}]");
+        match block["type"].as_str() {
+            Some("text") => texts.push(text_of(block, &field)?),
+            Some("tool_result") => messages.push(result(block, &field)?),
+            Some("document") => texts.push(document(block, &field)?),
+            Some("search_result") => texts.push(to_json(block)),
+            Some(other) => {
+                let problem = format!(
+                    "blocks of type `{}` are not supported here",
+                    other.chars().take(40).collect::<String>()
+                );
+                return Err(ApiError::unsupported(&format!("{field}.type"), problem));
+            }
+            None => return Err(ApiError::missing(&format!("{field}.type"))),
+        }
+    }
+    if !texts.is_empty() {
+        messages.push(message(RequestRole::User, Some(Content::Text(texts.join("\n\n")))));
+    }
+    Ok(())
+}
+
+/// A document in plain text; nothing is fetched.
+fn document(block: &Value, field: &str) -> Result<String, ApiError> {
+    let source = &block["source"];
+    let text = match source["type"].as_str() {
+        Some("text") => source["data"].as_str().map(str::to_owned),
+        Some("content") => match &source["content"] {
+            Value::String(text) => Some(text.clone()),
+            Value::Array(parts) => {
+                let texts: Option<Vec<&str>> = parts.iter().map(|part| part["text"].as_str()).collect();
+                texts.map(|texts| texts.join("\n\n"))
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    let text = text.ok_or_else(|| {
+        ApiError::unsupported(&format!("{field}.source"), "only documents of plain text are supported here")
+    })?;
+    Ok(match block["title"].as_str() {
+        Some(title) => format!("{title}\n\n{text}"),
+        None => text,
+    })
+}
+
+fn result(block: &Value, field: &str) -> Result<RequestMessage, ApiError> {
+    let id =
+        block["tool_use_id"].as_str().ok_or_else(|| ApiError::missing(&format!("{field}.tool_use_id")))?;
+    let mut text = match &block["content"] {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        Value::Array(parts) => {
+            let read = |part: &Value| match part["type"].as_str() {
+                Some("text") => part["text"].as_str().unwrap_or_default().to_owned(),
+                Some("search_result" | "document") => to_json(part),
+                // The client did not choose this and cannot leave it out: the model is told that it was there.
+                kind => format!("[Unsupported {}]", kind.unwrap_or("part")),
+            };
+            parts.iter().map(read).collect::<Vec<_>>().join("\n\n")
+        }
+        other => {
+            let problem = format!("{} is given, a string or a list of blocks was expected", kind(other));
+            return Err(ApiError::invalid(&format!("{field}.content"), problem));
+        }
+    };
+    if block["is_error"].as_bool() == Some(true) && !text.to_ascii_lowercase().contains("error") {
+        text = format!("Error: {text}");
+    }
+    let mut message = message(RequestRole::Tool, Some(Content::Text(text)));
+    message.tool_call_id = Some(id.to_owned());
+    Ok(message)
+}
+
+/// What the model said. Several messages in a row are one turn of it.
+fn assistant(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
+    let follows_itself = messages.last().is_some_and(|last| last.role == RequestRole::Assistant);
+    if !follows_itself {
+        messages.push(message(RequestRole::Assistant, None));
+    }
+    let turn = messages.last_mut().expect("just pushed");
+    let mut reasoning = turn.reasoning_content.take().unwrap_or_default();
+    let mut texts = Vec::new();
+    if let Some(Content::Text(text)) = turn.content.take() {
+        texts.push(text);
+    }
+    for (at, block) in blocks.iter().enumerate() {
+        let field = format!("{field}.content[{at}]");
+        match block["type"].as_str() {
+            Some("text") => texts.push(text_of(block, &field)?),
+            Some("thinking") => {
+                let shown = block["thinking"].as_str().unwrap_or_default();
+                let carried = || block["signature"].as_str().and_then(thought::carried);
+                reasoning.push_str(&if shown.is_empty() {
+                    carried().unwrap_or_default()
+                } else {
+                    shown.to_owned()
+                });
+            }
+            Some("redacted_thinking") => {
+                reasoning.push_str(&block["data"].as_str().and_then(thought::carried).unwrap_or_default());
+            }
+            Some("tool_use") => turn.tool_calls.push(call(block, &field)?),
+            // What a provider's own tools did: a word about it, so that the conversation makes sense.
+            Some(kind) if kind == "server_tool_use" || kind.ends_with("_tool_result") => {
+                texts.push(format!("[{kind}]"));
+            }
+            Some(other) => {
+                let problem = format!(
+                    "blocks of type `{}` are not supported here",
+                    other.chars().take(40).collect::<String>()
+                );
+                return Err(ApiError::unsupported(&format!("{field}.type"), problem));
+            }
+            None => return Err(ApiError::missing(&format!("{field}.type"))),
+        }
+    }
+    turn.content = (!texts.is_empty()).then(|| Content::Text(texts.join("\n\n")));
+    turn.reasoning_content = (!reasoning.is_empty()).then_some(reasoning);
+    Ok(())
+}
+
+fn call(block: &Value, field: &str) -> Result<RequestToolCall, ApiError> {
+    let name = block["name"].as_str().ok_or_else(|| ApiError::missing(&format!("{field}.name")))?;
+    let id = block["id"].as_str().map(str::to_owned);
+    let arguments = match &block["input"] {
+        // What could not be read when it was written travels as it was.
+        Value::Object(object) if object.len() == 1 && object.get("_raw").is_some_and(Value::is_string) => {
+            object["_raw"].clone()
+        }
+        Value::Null => Value::Object(Map::new()),
+        other => other.clone(),
+    };
+    let function = RequestFunction { id: None, name: name.to_owned(), arguments };
+    Ok(RequestToolCall { id, function: Some(function), custom: None })
+}
+
+/// Tools of the client's own. Those that the provider carries out are left out: they do not exist here.
+fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
+    let Some(list) = fields.list("tools")? else { return Ok(Vec::new()) };
+    tools::check_count(list)?;
+    let mut functions = Vec::new();
+    for (at, tool) in list.iter().enumerate() {
+        let field = format!("tools[{at}]");
+        let Value::Object(tool) = tool else {
+            return Err(ApiError::invalid(
+                &field,
+                format!("{} is given, an object was expected", kind(tool)),
+            ));
+        };
+        if !matches!(tool.get("type").and_then(Value::as_str), None | Some("custom")) {
+            continue;
+        }
+        let mut function = Map::new();
+        for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters")] {
+            if let Some(value) = tool.get(from).filter(|value| !value.is_null()) {
+                function.insert(to.to_owned(), value.clone());
+            }
+        }
+        functions.push(tools::function(&function, &field)?);
+    }
+    Ok(functions)
+}
+
+fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, bool), ApiError> {
+    let Some(choice) = fields.object("tool_choice")? else { return Ok((ToolChoice::Auto, false)) };
+    let inner = Fields::new(choice, "tool_choice.");
+    let one_call = inner.flag("disable_parallel_tool_use")?.unwrap_or(false);
+    let choice = match inner.text("type")?.ok_or_else(|| ApiError::missing("tool_choice.type"))? {
+        "auto" => ToolChoice::Auto,
+        "none" => ToolChoice::None,
+        "any" => ToolChoice::Required,
+        "tool" => {
+            let name = inner.text("name")?.ok_or_else(|| ApiError::missing("tool_choice.name"))?;
+            ToolChoice::Named(name.to_owned())
+        }
+        _ => {
+            let problem = "`auto`, `any`, `tool` or `none` was expected";
+            return Err(ApiError::invalid("tool_choice.type", problem));
+        }
+    };
+    Ok((choice, one_call))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_client_headers;
+
+    #[test]
+    fn numbers_that_change_are_left_out() {
+        let check = |text: &str, want: &str| assert_eq!(without_client_headers(text), want);
+        check("x-anthropic-billing-header: cc_version=2; cch=ab12;", "");
+        check("x-anthropic-billing-header: cc_version=2; cch=ab12;\nYou are", "You are");
+        check("x-anthropic-billing-header: cc_version=2; cch=ab12; You are", "You are");
+        check("x-anthropic-billing-header: cc_version=2; cch=ab12;You are", "You are");
+        check("x-anthropic-a: b\nx-anthropic-c: d\n\nYou are", "You are");
+        check("You are x-anthropic-a: b", "You are x-anthropic-a: b");
+    }
+}

@@ -1,0 +1,221 @@
+//! Metrics in Prometheus' text format: under our own names, and under those that routers and dashboards of other
+//! engines read.
+
+use super::histogram::{BOUNDS, Histogram};
+use super::{CALLS, Counters, FINISHED, Outcome, get};
+use crate::App;
+use crate::ask::Api;
+use engine::Status;
+use std::fmt::{Display, Write as _};
+
+/// Everything, as text.
+pub(super) fn write(app: &App, open_metrics: bool) -> String {
+    let mut page = Page { text: String::with_capacity(16 << 10), open_metrics };
+    let counters = &*app.metrics.0;
+    let status = app.loaded().map(|speaker| speaker.status()).unwrap_or_default();
+    native(&mut page, app, counters, &status);
+    vllm(&mut page, app, counters, &status);
+    if app.options.llamacpp_metrics {
+        llamacpp(&mut page, counters, &status);
+    }
+    if open_metrics {
+        page.text.push_str("# EOF\n");
+    }
+    page.text
+}
+
+struct Page {
+    text: String,
+    open_metrics: bool,
+}
+
+impl Page {
+    /// A family's head. The name of a counter has its `_total` here; OpenMetrics wants it without.
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let name = if self.open_metrics { name.strip_suffix("_total").unwrap_or(name) } else { name };
+        let _ = writeln!(self.text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &str, value: impl Display) {
+        let _ = match labels {
+            "" => writeln!(self.text, "{name} {value}"),
+            labels => writeln!(self.text, "{name}{{{labels}}} {value}"),
+        };
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, labels: &str, value: impl Display) {
+        self.family(name, kind, help);
+        self.sample(name, labels, value);
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+        self.one(name, "gauge", help, "", value);
+    }
+
+    fn counter(&mut self, name: &str, help: &str, value: impl Display) {
+        self.one(name, "counter", help, "", value);
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, labels: &str, histogram: &Histogram) {
+        self.family(name, "histogram", help);
+        let comma = if labels.is_empty() { "" } else { "," };
+        let counts = histogram.cumulative();
+        for (bound, count) in BOUNDS.iter().map(f64::to_string).chain(["+Inf".to_owned()]).zip(counts) {
+            self.sample(&format!("{name}_bucket"), &format!("{labels}{comma}le=\"{bound}\""), count);
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum());
+        self.sample(&format!("{name}_count"), labels, counts[BOUNDS.len()]);
+    }
+}
+
+fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
+    page.family("ds4_requests_total", "counter", "Replies asked for, by API and how they ended.");
+    for api in Api::ALL {
+        for (outcome, name) in Outcome::ALL {
+            let labels = format!("api=\"{}\",status=\"{name}\"", api.name());
+            page.sample(
+                "ds4_requests_total",
+                &labels,
+                get(&counters.requests[api as usize][outcome as usize]),
+            );
+        }
+    }
+    page.gauge("ds4_requests_running", "Replies being read for or written.", status.active.len());
+    page.gauge("ds4_requests_waiting", "Requests in the queue.", status.queued);
+    page.gauge("ds4_requests_open", "Replies that a client waits for.", get(&counters.running));
+    for (name, help, histogram) in [
+        ("ds4_queue_seconds", "Time in the queue.", &counters.queue),
+        ("ds4_prefill_seconds", "Time to read a prompt.", &counters.prefill),
+        ("ds4_ttft_seconds", "Time from a request to its first text.", &counters.first_token),
+        ("ds4_itl_seconds", "Time between two pieces of text.", &counters.between_tokens),
+        ("ds4_constraint_compile_seconds", "Time to make a constraint ready.", &counters.constraints),
+        ("ds4_e2e_seconds", "Time from a request to the end of the reply.", &counters.whole),
+    ] {
+        page.histogram(name, help, "", histogram);
+    }
+    let totals = &status.totals;
+    page.family("ds4_prompt_tokens_total", "counter", "Tokens of prompts, by where their state came from.");
+    page.sample(
+        "ds4_prompt_tokens_total",
+        "source=\"computed\"",
+        totals.prompt_tokens - totals.cached_tokens,
+    );
+    page.sample("ds4_prompt_tokens_total", "source=\"memory\"", totals.cached_tokens);
+    page.family("ds4_generated_tokens_total", "counter", "Tokens of finished replies, by what they are.");
+    for (phase, counter) in [
+        ("reasoning", &counters.reasoning_tokens),
+        ("text", &counters.text_tokens),
+        ("tool", &counters.tool_tokens),
+    ] {
+        page.sample("ds4_generated_tokens_total", &format!("phase=\"{phase}\""), get(counter));
+    }
+    page.family("ds4_prefix_cache_queries_tokens_total", "counter", "Tokens looked up in the prefix cache.");
+    page.sample("ds4_prefix_cache_queries_tokens_total", "tier=\"memory\"", totals.prompt_tokens);
+    page.family("ds4_prefix_cache_hit_tokens_total", "counter", "Tokens found in the prefix cache.");
+    page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"memory\"", totals.cached_tokens);
+    page.family(
+        "ds4_prefix_miss_total",
+        "counter",
+        "Requests that had to read some of their prompt, by the reason.",
+    );
+    for (reason, count) in totals.misses_by_reason() {
+        page.sample("ds4_prefix_miss_total", &format!("reason=\"{reason}\""), count);
+    }
+    page.counter("ds4_prefix_hits_total", "Requests of which the whole prompt was known.", totals.hits);
+    page.counter("ds4_steps_total", "Forward passes.", totals.steps);
+    page.counter("ds4_device_errors_total", "Forward passes that failed.", totals.failed_steps);
+    let cache = &status.cache;
+    page.gauge("ds4_kv_slots", "Conversations that can be worked on at once.", status.active_limit);
+    page.gauge("ds4_kv_tokens_used", "Tokens of the conversations being worked on.", tokens_used(status));
+    page.gauge("ds4_kv_usage_ratio", "Share of the memory for cached rows that is in use.", usage(status));
+    page.gauge("ds4_kv_pages", "Pages in the prefix cache.", cache.pages);
+    page.counter("ds4_kv_evictions_total", "Pages and tails evicted from the prefix cache.", cache.evicted);
+    page.family("ds4_memory_bytes", "gauge", "Memory for cached rows.");
+    page.sample("ds4_memory_bytes", "kind=\"kv\"", cache.bytes);
+    page.sample("ds4_memory_bytes", "kind=\"kv_in_use\"", cache.in_use);
+    page.sample("ds4_memory_bytes", "kind=\"kv_limit\"", cache.limit);
+    page.family("ds4_tool_calls_total", "counter", "Tool calls in replies, by result.");
+    for (result, counter) in CALLS.iter().zip(&counters.tool_calls) {
+        page.sample("ds4_tool_calls_total", &format!("result=\"{result}\""), get(counter));
+    }
+    page.gauge(
+        "ds4_prefill_tokens_per_second",
+        "Tokens of prompts read in a second, lately.",
+        status.prefill_rate,
+    );
+    page.gauge("ds4_decode_tokens_per_second", "Tokens written in a second, lately.", status.decode_rate);
+    let labels =
+        format!("version=\"{}\",model=\"{}\"", env!("CARGO_PKG_VERSION"), escape(&app.options.model_name));
+    page.one("ds4_build_info", "gauge", "What is running.", &labels, 1);
+}
+
+/// vLLM's names, which schedulers and the Gateway API's endpoint picker key on.
+fn vllm(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
+    let labels = format!("model_name=\"{}\",engine=\"0\"", escape(&app.options.model_name));
+    let totals = &status.totals;
+    let mut one = |name: &str, kind: &str, help: &str, value: f64| page.one(name, kind, help, &labels, value);
+    one("vllm:num_requests_running", "gauge", "Requests being worked on.", status.active.len() as f64);
+    one("vllm:num_requests_waiting", "gauge", "Requests in the queue.", status.queued as f64);
+    one("vllm:kv_cache_usage_perc", "gauge", "Share of the cache in use, 0 to 1.", usage(status));
+    one("vllm:prefix_cache_queries_total", "counter", "Tokens looked up.", totals.prompt_tokens as f64);
+    one("vllm:prefix_cache_hits_total", "counter", "Tokens found.", totals.cached_tokens as f64);
+    one("vllm:prompt_tokens_total", "counter", "Tokens of prompts.", totals.prompt_tokens as f64);
+    one("vllm:generation_tokens_total", "counter", "Tokens written.", totals.written_tokens as f64);
+    one("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", 0.0);
+    one("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens drafted that were right.", 0.0);
+    // Prefixes are found at any token; a page, which is what is kept, has 1024.
+    let config = format!("{labels},block_size=\"1024\",num_gpu_blocks=\"{}\"", status.cache.pages.max(1));
+    page.one("vllm:cache_config_info", "gauge", "How the cache is laid out.", &config, 1);
+    page.family("vllm:request_success_total", "counter", "Replies, by why they ended.");
+    for (reason, counter) in FINISHED.iter().zip(&counters.finished) {
+        page.sample(
+            "vllm:request_success_total",
+            &format!("{labels},finished_reason=\"{reason}\""),
+            get(counter),
+        );
+    }
+    for (name, help, histogram) in [
+        ("vllm:time_to_first_token_seconds", "Time to the first text.", &counters.first_token),
+        ("vllm:inter_token_latency_seconds", "Time between two pieces of text.", &counters.between_tokens),
+        ("vllm:e2e_request_latency_seconds", "Time to the end of the reply.", &counters.whole),
+        ("vllm:request_queue_time_seconds", "Time in the queue.", &counters.queue),
+        ("vllm:request_prefill_time_seconds", "Time to read the prompt.", &counters.prefill),
+        ("vllm:request_decode_time_seconds", "Time to write the reply.", &counters.decode),
+    ] {
+        page.histogram(name, help, &labels, histogram);
+    }
+}
+
+fn llamacpp(page: &mut Page, counters: &Counters, status: &Status) {
+    let totals = &status.totals;
+    page.counter(
+        "llamacpp:prompt_tokens_total",
+        "Tokens of prompts read.",
+        totals.prompt_tokens - totals.cached_tokens,
+    );
+    page.counter("llamacpp:tokens_predicted_total", "Tokens written.", totals.written_tokens);
+    page.gauge("llamacpp:prompt_tokens_seconds", "Tokens of prompts read in a second.", status.prefill_rate);
+    page.gauge("llamacpp:predicted_tokens_seconds", "Tokens written in a second.", status.decode_rate);
+    page.gauge("llamacpp:requests_processing", "Requests being worked on.", status.active.len());
+    page.gauge("llamacpp:requests_deferred", "Requests in the queue.", status.queued);
+    page.counter("llamacpp:n_decode_total", "Forward passes.", totals.steps);
+    let per_step = totals.written_tokens as f64 / totals.steps.max(1) as f64;
+    page.gauge("llamacpp:n_busy_slots_per_decode", "Sessions in a forward pass.", per_step);
+    let _ = counters;
+}
+
+fn tokens_used(status: &Status) -> usize {
+    status.active.iter().map(|job| job.tokens).sum()
+}
+
+fn usage(status: &Status) -> f64 {
+    match status.cache.limit {
+        0 => 0.0,
+        limit => (status.cache.in_use as f64 / limit as f64).clamp(0.0, 1.0),
+    }
+}
+
+/// A label's value.
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}

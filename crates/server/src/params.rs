@@ -1,0 +1,210 @@
+//! The numbers of a request, the same in every API: how tokens are chosen, how many, and when to stop.
+
+use crate::error::ApiError;
+use crate::fields::{Fields, kind};
+use engine::Sampling;
+use engine::random::fresh_seed;
+use serde_json::Value;
+
+/// Most stop strings.
+const MAX_STOPS: usize = 16;
+
+/// Most replies to one request.
+pub const MAX_CHOICES: usize = 8;
+
+/// How to write a reply.
+#[derive(Clone, Debug)]
+pub struct Params {
+    /// How tokens are chosen.
+    pub sampling: Sampling,
+    /// What the choice depends on besides.
+    pub seed: u64,
+    /// Most tokens, reasoning included.
+    pub max_tokens: Option<usize>,
+    /// What ends the content.
+    pub stop: Vec<String>,
+    /// How many replies.
+    pub n: usize,
+    /// How many alternatives to report with each token.
+    pub logprobs: Option<usize>,
+    /// Whether the reply is sent as it is written.
+    pub stream: bool,
+}
+
+impl Params {
+    /// Reads what all APIs have in common. `limits` are the names of the token limit, the one that counts first.
+    ///
+    /// # Errors
+    ///
+    /// If a value is of a wrong type or out of range.
+    pub fn read(
+        fields: &Fields<'_>,
+        limits: &[&str],
+        defaults: &Sampling,
+        vocab: usize,
+    ) -> Result<Params, ApiError> {
+        let mut max_tokens = None;
+        for name in limits {
+            let limit = fields.whole(name, 0..)?;
+            max_tokens = max_tokens.or(limit);
+        }
+        refuse_extensions(fields)?;
+        Ok(Params {
+            sampling: sampling(fields, defaults, vocab)?,
+            seed: seed(fields)?.unwrap_or_else(fresh_seed),
+            max_tokens: max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            stop: stop(fields)?,
+            n: fields.whole("n", 1..=MAX_CHOICES as i64)?.map_or(1, |n| n as usize),
+            logprobs: None,
+            stream: fields.flag("stream")?.unwrap_or(false),
+        })
+    }
+}
+
+/// Fields that would change the answer and that nothing here carries out.
+fn refuse_extensions(fields: &Fields<'_>) -> Result<(), ApiError> {
+    for field in
+        ["ignore_eos", "min_tokens", "best_of_tokens", "use_beam_search", "mirostat", "dry_multiplier"]
+    {
+        let means_off = |value: &Value| matches!(value, Value::Bool(false)) || value.as_f64() == Some(0.0);
+        if fields.get(field).is_some_and(|value| !means_off(value)) {
+            return Err(ApiError::unsupported(field, "not supported by this server"));
+        }
+    }
+    Ok(())
+}
+
+fn sampling(fields: &Fields<'_>, defaults: &Sampling, vocab: usize) -> Result<Sampling, ApiError> {
+    let number = |name: &str, range| Ok::<_, ApiError>(fields.number(name, range)?.map(|x| x as f32));
+    let temperature = number("temperature", 0.0..=2.0)?;
+    let top_p = fields.number("top_p", (std::ops::Bound::Excluded(0.0), std::ops::Bound::Included(1.0)))?;
+    // Who chooses a temperature has a distribution in mind, and cuts its tail with a field of its own.
+    let usual_min_p = if temperature.is_some() { 0.0 } else { defaults.min_p };
+    let repetition = match number("repetition_penalty", 0.01..=100.0)? {
+        None => number("repeat_penalty", 0.01..=100.0)?,
+        given => given,
+    };
+    Ok(Sampling {
+        temperature: temperature.unwrap_or(defaults.temperature),
+        top_k: fields.whole("top_k", -1..)?.map_or(defaults.top_k, |k| usize::try_from(k).unwrap_or(0)),
+        top_p: top_p.map_or(defaults.top_p, |p| p as f32),
+        min_p: number("min_p", 0.0..=1.0)?.unwrap_or(usual_min_p),
+        repetition_penalty: repetition.unwrap_or(defaults.repetition_penalty),
+        presence_penalty: number("presence_penalty", -2.0..=2.0)?.unwrap_or(defaults.presence_penalty),
+        frequency_penalty: number("frequency_penalty", -2.0..=2.0)?.unwrap_or(defaults.frequency_penalty),
+        bias: bias(fields, vocab)?,
+    })
+}
+
+/// `{"1234": -100}`: token ids as strings.
+fn bias(fields: &Fields<'_>, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> {
+    let Some(object) = fields.object("logit_bias")? else { return Ok(Vec::new()) };
+    let mut bias = Vec::with_capacity(object.len());
+    for (token, value) in object {
+        let id = token.parse::<u32>().ok().filter(|&id| (id as usize) < vocab).ok_or_else(|| {
+            let problem = format!("keys are token ids from 0 to {}", vocab.saturating_sub(1));
+            ApiError::invalid("logit_bias", problem)
+        })?;
+        let value = value
+            .as_f64()
+            .filter(|x| (-100.0..=100.0).contains(x))
+            .ok_or_else(|| ApiError::invalid("logit_bias", "values are numbers from -100 to 100"))?;
+        bias.push((id, value as f32));
+    }
+    Ok(bias)
+}
+
+/// Any 64 bits, signed or not.
+fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
+    match fields.get("seed").and_then(Value::as_u64) {
+        Some(seed) => Ok(Some(seed)),
+        // -1 is what some clients send for "any".
+        None => Ok(fields.whole("seed", ..)?.filter(|&seed| seed != -1).map(|seed| seed as u64)),
+    }
+}
+
+fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
+    let mut stops = Vec::new();
+    for name in ["stop", "stop_sequences"] {
+        match fields.get(name) {
+            None => {}
+            Some(Value::String(text)) => stops.push(text.clone()),
+            Some(Value::Array(list)) => {
+                for item in list {
+                    let text = item.as_str().ok_or_else(|| {
+                        ApiError::invalid(
+                            name,
+                            format!("{} is in the list, strings were expected", kind(item)),
+                        )
+                    })?;
+                    stops.push(text.to_owned());
+                }
+            }
+            Some(other) => {
+                let problem = format!("{} is given, a string or a list of strings was expected", kind(other));
+                return Err(ApiError::invalid(name, problem));
+            }
+        }
+        if stops.len() > MAX_STOPS {
+            return Err(ApiError::invalid(name, format!("more than {MAX_STOPS} stop strings")));
+        }
+        if stops.iter().any(|stop| stop.len() > 4096) {
+            return Err(ApiError::invalid(name, "a stop string is longer than 4096 bytes"));
+        }
+    }
+    stops.retain(|stop| !stop.is_empty());
+    Ok(stops)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn read(body: Value) -> Result<Params, String> {
+        let fields = Fields::of_body(&body).unwrap();
+        let names = ["max_completion_tokens", "max_tokens"];
+        Params::read(&fields, &names, &Sampling::default(), 100).map_err(|e| e.param.unwrap())
+    }
+
+    #[test]
+    fn the_newer_name_of_the_limit_counts() {
+        assert_eq!(read(json!({"max_tokens": 5})).unwrap().max_tokens, Some(5));
+        assert_eq!(read(json!({"max_tokens": 5, "max_completion_tokens": 7})).unwrap().max_tokens, Some(7));
+        assert_eq!(read(json!({"max_tokens": null})).unwrap().max_tokens, None);
+    }
+
+    #[test]
+    fn a_given_temperature_is_not_cut() {
+        assert_eq!(read(json!({})).unwrap().sampling, Sampling::default());
+        assert_eq!(read(json!({"temperature": 1})).unwrap().sampling.min_p, 0.0);
+        assert_eq!(read(json!({"temperature": 1, "min_p": 0.1})).unwrap().sampling.min_p, 0.1);
+        assert_eq!(read(json!({"top_k": -1})).unwrap().sampling.top_k, 0);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_by_name() {
+        let check = |body: Value, name: &str| assert_eq!(read(body).unwrap_err(), name);
+        check(json!({"temperature": 2.1}), "temperature");
+        check(json!({"temperature": "hot"}), "temperature");
+        check(json!({"top_p": 0}), "top_p");
+        check(json!({"n": 9}), "n");
+        check(json!({"n": 0}), "n");
+        check(json!({"logit_bias": {"100": 1}}), "logit_bias");
+        check(json!({"logit_bias": {"a": 1}}), "logit_bias");
+        check(json!({"logit_bias": {"1": 101}}), "logit_bias");
+        check(json!({"stop": 3}), "stop");
+        check(json!({"stop": ["a", null]}), "stop");
+        check(json!({"stop": vec!["x"; 17]}), "stop");
+        check(json!({"max_tokens": -1}), "max_tokens");
+        check(json!({"max_tokens": 1.5}), "max_tokens");
+        check(json!({"ignore_eos": true}), "ignore_eos");
+    }
+
+    #[test]
+    fn a_seed_may_have_any_sign() {
+        assert_eq!(read(json!({"seed": -2})).unwrap().seed, -2i64 as u64);
+        assert_eq!(read(json!({"seed": u64::MAX})).unwrap().seed, u64::MAX);
+        assert_eq!(read(json!({"stop": ["", "a"], "stop_sequences": "b"})).unwrap().stop, ["a", "b"]);
+    }
+}

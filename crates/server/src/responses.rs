@@ -1,0 +1,174 @@
+//! Responses.
+//!
+//! [`request`] makes chat messages of items, [`tools`] gives the model functions for tools of every kind and turns
+//! its calls back into items of that kind, [`items`] writes items, [`stream`] tells of them as they come.
+
+mod input_text;
+mod items;
+mod object;
+mod request;
+pub mod store;
+mod stream;
+mod tools;
+
+use crate::App;
+use crate::ask::Api;
+use crate::error::{ApiError, Fault};
+use crate::guard::{Client, RequestId};
+use crate::{serving, stream as events};
+use axum::extract::{Path, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
+use object::Answer;
+use request::ResponsesBody;
+use serde_json::{Value, json};
+
+/// `POST /v1/responses`
+#[utoipa::path(
+    post, path = "/v1/responses", tag = "OpenAI", operation_id = "createResponse",
+    request_body = crate::openapi::ResponsesBody,
+    responses(
+        (status = 200, description = "The reply: an object, or events if `stream` is true",
+         content((crate::openapi::ResponseObject = "application/json"), (String = "text/event-stream"))),
+        (status = "4XX", description = "The request was refused", body = crate::openapi::ErrorBody),
+        (status = "5XX", description = "The server failed or is not ready", body = crate::openapi::ErrorBody),
+    ),
+)]
+pub async fn create(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Response, ApiError> {
+    serving::counted(&app, Api::Responses, async {
+        let body = serving::body(&app, &id, request).await?;
+        let (answer, stream, mut voices) = serving::off_thread(&app, move |app| {
+            let ResponsesBody { ask, style } = ResponsesBody::read(body, app, &client)?;
+            let prepared = ask.prepare(app, &client)?;
+            serving::trace_prompt(app, &id, &prepared);
+            let stream = style.stream;
+            let answer = Answer::new(app, client, style);
+            Ok((answer, stream, prepared.begin(app)?))
+        })
+        .await?;
+        if stream {
+            let codec = stream::ResponseStream::new(answer);
+            return Ok(events::respond(voices, codec, app.options.keep_alive));
+        }
+        let voice = voices.pop().expect("one reply was asked for");
+        let mut logprobs = Vec::new();
+        let outcome = voice
+            .finish(|told| {
+                if let crate::voice::Told::Content(_, entries) = told {
+                    logprobs.extend(entries);
+                }
+            })
+            .await?;
+        let output = answer.output(&outcome, &logprobs);
+        let response = answer.finished(output, &outcome);
+        answer.keep(&response);
+        Ok(Json(response).into_response())
+    })
+    .await
+}
+
+/// `POST /v1/responses/input_tokens`
+#[utoipa::path(
+    post, path = "/v1/responses/input_tokens", tag = "OpenAI", operation_id = "countResponseTokens",
+    request_body = crate::openapi::ResponsesBody,
+    responses(
+        (status = 200, description = "Tokens of the prompt", body = crate::openapi::InputTokens),
+        (status = "4XX", description = "The request was refused", body = crate::openapi::ErrorBody),
+        (status = "5XX", description = "The server failed or is not ready", body = crate::openapi::ErrorBody),
+    ),
+)]
+pub async fn input_tokens(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Extension(id): Extension<RequestId>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let body = serving::body(&app, &id, request).await?;
+    let count = serving::off_thread(&app, move |app| {
+        ResponsesBody::read(body, app, &client)?.ask.prepare(app, &client)?.count(app)
+    });
+    Ok(Json(json!({ "object": "response.input_tokens", "input_tokens": count.await? })))
+}
+
+/// `POST /v1/responses/compact`: clients compact conversations themselves if this is not there.
+pub async fn compact() -> ApiError {
+    ApiError::new(
+        Fault::NotImplemented,
+        "compaction is not offered here: summarize with a request of your own",
+    )
+}
+
+/// `GET /v1/responses/{id}`
+#[utoipa::path(
+    get, path = "/v1/responses/{id}", tag = "OpenAI", operation_id = "retrieveResponse",
+    params(("id" = String, Path, description = "The response")),
+    responses(
+        (status = 200, description = "The stored response", body = crate::openapi::ResponseObject),
+        (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
+    ),
+)]
+pub async fn retrieve(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let mut store = app.responses();
+    store.get(&id, &client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
+}
+
+/// `GET /v1/responses/{id}/input_items`
+pub async fn input_items(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    let mut store = app.responses();
+    let kept = store.get(&id, &client).ok_or_else(no_response)?;
+    let output = kept.response["output"].as_array().map_or(0, Vec::len);
+    let input = &kept.items[..kept.items.len().saturating_sub(output)];
+    Ok(Json(json!({ "object": "list", "data": input, "has_more": false })))
+}
+
+/// `DELETE /v1/responses/{id}`
+#[utoipa::path(
+    delete, path = "/v1/responses/{id}", tag = "OpenAI", operation_id = "deleteResponse",
+    params(("id" = String, Path, description = "The response")),
+    responses(
+        (status = 200, description = "It is forgotten", body = crate::openapi::Deleted),
+        (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
+    ),
+)]
+pub async fn delete(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    match app.responses().remove(&id, &client) {
+        true => Ok(Json(json!({ "id": id, "object": "response", "deleted": true }))),
+        false => Err(no_response()),
+    }
+}
+
+/// `POST /v1/responses/{id}/cancel`: only what runs in the background could be cancelled, and nothing does.
+pub async fn cancel(
+    State(app): State<App>,
+    Extension(client): Extension<Client>,
+    Path(id): Path<String>,
+) -> ApiError {
+    match app.responses().get(&id, &client) {
+        Some(_) => ApiError::invalid(
+            "id",
+            "only responses in the background can be cancelled; close the connection instead",
+        ),
+        None => no_response(),
+    }
+}
+
+fn no_response() -> ApiError {
+    ApiError::new(Fault::Thing, "no such response is stored here").at("id")
+}

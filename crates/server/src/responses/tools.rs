@@ -1,0 +1,253 @@
+//! Tools of every kind, as functions that the model can call, and its calls as items of the kind they were.
+
+use super::input_text::input_text;
+use crate::error::ApiError;
+use crate::fields::{Fields, kind};
+use crate::{ids, tools};
+use serde_json::{Map, Value, json};
+use text::chat::request::RequestTool;
+
+/// What a function that the model calls stands for.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Toolbox {
+    tools: Vec<Known>,
+}
+
+#[derive(Clone, Debug)]
+struct Known {
+    /// The name that the model uses.
+    function: String,
+    kind: Kind,
+    /// The name that the client uses.
+    name: String,
+    namespace: Option<String>,
+}
+
+/// How a call is told to the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// As `function_call`.
+    Function,
+    /// As `custom_tool_call`, with plain text.
+    Custom,
+    /// As `local_shell_call`.
+    LocalShell,
+}
+
+/// The name of a function in a namespace, as the model sees it.
+pub(super) fn exposed(namespace: Option<&str>, name: &str) -> String {
+    match namespace {
+        Some(namespace) if !namespace.is_empty() && !name.starts_with(namespace) => {
+            format!("{namespace}__{name}")
+        }
+        _ => name.to_owned(),
+    }
+}
+
+impl Toolbox {
+    /// Reads `tools`. What only a provider can carry out is left out.
+    pub fn read(fields: &Fields<'_>) -> Result<(Toolbox, Vec<RequestTool>), ApiError> {
+        let (mut toolbox, mut functions) = (Toolbox::default(), Vec::new());
+        let list = fields.list("tools")?.map_or(&[][..], Vec::as_slice);
+        tools::check_count(list)?;
+        for (at, tool) in list.iter().enumerate() {
+            toolbox.add(tool, None, &format!("tools[{at}]"), &mut functions)?;
+        }
+        Ok((toolbox, functions))
+    }
+
+    fn add(
+        &mut self,
+        tool: &Value,
+        namespace: Option<&str>,
+        field: &str,
+        functions: &mut Vec<RequestTool>,
+    ) -> Result<(), ApiError> {
+        let Value::Object(object) = tool else {
+            return Err(ApiError::invalid(field, format!("{} is given, an object was expected", kind(tool))));
+        };
+        let text = |name: &str| object.get(name).and_then(Value::as_str);
+        let (kind, function) = match text("type") {
+            Some("function") | None => (Kind::Function, plain_function(object)),
+            Some("custom") => (Kind::Custom, text_function(object)),
+            Some("namespace") => {
+                let list = object.get("tools").and_then(Value::as_array);
+                let list = list.ok_or_else(|| ApiError::missing(&format!("{field}.tools")))?;
+                tools::check_count(list)?;
+                for (at, inner) in list.iter().enumerate() {
+                    let is_space = inner["type"] == "namespace";
+                    if is_space {
+                        return Err(ApiError::invalid(
+                            &format!("{field}.tools[{at}]"),
+                            "namespaces do not nest",
+                        ));
+                    }
+                    self.add(inner, text("name"), &format!("{field}.tools[{at}]"), functions)?;
+                }
+                return Ok(());
+            }
+            Some("local_shell") => (Kind::LocalShell, local_shell()),
+            Some("shell") => (Kind::Function, shell()),
+            Some("apply_patch") => (Kind::Custom, apply_patch()),
+            // Search, pictures, other computers: the provider's, and there is none.
+            Some(_) => return Ok(()),
+        };
+        let mut function = function;
+        let name = function.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let full = exposed(namespace, &name);
+        if function.contains_key("name") {
+            function.insert("name".to_owned(), json!(full));
+        }
+        functions.push(tools::function(&function, field)?);
+        let namespace = namespace.filter(|_| full != name).map(str::to_owned);
+        self.tools.push(Known { function: full, kind, name, namespace });
+        Ok(())
+    }
+
+    /// What a call of `function` is.
+    pub fn kind(&self, function: &str) -> Kind {
+        self.find(function).map_or(Kind::Function, |known| known.kind)
+    }
+
+    fn find(&self, function: &str) -> Option<&Known> {
+        self.tools.iter().find(|known| known.function == function)
+    }
+
+    /// The item of a call, complete or just begun (then without arguments).
+    pub fn item(&self, function: &str, call_id: &str, item_id: &str, arguments: Option<&str>) -> Value {
+        let known = self.find(function);
+        let name = known.map_or(function, |known| &known.name);
+        let status = if arguments.is_some() { "completed" } else { "in_progress" };
+        let arguments = arguments.unwrap_or_default();
+        let mut item = match self.kind(function) {
+            Kind::Function => json!({
+                "id": item_id, "type": "function_call", "status": status,
+                "call_id": call_id, "name": name, "arguments": arguments,
+            }),
+            Kind::Custom => json!({
+                "id": item_id, "type": "custom_tool_call", "status": status,
+                "call_id": call_id, "name": name,
+                "input": if arguments.is_empty() { String::new() } else { input_text(arguments) },
+            }),
+            Kind::LocalShell => json!({
+                "id": item_id, "type": "local_shell_call", "status": status,
+                "call_id": call_id, "action": shell_action(arguments),
+            }),
+        };
+        if let Some(namespace) = known.and_then(|known| known.namespace.as_deref()) {
+            item["namespace"] = json!(namespace);
+        }
+        item
+    }
+
+    /// A new id for the item of a call.
+    pub fn item_id(&self, function: &str) -> String {
+        ids::fresh(match self.kind(function) {
+            Kind::Function => "fc_",
+            Kind::Custom => "ctc_",
+            Kind::LocalShell => "lsh_",
+        })
+    }
+}
+
+fn plain_function(object: &Map<String, Value>) -> Map<String, Value> {
+    // The nested form of chat completions is understood, too.
+    if let Some(Value::Object(function)) = object.get("function") {
+        return function.clone();
+    }
+    let mut function = object.clone();
+    for field in ["type", "defer_loading", "eager_input_streaming"] {
+        function.shift_remove(field);
+    }
+    function
+}
+
+/// A tool that takes plain text, as a function with one parameter.
+fn text_function(object: &Map<String, Value>) -> Map<String, Value> {
+    let mut description = object.get("description").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if let Some(format) = object.get("format")
+        && let (Some(syntax), Some(definition)) = (format["syntax"].as_str(), format["definition"].as_str())
+    {
+        description =
+            format!("{description}\n\nThe input must match this {syntax} definition:\n{definition}");
+    }
+    let mut function = Map::new();
+    if let Some(name) = object.get("name") {
+        function.insert("name".to_owned(), name.clone());
+    }
+    function.insert("description".to_owned(), json!(description));
+    function.insert("parameters".to_owned(), one_text("input", "The input, as plain text"));
+    function
+}
+
+fn one_text(name: &str, description: &str) -> Value {
+    json!({
+        "type": "object",
+        "properties": { name: { "type": "string", "description": description } },
+        "required": [name],
+    })
+}
+
+fn as_object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(object) => object,
+        _ => unreachable!("written as an object"),
+    }
+}
+
+fn local_shell() -> Map<String, Value> {
+    as_object(json!({
+        "name": "local_shell",
+        "description": "Runs a command on the user's computer and returns its output.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "command": { "type": "array", "items": { "type": "string" }, "description": "The program and its arguments" },
+                "working_directory": { "type": "string" },
+                "timeout_ms": { "type": "integer" },
+            },
+            "required": ["command"],
+        },
+    }))
+}
+
+fn shell() -> Map<String, Value> {
+    as_object(json!({
+        "name": "shell",
+        "description": "Runs commands in a shell and returns their output.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "commands": { "type": "array", "items": { "type": "string" } },
+                "timeout_ms": { "type": "integer" },
+            },
+            "required": ["commands"],
+        },
+    }))
+}
+
+fn apply_patch() -> Map<String, Value> {
+    as_object(json!({
+        "name": "apply_patch",
+        "description": "Changes files. The input is a patch between `*** Begin Patch` and `*** End Patch`.",
+        "parameters": one_text("input", "The patch"),
+    }))
+}
+
+/// The action of a call of the local shell.
+fn shell_action(arguments: &str) -> Value {
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+    let command = match &arguments["command"] {
+        Value::Array(words) => json!(words),
+        Value::String(line) => json!(["bash", "-lc", line]),
+        _ => json!([]),
+    };
+    json!({
+        "type": "exec",
+        "command": command,
+        "env": {},
+        "working_directory": arguments["working_directory"],
+        "timeout_ms": arguments["timeout_ms"],
+        "user": null,
+    })
+}
