@@ -7,6 +7,7 @@
 //!
 //! This crate knows nothing of HTTP or terminals, and nothing of how an operation of the model is computed.
 
+mod cache;
 pub mod cancel;
 pub mod constraint;
 pub mod generate;

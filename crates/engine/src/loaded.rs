@@ -14,6 +14,8 @@ pub struct LoadedModel<B: Ops> {
     pub ops: B,
     /// What the file calls itself, or its file's name.
     pub name: String,
+    /// Bytes of its files.
+    pub bytes: u64,
     /// Configuration and weights.
     pub model: Model<B>,
     /// Text to tokens and back.
@@ -59,7 +61,8 @@ impl<B: Ops> LoadedModel<B> {
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));
         let name = name(gguf);
         let constraints = Constraints::new(tokenizer.clone());
-        Ok(LoadedModel { ops, name, model, tokenizer, constraints, profile, warnings })
+        let bytes = gguf.file_len();
+        Ok(LoadedModel { ops, name, bytes, model, tokenizer, constraints, profile, warnings })
     }
 
     /// The KV format for everyday use: the smallest that suits the model.

@@ -8,7 +8,9 @@ use std::fmt;
 pub enum Miss {
     /// Nothing that was read before begins like this prompt.
     New,
-    /// The prompt goes on differently from what was read before, or beyond it; up to there all was known.
+    /// The prompt goes on after what was read before, and all of that was known: the usual next turn.
+    Beyond,
+    /// The prompt goes on differently from what was read before; up to there all was known.
     Differs,
     /// More was read before than could be used: no state was kept close to where the prompt departs from it.
     NoCheckpoint {
@@ -24,6 +26,7 @@ impl Miss {
     pub fn name(self) -> &'static str {
         match self {
             Miss::New => "new",
+            Miss::Beyond => "beyond",
             Miss::Differs => "differs",
             Miss::NoCheckpoint { .. } => "no_checkpoint",
             Miss::Evicted => "evicted",
@@ -35,7 +38,8 @@ impl fmt::Display for Miss {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Miss::New => write!(f, "nothing read before begins like it"),
-            Miss::Differs => write!(f, "what follows was not read before"),
+            Miss::Beyond => write!(f, "all that was read before is known"),
+            Miss::Differs => write!(f, "it goes on differently from what was read before"),
             Miss::NoCheckpoint { common } => {
                 write!(
                     f,

@@ -6,20 +6,24 @@
 
 mod inbox;
 mod job;
+mod ledger;
 mod running;
 mod share;
 mod status;
+mod stops;
 mod worker;
 
 pub use job::{Invalid, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, Ticket};
 pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, Status, Totals};
 
+use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::constraint::Constraints;
 use crate::loaded::LoadedModel;
 use inbox::{Inbox, Waiting};
+use ledger::Ledger;
 use model::kv::KvFormatError;
-use model::{KvFormat, NoTap, Ops, Tap};
+use model::{Codec, KvFormat, NoTap, Ops, Tap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -39,6 +43,7 @@ struct Handle {
     tokenizer: Arc<Tokenizer>,
     constraints: Constraints,
     info: ModelInfo,
+    ledger: Ledger,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -87,6 +92,7 @@ struct Settings {
     context: usize,
     sessions: usize,
     rows: Option<usize>,
+    ledger: Ledger,
 }
 
 impl Engine {
@@ -119,6 +125,9 @@ impl Engine {
             return Err(StartError::NoSessions);
         }
         let context = options.context.map_or(config.context, |wanted| wanted.min(config.context));
+        let limit = options.memory.unwrap_or_else(|| ledger::usual_limit(loaded.bytes));
+        let codec = Codec::new(config, kv, loaded.model.fingerprint);
+        let ledger = Ledger::new(&codec, context, limit);
         let info = ModelInfo {
             name: loaded.name.clone(),
             fingerprint: loaded.model.fingerprint,
@@ -126,10 +135,11 @@ impl Engine {
             context,
             profile: loaded.profile,
             kv,
-            memory: options.memory.unwrap_or(u64::MAX),
+            memory: ledger.limit(),
             warnings: loaded.warnings.clone(),
         };
-        let settings = Settings { kv, context, sessions: options.sessions, rows: options.rows };
+        let settings =
+            Settings { kv, context, sessions: options.sessions, rows: options.rows, ledger: ledger.clone() };
         let inbox = Arc::new(Inbox::new(options.queue));
         let board = Arc::new(Mutex::new(Status {
             queue_limit: options.queue,
@@ -147,7 +157,8 @@ impl Engine {
             })?
         };
         let thread = Mutex::new(Some(thread));
-        Ok(Engine { handle: Arc::new(Handle { inbox, board, tokenizer, constraints, info, thread }) })
+        let handle = Handle { inbox, board, tokenizer, constraints, info, ledger, thread };
+        Ok(Engine { handle: Arc::new(handle) })
     }
 
     /// Takes a job, or says why not: everything that can be checked early is checked here, before any work.
@@ -167,7 +178,7 @@ impl Engine {
     }
 
     fn try_submit(&self, job: Job) -> Result<Ticket, Refusal> {
-        let Handle { inbox, tokenizer, info, .. } = &*self.handle;
+        let Handle { inbox, tokenizer, info, ledger, .. } = &*self.handle;
         let retry_after = self.retry_after();
         inbox.check_room(retry_after)?;
         job.request.sampling.check(tokenizer.len()).map_err(Invalid::from)?;
@@ -186,6 +197,11 @@ impl Engine {
         if prompt_tokens > limit {
             return Err(Refusal::Context { prompt: prompt_tokens, limit });
         }
+        let need = ledger.need(ledger.tokens(prompt_tokens, job.request.max_tokens), 0);
+        if need > ledger.limit() {
+            return Err(Refusal::Memory { need, free: ledger.limit() });
+        }
+        let prompt = Spelling::new(tokenizer, prompt);
         let (sender, events) = mpsc::unbounded_channel();
         let cancel = Cancel::new();
         let id = inbox.put(retry_after, |id| Waiting {

@@ -135,7 +135,7 @@ pub fn forward<B: Ops>(
         tap.see(ops, Place { layer: None, name: "logits" }, Seen::Array(logits));
     }
     for entry in batch {
-        entry.timeline.commit(ops, entry.tokens);
+        entry.timeline.commit(entry.tokens);
     }
     Ok(Output { logits, streams })
 }

@@ -78,6 +78,11 @@ impl<B: Ops> Page<B> {
         Page { tokens: self.tokens.clone(), rows: self.rows.clone(), end: None }
     }
 
+    /// Whether others hold its rows too, with or without its end: then forgetting it frees no memory.
+    pub fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.rows) > 1
+    }
+
     /// Device memory in use, in bytes, that of its end included.
     pub fn memory(&self) -> usize {
         let part =

@@ -442,14 +442,14 @@ impl<B: Ops> Timeline<B> {
 
     /// Takes note of tokens whose rows the forward pass has appended to every layer; a page that is full
     /// is finished.
-    pub(crate) fn commit(&mut self, ops: &B, tokens: &[u32]) {
+    pub(crate) fn commit(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
         if self.len().is_multiple_of(PAGE) {
-            self.finish_page(ops);
+            self.finish_page();
         }
     }
 
-    fn finish_page(&mut self, ops: &B) {
+    fn finish_page(&mut self) {
         let end = self.len();
         let (mut rows, mut ends) = (Vec::new(), Vec::new());
         for (layer, ratio) in self.layers.iter_mut().zip(&self.shape.ratios) {
@@ -459,8 +459,10 @@ impl<B: Ops> Timeline<B> {
             ends.push(PageEnd { window, compressor, indexer });
             let [compressor, indexer] = layer.parts_mut().map(|part| {
                 part.map(|part| {
-                    let empty = ops.rows(part.rows.layout());
-                    std::mem::replace(&mut part.rows, empty)
+                    // A copy takes no more memory than it needs, and the tail keeps its own for the next page.
+                    let rows = part.rows.slice(0..part.rows.len());
+                    part.rows.truncate(0);
+                    rows
                 })
             });
             rows.push(PageRows { compressor, indexer });

@@ -24,20 +24,28 @@ impl Tokenizer {
     /// If an id is out of range.
     pub fn trace(&self, ids: &[u32]) -> Result<Vec<u8>, UnknownToken> {
         let mut trace = Vec::new();
-        for &id in ids {
-            let bytes = self.token_bytes(id)?;
-            if self.kind(id) != Some(TokenKind::Normal) {
-                push_marked(id, &mut trace);
-                continue;
-            }
-            for &byte in bytes {
-                match byte {
-                    MARK => push_marked(THE_BYTE, &mut trace),
-                    other => trace.push(other),
-                }
+        ids.iter().try_for_each(|&id| self.push_trace(id, &mut trace))?;
+        Ok(trace)
+    }
+
+    /// Appends the trace of one token.
+    ///
+    /// # Errors
+    ///
+    /// If the id is out of range.
+    pub fn push_trace(&self, id: u32, trace: &mut Vec<u8>) -> Result<(), UnknownToken> {
+        let bytes = self.token_bytes(id)?;
+        if self.kind(id) != Some(TokenKind::Normal) {
+            push_marked(id, trace);
+            return Ok(());
+        }
+        for &byte in bytes {
+            match byte {
+                MARK => push_marked(THE_BYTE, trace),
+                other => trace.push(other),
             }
         }
-        Ok(trace)
+        Ok(())
     }
 
     /// The trace of a prompt: that of any tokens which spell it.

@@ -1,6 +1,7 @@
 //! Where jobs wait, and what the worker sleeps on.
 
 use super::job::{JobEvent, Priority, Refusal};
+use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::generate::Request;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,9 +12,8 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(super) struct Waiting {
     pub(super) id: u64,
     /// The prompt as the tokenizer spells it.
-    pub(super) prompt: Vec<u32>,
+    pub(super) prompt: Spelling,
     /// Whether another spelling of the same bytes will do.
-    #[expect(dead_code, reason = "read by the prefix cache, which is not there yet")]
     pub(super) any_spelling: bool,
     pub(super) request: Request,
     pub(super) priority: Priority,

@@ -4,8 +4,11 @@ use super::inbox::Waiting;
 use super::job::{JobError, JobEvent};
 use super::share::Want;
 use super::status::{ActiveJob, Phase};
+use super::stops::{STOP_SLACK, Stop};
+use crate::cache::{Found, TailKind};
 use crate::generate::{Event, Finish, Stats, Step, Writer};
-use model::{Entry, Ops, Timeline, Wanted};
+use model::{Entry, Ops, PAGE, PageKey, Timeline, Wanted};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// A job that is being worked on.
@@ -19,6 +22,12 @@ pub(super) struct Running<'m, B: Ops> {
     pub(super) tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
+    /// Keys of the timeline's pages, as far as they are in the cache.
+    pub(super) keys: Vec<PageKey>,
+    /// Where the state is to be kept, in order, and what for.
+    stops: VecDeque<Stop>,
+    /// Tokens for which there is memory.
+    pub(super) reserved: usize,
     writer: Writer<'m>,
     stats: Stats,
     started: Instant,
@@ -35,22 +44,34 @@ pub(super) enum End {
 }
 
 impl<'m, B: Ops> Running<'m, B> {
-    /// A job of which `timeline` is known already.
-    ///
-    /// - `tokens`: the whole prompt, in the timeline's spelling
+    /// A job of which `timeline` is known already, as it was found.
     pub(super) fn start(
         job: Waiting,
         timeline: Timeline<B>,
-        tokens: Vec<u32>,
-        miss: Option<crate::Miss>,
+        found: Found<B>,
+        stops: VecDeque<Stop>,
+        reserved: usize,
         writer: Writer<'m>,
     ) -> Self {
+        let Found { tokens, keys, miss, .. } = found;
         let (cached, started) = (timeline.len(), Instant::now());
         let mut stats = Stats { miss, queued: started - job.submitted, ..Stats::default() };
         (stats.prompt.cached, stats.prompt.computed) = (cached, tokens.len() - cached);
         let prompt = tokens.len();
-        let running =
-            Running { job, timeline, tokens, prompt, writer, stats, started, decoding: None, suspect: None };
+        let running = Running {
+            job,
+            timeline,
+            tokens,
+            prompt,
+            keys,
+            stops,
+            reserved,
+            writer,
+            stats,
+            started,
+            decoding: None,
+            suspect: None,
+        };
         running.send(JobEvent::Started { cached, miss });
         running.say(Event::Prefill { done: cached, total: prompt });
         running
@@ -69,9 +90,30 @@ impl<'m, B: Ops> Running<'m, B> {
     pub(super) fn want(&self) -> Want {
         Want {
             pending: self.tokens.len() - self.timeline.len(),
-            room: self.timeline.room(),
+            room: self.timeline.room().min(self.to_next_stop()),
             priority: self.job.priority,
         }
+    }
+
+    /// Tokens to read until the state is to be kept.
+    fn to_next_stop(&self) -> usize {
+        let ahead = self.stops.iter().find(|stop| stop.at > self.timeline.len());
+        ahead.map_or(usize::MAX, |stop| stop.at - self.timeline.len())
+    }
+
+    /// What the state is to be kept for, if it is to be kept here.
+    pub(super) fn stop_here(&mut self) -> Option<TailKind> {
+        let done = self.timeline.len();
+        let passed = self.stops.iter().take_while(|stop| stop.at <= done).count();
+        let last = self.stops.drain(..passed).next_back()?;
+        (last.at == done).then_some(last.kind)
+    }
+
+    /// The last place where somebody else with the first `common` tokens of this prompt could start, once this
+    /// job has read so far.
+    pub(super) fn meeting(&self, common: usize) -> usize {
+        let stop = self.stops.iter().rev().find(|stop| stop.at <= common + STOP_SLACK);
+        stop.map_or(0, |stop| stop.at.min(common)).max(common / PAGE * PAGE)
     }
 
     /// Its part of a batch: the next `rows` tokens that it has to read.
@@ -123,6 +165,11 @@ impl<'m, B: Ops> Running<'m, B> {
             Ok(Step::Done(finish)) => Some(End::Done(finish)),
             Err(error) => Some(End::Failed(error.into())),
         }
+    }
+
+    /// Memory of what is not shared, in bytes.
+    pub(super) fn tail_memory(&self) -> u64 {
+        self.timeline.tail_memory() as u64
     }
 
     /// Tokens written so far.

@@ -109,7 +109,7 @@ pub struct Totals {
 }
 
 /// Names of the reasons, in the order of the counters.
-const MISSES: [&str; 4] = ["new", "differs", "no_checkpoint", "evicted"];
+const MISSES: [&str; 5] = ["new", "beyond", "differs", "no_checkpoint", "evicted"];
 
 impl Totals {
     /// How many jobs had to read (a part of) their prompt for which reason; see [`Miss::name`].

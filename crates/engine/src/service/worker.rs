@@ -8,23 +8,33 @@
 use super::Settings;
 use super::inbox::{Inbox, Waiting};
 use super::job::JobError;
+use super::ledger::Ledger;
 use super::running::{End, Running, tell};
 use super::share::{Want, share};
-use super::status::{Status, Totals};
+use super::status::{CacheStatus, Status, Totals};
+use super::stops::{STOP_SLACK, stops};
+use crate::cache::{Cache, Found, TailKind};
 use crate::generate::{Finish, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
-use model::{BatchError, Ops, Tap, Timeline, forward};
+use model::{BatchError, Ops, PageKey, Tap, forward};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use text::Marker;
 
 /// How long a step that only reads prompts should take: newcomers and cancellations wait for its end.
 const ALONE: Duration = Duration::from_millis(1000);
 
 /// How much longer reading prompts may make a step for those who write.
 const BESIDE: Duration = Duration::from_millis(250);
+
+/// By how much the end of a reply can be cut back: the client may have dropped its last words.
+const END_SLACK: usize = 16;
+
+/// From how many tokens on it is better to wait for somebody who reads them than to read them too.
+const WORTH_WAITING: usize = 16;
 
 /// The worker's state.
 pub(super) struct Worker<'m, B: Ops> {
@@ -34,6 +44,8 @@ pub(super) struct Worker<'m, B: Ops> {
     board: &'m Mutex<Status>,
     tap: &'m mut dyn Tap<B>,
     active: Vec<Running<'m, B>>,
+    cache: Cache<B>,
+    ledger: &'m Ledger,
     totals: Totals,
     /// Rows of prompts in a step without and with others that write.
     alone: Pace,
@@ -71,6 +83,7 @@ impl<'m, B: Ops> Worker<'m, B> {
         board: &'m Mutex<Status>,
         tap: &'m mut dyn Tap<B>,
     ) -> Self {
+        let root = PageKey::root(&loaded.model.fingerprint, settings.kv);
         let pace = |target| settings.rows.map_or(Pace::new(target), Pace::fixed);
         Worker {
             loaded,
@@ -79,6 +92,8 @@ impl<'m, B: Ops> Worker<'m, B> {
             board,
             tap,
             active: Vec::new(),
+            cache: Cache::new(loaded.tokenizer.clone(), root),
+            ledger: &settings.ledger,
             totals: Totals::default(),
             alone: pace(ALONE),
             beside: pace(BESIDE),
@@ -117,7 +132,7 @@ impl<'m, B: Ops> Worker<'m, B> {
             };
             self.count(&end);
             self.report();
-            if let Some(writer) = self.writer(&job, &job.prompt) {
+            if let Some(writer) = self.writer(&job, job.prompt.tokens()) {
                 let stats = Stats { queued: now - job.submitted, ..Stats::default() };
                 tell(&job, writer, stats, end);
             }
@@ -133,16 +148,51 @@ impl<'m, B: Ops> Worker<'m, B> {
     /// Starts waiting jobs while there is room.
     fn admit(&mut self) {
         while self.active.len() < self.settings.sessions {
-            let Some(job) = self.inbox.take(|_| true) else { return };
-            let timeline = Timeline::new(&self.loaded.ops, &self.loaded.model.config, self.settings.kv);
-            let tokens = job.prompt.clone();
-            let miss = Some(crate::Miss::New);
-            let Some(writer) = self.writer(&job, &tokens) else { continue };
-            self.totals.count(miss);
-            self.totals.prompt_tokens += tokens.len() as u64;
-            self.totals.cached_tokens += timeline.len() as u64;
-            self.active.push(Running::start(job, timeline, tokens, miss, writer));
+            let Some((job, found)) = self.next_job() else { return };
+            let Some(writer) = self.writer(&job, &found.tokens) else { continue };
+            self.cache.touch(&found);
+            self.totals.count(found.miss);
+            self.totals.prompt_tokens += found.tokens.len() as u64;
+            self.totals.cached_tokens += found.cached as u64;
+            let LoadedModel { ops, model, .. } = self.loaded;
+            let timeline = found.timeline(ops, &model.config, self.settings.kv);
+            let user = self.loaded.tokenizer.marker_id(Marker::User);
+            let stops = stops(&found.tokens, found.cached, user);
+            let reserved = self.ledger.tokens(found.tokens.len(), job.request.max_tokens);
+            self.active.push(Running::start(job, timeline, found, stops, reserved, writer));
         }
+    }
+
+    /// The next job that can start, and where.
+    fn next_job(&mut self) -> Option<(Waiting, Found<B>)> {
+        let (cache, active, ledger) = (&self.cache, &self.active, &self.ledger);
+        let committed = self.committed();
+        let (mut start, mut full) = (None, false);
+        let job = self.inbox.take(|job| {
+            if full {
+                return false; // nobody overtakes one that waits for memory, or it would wait for ever
+            }
+            let found = cache.find(&job.prompt, job.any_spelling);
+            if active.iter().any(|other| is_worth_waiting_for(other, job, &found)) {
+                return false;
+            }
+            let tokens = ledger.tokens(found.tokens.len(), job.request.max_tokens);
+            full = !active.is_empty() && committed + ledger.need(tokens, found.keys.len()) > ledger.limit();
+            if !full {
+                start = Some(found);
+            }
+            !full
+        })?;
+        Some((job, start.expect("a job is taken where it can start")))
+    }
+
+    /// Memory that is in use, or promised to jobs that are being worked on.
+    fn committed(&self) -> u64 {
+        let promised = |job: &Running<'_, B>| {
+            let tokens = job.reserved.max(job.timeline.len());
+            self.ledger.need(tokens, job.timeline.pages().len())
+        };
+        self.cache.memory().1 + self.active.iter().map(promised).sum::<u64>()
     }
 
     /// A writer for a job. Its request was checked, so `None`, of which the caller is told, is our fault.
@@ -172,6 +222,7 @@ impl<'m, B: Ops> Worker<'m, B> {
             Ok(logits) => {
                 self.keep_pace(&rows, took);
                 self.hand_out(&rows, logits);
+                self.make_room();
             }
             Err(error) => self.recover(&rows, &before, error),
         }
@@ -235,6 +286,7 @@ impl<'m, B: Ops> Worker<'m, B> {
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
             self.totals.written_tokens += (job.written() - before) as u64;
             ends.extend(end.map(|end| (at, end)));
+            keep(&mut self.cache, job);
         }
         for (at, end) in ends.into_iter().rev() {
             self.end(at, end);
@@ -258,12 +310,37 @@ impl<'m, B: Ops> Worker<'m, B> {
         }
     }
 
-    /// Ends a job; what it has read stays known.
+    /// Ends a job; what it has read stays known, unless nobody knows what it is worth.
     fn end(&mut self, at: usize, end: End) {
         self.count(&end);
-        let job = self.active.remove(at);
+        let mut job = self.active.remove(at);
+        if !matches!(end, End::Failed(JobError::Internal(_) | JobError::Device(_))) {
+            keep(&mut self.cache, &mut job);
+            let last = job.keys.last().copied().unwrap_or(self.cache.root());
+            self.cache.put_tail(last, job.timeline.tail(END_SLACK), TailKind::End);
+        }
         self.report(); // before the caller hears of it
         job.end(end);
+    }
+
+    /// Forgets what was read before, as far as memory is short.
+    fn make_room(&mut self) {
+        let used = self.cache.memory().0 + self.active.iter().map(Running::tail_memory).sum::<u64>();
+        let excess = used.saturating_sub(self.ledger.limit());
+        if excess > 0 {
+            self.cache.free(excess);
+            self.end_one_that_outgrew();
+        }
+    }
+
+    /// If memory is still short, the job that was promised least for what it has ends where it is.
+    fn end_one_that_outgrew(&mut self) {
+        let used = self.cache.memory().0 + self.active.iter().map(Running::tail_memory).sum::<u64>();
+        let beyond = |job: &Running<'_, B>| job.timeline.len().saturating_sub(job.reserved);
+        let most = (0..self.active.len()).max_by_key(|&at| beyond(&self.active[at]));
+        if let Some(at) = most.filter(|&at| used > self.ledger.limit() && beyond(&self.active[at]) > 0) {
+            self.end(at, End::Done(Finish::MemoryFull));
+        }
     }
 
     fn count(&mut self, end: &End) {
@@ -282,9 +359,49 @@ impl<'m, B: Ops> Worker<'m, B> {
         let Totals { accepted, refused, .. } = board.totals;
         board.totals = Totals { accepted, refused, ..self.totals.clone() };
         board.active = self.active.iter().map(Running::status).collect();
+        let (bytes, shared) = self.cache.memory();
+        let tails: u64 = self.active.iter().map(Running::tail_memory).sum();
+        board.cache = CacheStatus {
+            pages: self.cache.pages(),
+            tails: self.cache.tails(),
+            bytes: bytes + tails,
+            in_use: shared + tails,
+            reserved: self.committed().saturating_sub(shared + tails),
+            limit: self.ledger.limit(),
+            evicted: self.cache.evicted(),
+        };
         board.prefill_rate = self.prefill_rate.per_second();
         board.decode_rate = self.decode_rate.per_second();
     }
+}
+
+/// Puts what a job has read into the cache: finished pages, and its state where it is to be kept.
+fn keep<B: Ops>(cache: &mut Cache<B>, job: &mut Running<'_, B>) {
+    job.keys.truncate(job.timeline.pages().len()); // it may have lost some
+    while let Some(page) = job.timeline.pages().get(job.keys.len()) {
+        let index = job.keys.len();
+        let before = job.keys.last().copied().unwrap_or(cache.root());
+        let (key, page) = cache.put_page(before, page.clone());
+        job.timeline.share_page(index, page);
+        if let Some(before) = index.checked_sub(1) {
+            // Only the last page's end can be needed by the job itself.
+            let slim = job.timeline.pages()[before].without_end();
+            job.timeline.share_page(before, slim.into());
+        }
+        job.keys.push(key);
+    }
+    if let Some(kind) = job.stop_here() {
+        let last = job.keys.last().copied().unwrap_or(cache.root());
+        cache.put_tail(last, job.timeline.tail(STOP_SLACK), kind);
+    }
+}
+
+/// Whether `other` is reading what `job` has to read too, so far that it is better to wait and start there.
+fn is_worth_waiting_for<B: Ops>(other: &Running<'_, B>, job: &Waiting, found: &Found<B>) -> bool {
+    let common = other.tokens.iter().zip(job.prompt.tokens()).take_while(|(a, b)| a == b).count();
+    let common = common.min(other.prompt).min(job.prompt.len() - 1);
+    let meeting = other.meeting(common);
+    meeting > other.timeline.len() && meeting >= found.cached + WORTH_WAITING
 }
 
 /// What a panic said.

@@ -1,0 +1,262 @@
+//! What was read before is not read again, and nobody can tell from the reply. On a tiny model, as short stories.
+
+use cpu::Cpu;
+use engine::{
+    Engine, EngineOptions, Form, Job, JobPrompt, LoadedModel, Miss, Priority, Reply, Request, Sampling,
+    Session,
+};
+use forge::synth::{Recipe, Synthetic};
+use gguf::Gguf;
+use model::{KvFormat, PAGE};
+use std::sync::Arc;
+use text::{Marker, Prompt};
+
+type Loaded = Arc<LoadedModel<Cpu>>;
+
+fn load() -> Loaded {
+    let mut description = Synthetic::tiny(Recipe::Q8, 7);
+    description.sizes.context = 8192;
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    Arc::new(LoadedModel::load(Cpu::new(Some(1)), &gguf, None).unwrap())
+}
+
+fn engine(loaded: &Loaded, memory: Option<u64>) -> Engine {
+    let options = EngineOptions { kv: Some(KvFormat::F16), memory, ..EngineOptions::default() };
+    Engine::start(loaded.clone(), options).unwrap()
+}
+
+/// Ten tokens, or as many as asked for, whose choice depends on the seed, and no turn's end among them.
+fn request(loaded: &Loaded, seed: u64, max_tokens: usize) -> Request {
+    let ends = Marker::ALL.into_iter().filter_map(|marker| loaded.tokenizer.marker_id(marker));
+    let bias = ends.map(|token| (token, -100.0)).collect();
+    Request {
+        sampling: Sampling { min_p: 0.0, temperature: 1.5, bias, ..Sampling::default() },
+        seed,
+        max_tokens: Some(max_tokens),
+        form: Form::Plain { stop: Vec::new() },
+        ..common::greedy(0)
+    }
+}
+
+mod common;
+
+fn submit(engine: &Engine, loaded: &Loaded, prompt: JobPrompt) -> engine::Ticket {
+    let request = request(loaded, 5, 10);
+    engine.submit(Job { prompt, request, priority: Priority::Normal, deadline: None }).unwrap()
+}
+
+fn ask(engine: &Engine, loaded: &Loaded, prompt: &[u32]) -> Reply {
+    submit(engine, loaded, JobPrompt::Tokens(prompt.to_vec())).wait().unwrap()
+}
+
+/// What is said to a prompt by somebody who has read nothing before.
+fn fresh(loaded: &Loaded, prompt: &[u32]) -> Vec<u32> {
+    let mut session = Session::new(loaded.clone(), KvFormat::F16, None);
+    let cancel = engine::Cancel::new();
+    session.reply(prompt, request(loaded, 5, 10), &cancel, &mut |_| {}).unwrap().tokens
+}
+
+/// Some text, another one for each seed.
+fn words(seed: usize, len: usize) -> Vec<u32> {
+    (0..len).map(|i| (3 + (i * 31 + seed * 17 + i * i % 7 * seed) % 90) as u32 + 30).collect()
+}
+
+fn user(loaded: &Loaded) -> u32 {
+    loaded.tokenizer.marker_id(Marker::User).unwrap()
+}
+
+/// A system prompt and messages, each after the marker of the user.
+fn conversation(loaded: &Loaded, messages: &[&[u32]]) -> Vec<u32> {
+    messages.join(&[user(loaded)][..])
+}
+
+fn check(engine: &Engine, loaded: &Loaded, prompt: &[u32], cached: usize, miss: Option<Miss>) -> Reply {
+    let reply = ask(engine, loaded, prompt);
+    let stats = &reply.stats;
+    assert_eq!((stats.prompt.cached, stats.miss), (cached, miss), "of {} tokens", prompt.len());
+    assert_eq!(stats.prompt.cached + stats.prompt.computed, prompt.len());
+    assert_eq!(reply.tokens, fresh(loaded, prompt), "the same as without a cache");
+    reply
+}
+
+#[test]
+fn the_next_turn_reads_what_is_new() {
+    let loaded = load();
+    for system in [50, PAGE - 5] {
+        let engine = engine(&loaded, None);
+        let mut prompt = conversation(&loaded, &[&words(1, system), &words(2, 20)]);
+        let first = check(&engine, &loaded, &prompt, 0, Some(Miss::New));
+        prompt.extend(&first.tokens);
+        prompt.push(user(&loaded));
+        prompt.extend(words(3, 30));
+        // The last token of a reply was said, but not read.
+        let known = system + 1 + 20 + 9;
+        check(&engine, &loaded, &prompt, known, Some(Miss::Beyond));
+    }
+}
+
+#[test]
+fn the_same_prompt_costs_one_token() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    for len in [40, PAGE, PAGE + 300] {
+        let prompt = words(len, len);
+        check(&engine, &loaded, &prompt, 0, Some(Miss::New));
+        check(&engine, &loaded, &prompt, len - 1, None);
+    }
+}
+
+#[test]
+fn an_edited_message_is_read_from_where_it_begins() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    let (system, first, second) = (words(1, 700), words(2, 290), words(3, 40));
+    let prompt = conversation(&loaded, &[&system, &first, &second]);
+    check(&engine, &loaded, &prompt, 0, Some(Miss::New));
+
+    let mut edited = second.clone();
+    edited[0] += 1;
+    let last = conversation(&loaded, &[&system, &first, &edited]);
+    check(&engine, &loaded, &last, 700 + 1 + 290 + 1, Some(Miss::Differs));
+    let other = conversation(&loaded, &[&system, &words(9, 100)]);
+    check(&engine, &loaded, &other, 701, Some(Miss::Differs));
+
+    let mut edited = second.clone();
+    edited[30] += 1;
+    let inside = conversation(&loaded, &[&system, &first, &edited]);
+    let common = 992 + 30;
+    check(&engine, &loaded, &inside, 992, Some(Miss::NoCheckpoint { common }));
+}
+
+/// Sixteen agents that begin at once with the same instructions: one reads them, the others wait for it.
+#[test]
+fn instructions_are_read_once() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    let system = words(1, 1100);
+    let prompts: Vec<_> =
+        (0..16).map(|nth| conversation(&loaded, &[&system, &words(nth + 2, 20 + nth)])).collect();
+    let tickets: Vec<_> =
+        prompts.iter().map(|prompt| submit(&engine, &loaded, JobPrompt::Tokens(prompt.clone()))).collect();
+    let replies: Vec<_> = tickets.into_iter().map(|ticket| ticket.wait().unwrap()).collect();
+    for (reply, prompt) in replies.iter().zip(&prompts).step_by(5) {
+        assert_eq!(reply.tokens, fresh(&loaded, prompt));
+    }
+    let computed: usize = replies.iter().map(|reply| reply.stats.prompt.computed).sum();
+    let own: usize = prompts.iter().map(|prompt| prompt.len() - 1101).sum();
+    assert_eq!(computed, 1101 + own);
+}
+
+/// With memory for little, much is forgotten and read again; replies are the same, and memory is kept to.
+#[test]
+fn short_memory_changes_no_reply() {
+    let loaded = load();
+    let engine = engine(&loaded, Some(7 << 20));
+    let system = words(1, 1100);
+    let mut evicted = 0;
+    for round in 0..15 {
+        let own = words(round % 3 + 2, 900 + 40 * (round % 3));
+        let prompt = conversation(&loaded, &[&system, &own, &words(round, 10)]);
+        let reply = ask(&engine, &loaded, &prompt);
+        if round % 5 == 0 {
+            assert_eq!(reply.tokens, fresh(&loaded, &prompt), "round {round}");
+        }
+        evicted += u32::from(reply.stats.miss == Some(Miss::Evicted));
+        let cache = engine.status().cache;
+        assert!(cache.bytes <= cache.limit, "{cache:?}");
+    }
+    assert!(engine.status().cache.evicted > 0);
+    assert!(evicted > 0, "somebody is told");
+}
+
+#[test]
+fn what_can_never_fit_is_refused() {
+    let loaded = load();
+    let limit = 2_200_000;
+    let engine = engine(&loaded, Some(limit));
+    let job = |len| Job {
+        prompt: JobPrompt::Tokens(words(1, len)),
+        request: request(&loaded, 1, 1),
+        priority: Priority::Normal,
+        deadline: None,
+    };
+    engine.submit(job(100)).unwrap().wait().unwrap();
+    match engine.submit(job(8000)) {
+        Err(engine::Refusal::Memory { need, free }) => assert!(need > free && free == limit),
+        Err(other) => panic!("{other}"),
+        Ok(_) => panic!("accepted"),
+    }
+}
+
+/// The model spelled its reply with other tokens than the tokenizer would; when the text comes back, it is
+/// recognised.
+#[test]
+fn text_in_another_spelling_is_recognised() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    let tokenizer = &loaded.tokenizer;
+    let mut sentence = String::new();
+    for nth in 0..40 {
+        sentence += &format!("sentence {nth} of the story. ");
+    }
+    // One token a byte, where the tokenizer would merge; the vocabulary of the tiny model has merges.
+    let spelled: Vec<u32> = sentence.chars().flat_map(|c| tokenizer.encode(&c.to_string())).collect();
+    let usual = tokenizer.encode(&sentence);
+    let tokens = [&[user(&loaded)], &spelled[..]].concat();
+    ask(&engine, &loaded, &tokens);
+
+    let mut prompt = Prompt::new();
+    prompt.marker(Marker::User);
+    prompt.text(&sentence);
+    prompt.text("And so on.");
+    let reply = submit(&engine, &loaded, JobPrompt::Rendered(prompt.clone())).wait().unwrap();
+    if usual == spelled {
+        panic!("the tiny vocabulary has merges");
+    }
+    assert!(reply.stats.prompt.cached >= spelled.len(), "{:?}", reply.stats);
+    let spelled_on = [&tokens[..], &tokenizer.encode("And so on.")].concat();
+    assert_eq!(reply.tokens, fresh(&loaded, &spelled_on));
+}
+
+/// Many conversations that share beginnings, go on, are edited and cut, at once and one after another, in memory
+/// that is too small for them: each reply is what it would be without all that.
+#[test]
+fn nobody_can_tell_that_there_is_a_cache() {
+    let loaded = load();
+    let engine = engine(&loaded, Some(24 << 20));
+    let mut state = 1u64;
+    let mut random = move |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let mut conversations: Vec<Vec<u32>> = (0..3).map(|nth| words(nth, 300 + 350 * nth)).collect();
+    for round in 0..8 {
+        let mut prompts = Vec::new();
+        for _ in 0..1 + random(3) {
+            let nth = random(conversations.len());
+            let mut prompt = conversations[nth].clone();
+            match random(4) {
+                0 => prompt.truncate(prompt.len() / 2 + 1),
+                1 => {
+                    let at = random(prompt.len());
+                    prompt[at] = prompt[at] % 80 + 31;
+                }
+                _ => {
+                    prompt.push(user(&loaded));
+                    prompt.extend(words(round + 20, random(200) + 1));
+                }
+            }
+            prompts.push(prompt);
+        }
+        let ask = |prompt: &Vec<u32>| submit(&engine, &loaded, JobPrompt::Tokens(prompt.clone()));
+        let tickets: Vec<_> = prompts.iter().map(ask).collect();
+        for (ticket, mut prompt) in tickets.into_iter().zip(prompts) {
+            let reply = ticket.wait().unwrap();
+            assert_eq!(reply.tokens, fresh(&loaded, &prompt), "round {round}");
+            prompt.extend(reply.tokens);
+            conversations.push(prompt);
+        }
+    }
+    let status = engine.status();
+    assert!(status.totals.cached_tokens > status.totals.prompt_tokens / 4, "{status:?}");
+}
