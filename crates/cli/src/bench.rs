@@ -86,7 +86,7 @@ impl Bench {
     /// Measures and tells.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let gguf = self.model.open()?;
-        self.backend.run(Job { args: &self, gguf, out })
+        self.backend.run(Job { args: &self, gguf, out })?
     }
 
     /// The tests, by depth, and by length as they were given.
@@ -175,6 +175,10 @@ struct Job<'a> {
 
 impl Task for Job<'_> {
     type Output = anyhow::Result<()>;
+
+    fn file(&self) -> &Gguf {
+        &self.gguf
+    }
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let args = self.args;

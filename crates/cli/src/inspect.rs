@@ -3,6 +3,8 @@
 //! `report` gathers what is in the file, `plan` reckons memory; here both are printed, for people or as
 //! JSON.
 
+#[cfg(feature = "gpu")]
+mod devices;
 mod plan;
 mod report;
 
@@ -25,7 +27,13 @@ const USUAL_CONTEXT: usize = 32768;
 #[derive(clap::Args)]
 pub struct Inspect {
     /// The GGUF file; of a split model any part.
-    file: PathBuf,
+    #[cfg_attr(feature = "gpu", arg(required_unless_present = "devices"))]
+    #[cfg_attr(not(feature = "gpu"), arg(required = true))]
+    file: Option<PathBuf>,
+    /// List the GPUs of this machine instead: what --device can name.
+    #[cfg(feature = "gpu")]
+    #[arg(long, exclusive = true)]
+    devices: bool,
     /// Plan memory for a context of N tokens [default: 32768, or all that the model knows]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
@@ -37,10 +45,22 @@ pub struct Inspect {
     json: bool,
 }
 
+/// Bytes of a KV cache for the usual context in the usual format.
+#[cfg(feature = "gpu")]
+pub fn cache_bytes(config: &model::Config) -> u64 {
+    let format = model::KvFormat::usual(config);
+    plan::Parts::new(config, format, USUAL_CONTEXT.min(config.context)).total
+}
+
 impl Inspect {
     /// Reads the file and prints what is in it.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        let gguf = Gguf::open(&self.file).context("opening the model")?;
+        let Some(file) = &self.file else {
+            #[cfg(feature = "gpu")]
+            devices::print(out)?;
+            return Ok(());
+        };
+        let gguf = Gguf::open(file).context("opening the model")?;
         let report = Report::new(&gguf, self.model(&gguf)?);
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &report)?;

@@ -57,7 +57,7 @@ impl Logits {
         ensure!(rows > 0, "{}: too few tokens", self.tokens.display());
         let positions = self.positions(rows)?;
         let gguf = self.model.open()?;
-        self.backend.run(Dump { args: &self, gguf, tokens, positions, printed: out })
+        self.backend.run(Dump { args: &self, gguf, tokens, positions, printed: out })?
     }
 
     /// The positions to write, ascending, of those that have a row.
@@ -92,6 +92,10 @@ struct Dump<'a> {
 
 impl Task for Dump<'_> {
     type Output = anyhow::Result<()>;
+
+    fn file(&self) -> &Gguf {
+        &self.gguf
+    }
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let model = model::load(&ops, &self.gguf).context("loading the model")?;

@@ -97,7 +97,7 @@ impl Run {
         };
         let tools = self.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
         let gguf = self.model.open()?;
-        self.backend.run(Job { args: &self, gguf, prompt, tools, out })
+        self.backend.run(Job { args: &self, gguf, prompt, tools, out })?
     }
 
     /// What to answer: the argument, standard input, or both. `None` if somebody wants to chat.
@@ -139,6 +139,10 @@ struct Job<'a> {
 
 impl Task for Job<'_> {
     type Output = anyhow::Result<()>;
+
+    fn file(&self) -> &Gguf {
+        &self.gguf
+    }
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let args = self.args;

@@ -146,7 +146,7 @@ impl Serve {
         eprintln!("listening on http://{address}");
         let grace = Duration::from_secs(self.grace);
         let load = move || -> anyhow::Result<Arc<dyn Speaker>> {
-            let engine = self.backend.run(Start { args: &self, gguf })?;
+            let engine = self.backend.run(Start { args: &self, gguf })??;
             for warning in &engine.info().warnings {
                 eprintln!("warning: {warning}");
             }
@@ -232,6 +232,10 @@ struct Start<'a> {
 
 impl Task for Start<'_> {
     type Output = anyhow::Result<Engine>;
+
+    fn file(&self) -> &Gguf {
+        &self.gguf
+    }
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<Engine> {
         let args = self.args;

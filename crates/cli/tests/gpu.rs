@@ -1,0 +1,69 @@
+//! `--backend gpu` as a user meets it. A software device will do; it is what CI has.
+#![cfg(feature = "gpu")]
+
+mod common;
+
+use common::{ds4, ds4_reading, golden};
+
+#[test]
+fn the_built_in_model_answers_on_the_gpu() {
+    let said = ds4(&["run", "--backend", "gpu", "--temp", "0", "What is 12 + 30?"]);
+    assert_eq!((said.out.contains("42"), said.out.lines().count(), said.status), (true, 1, 0), "{said:?}");
+    assert!(said.err.contains("GPU: ") && said.err.contains(" of weights, "), "the plan: {said:?}");
+}
+
+#[test]
+fn a_chat_with_a_tool_goes_on_with_its_result() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("tools.json");
+    let tool = r#"[{"type": "function", "function": {"name": "get_weather",
+        "description": "Get the weather of a city", "parameters": {"type": "object",
+        "properties": {"city": {"type": "string"}}, "required": ["city"]}}}]"#;
+    std::fs::write(&file, tool).unwrap();
+    let script = "What is the weather in Bern?\n{\"temp\": 21, \"sky\": \"sunny\"}\n";
+    let args = ["run", "--chat", "--backend", "gpu", "--temp", "0", "--tools", file.to_str().unwrap()];
+    let said = ds4_reading(script, &args);
+    let call = "{\"name\":\"get_weather\",\"arguments\":{\"city\":\"Bern\"}}\n";
+    let answer = said.out.strip_prefix(call).unwrap_or_else(|| panic!("{said:?}"));
+    assert!(answer.contains("21") && answer.lines().count() == 1, "{said:?}");
+}
+
+/// Every row as the scalar reference has it, to the noise of f32.
+#[test]
+fn logits_are_those_of_the_reference() {
+    let dir = tempfile::tempdir().unwrap();
+    let tokens = dir.path().join("tokens.json");
+    std::fs::write(&tokens, format!("{:?}", (0..60).map(|i| (i * 37 + 3) % 512).collect::<Vec<u32>>()))
+        .unwrap();
+    let dump = |backend: &[&str]| -> Vec<f32> {
+        let out = dir.path().join("rows.f32");
+        let model = golden("mini-mxfp4.gguf");
+        let args =
+            ["logits", "-m", &model, "--tokens", tokens.to_str().unwrap(), "--out", out.to_str().unwrap()];
+        let said = ds4(&[&args, backend].concat());
+        assert_eq!(said.status, 0, "{said:?}");
+        let bytes = std::fs::read(&out).unwrap();
+        bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let (want, got) = (dump(&["--ops", "reference"]), dump(&["--backend", "gpu", "--chunk", "50"]));
+    assert_eq!(got.len(), 60 * 512);
+    let worst = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    assert!(worst < 3e-4, "{worst}");
+}
+
+#[test]
+fn devices_are_listed_with_their_numbers() {
+    let said = ds4(&["inspect", "--devices"]);
+    assert!(said.out.starts_with("0  ") && said.out.contains("largest buffer"), "{said:?}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_the_reason() {
+    let check = |args: &[&str], reason: &str| {
+        let said = ds4(&[&["run", "hello"], args].concat());
+        assert!(said.status != 0 && said.err.contains(reason), "{said:?}");
+    };
+    check(&["--device", "99"], "there is no device 99");
+    check(&["--backend", "cpu", "--device", "0"], "--backend cpu uses none");
+    check(&["--backend", "gpu", "--ops", "fast"], "leave it out with --backend gpu");
+}

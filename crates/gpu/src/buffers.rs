@@ -1,0 +1,103 @@
+//! Buffers on the device: those of weights, and a pool of those that come and go with activations.
+//!
+//! Commands run in the order in which they were recorded, so a buffer whose owner is gone can be given to
+//! the next one at once, while what the old one asked for has yet to run.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A buffer with a number that is never used again, so that bind groups can be remembered by it.
+#[derive(Debug)]
+pub struct Buffer {
+    pub(crate) id: u64,
+    pub(crate) raw: wgpu::Buffer,
+}
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+impl Buffer {
+    pub(crate) fn new(raw: wgpu::Buffer) -> Arc<Buffer> {
+        Arc::new(Buffer { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), raw })
+    }
+
+    /// Bytes.
+    pub fn size(&self) -> u64 {
+        self.raw.size()
+    }
+}
+
+/// A part of a buffer, as a kernel sees it.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    pub(crate) buffer: Arc<Buffer>,
+    pub(crate) offset: u64,
+    pub(crate) size: u64,
+}
+
+impl Slice {
+    /// All of a buffer.
+    pub fn all(buffer: &Arc<Buffer>) -> Slice {
+        Slice { buffer: buffer.clone(), offset: 0, size: buffer.size() }
+    }
+}
+
+/// Buffers that nobody uses at the moment, by size.
+#[derive(Debug, Default)]
+pub struct Pool {
+    free: Mutex<HashMap<u64, Vec<Arc<Buffer>>>>,
+    total: AtomicU64,
+}
+
+/// A buffer of the pool; it goes back when this is dropped.
+#[derive(Debug)]
+pub struct Pooled {
+    buffer: Option<Arc<Buffer>>,
+    /// Where it goes; nowhere if it was never the pool's.
+    pool: Option<Arc<Pool>>,
+}
+
+impl Pooled {
+    /// A buffer with one owner for good.
+    pub(crate) fn owned(buffer: Arc<Buffer>) -> Pooled {
+        Pooled { buffer: Some(buffer), pool: None }
+    }
+
+    pub(crate) fn buffer(&self) -> &Arc<Buffer> {
+        self.buffer.as_ref().expect("taken only when dropped")
+    }
+}
+
+impl Drop for Pooled {
+    fn drop(&mut self) {
+        if let (Some(buffer), Some(pool)) = (self.buffer.take(), &self.pool)
+            && let Ok(mut free) = pool.free.lock()
+        {
+            free.entry(buffer.size()).or_default().push(buffer);
+        }
+    }
+}
+
+impl Pool {
+    /// A buffer of at least `bytes`, of those that are free or made by `create`.
+    pub(crate) fn take(self: &Arc<Pool>, bytes: u64, create: impl FnOnce(u64) -> Arc<Buffer>) -> Pooled {
+        let size = size_class(bytes);
+        let free = self.free.lock().ok().and_then(|mut free| free.get_mut(&size).and_then(Vec::pop));
+        let buffer = free.unwrap_or_else(|| {
+            self.total.fetch_add(size, Ordering::Relaxed);
+            create(size)
+        });
+        Pooled { buffer: Some(buffer), pool: Some(self.clone()) }
+    }
+
+    /// Bytes of all buffers ever made for the pool.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// The size a buffer is made with: an eighth of a power of two, so that sizes which differ little share.
+fn size_class(bytes: u64) -> u64 {
+    let step = (bytes.max(1024).next_power_of_two() / 8).max(256);
+    bytes.max(1024).next_multiple_of(step)
+}

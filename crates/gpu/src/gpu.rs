@@ -1,0 +1,387 @@
+//! The device: opening it, compiling kernels, waiting, and what happens when it fails.
+
+use crate::adapter::{self, Choice, Device};
+use crate::buffers::{Buffer, Pool, Pooled};
+use crate::heap::Heap;
+use crate::profile::Profile;
+use crate::recorder::{Pipeline, Recorder};
+use crate::shader::Variant;
+use model::ops::DeviceError;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long we wait for the device before we call it dead.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The model's operations on a GPU. Cheap to clone; all clones are one device.
+#[derive(Clone)]
+pub struct Gpu(pub(crate) Arc<Inner>);
+
+/// How to open a device.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Which one.
+    pub device: Choice,
+    /// Whether shaders check indices at run time. Off is faster; tests run with them on.
+    pub checks: bool,
+    /// Whether the time of each kernel is taken.
+    pub profile: bool,
+    /// Whether kernels may use the subgroup operations that the device has.
+    pub subgroups: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { device: Choice::Hardware, checks: false, profile: false, subgroups: true }
+    }
+}
+
+/// What the device can do, as far as kernels differ by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Abilities {
+    /// Threads of a team: a subgroup where there are subgroup operations.
+    pub lanes: u32,
+    /// Whether teams are subgroups.
+    pub subgroups: bool,
+    /// Bytes of memory that a workgroup can have.
+    pub workgroup_memory: u32,
+}
+
+type Progress = Box<dyn Fn(u64) + Send>;
+
+pub(crate) struct Inner {
+    pub(crate) device: wgpu::Device,
+    pub(crate) queue: wgpu::Queue,
+    pub(crate) limits: wgpu::Limits,
+    pub(crate) abilities: Abilities,
+    pub(crate) about: Device,
+    pub(crate) profile: Option<Profile>,
+    checks: bool,
+    pool: Arc<Pool>,
+    pub(crate) heap: Mutex<Heap>,
+    recorder: Mutex<Recorder>,
+    pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
+    /// Is told how many bytes of weights were taken over.
+    progress: Mutex<Option<Progress>>,
+    /// Bytes of weights on the device.
+    pub(crate) weight_bytes: std::sync::atomic::AtomicU64,
+    /// The first thing that went wrong. Once set, every read fails with it.
+    fault: Arc<Mutex<Option<String>>>,
+}
+
+/// A lock whose data stays sound when a thread panics: the first fault is kept apart.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Gpu {
+    /// Opens a device.
+    ///
+    /// # Errors
+    ///
+    /// If there is none as wanted, or it cannot be opened.
+    pub fn open(options: Options) -> Result<Gpu, DeviceError> {
+        let (index, adapter) = adapter::choose(options.device)?;
+        let about = adapter::describe(index, &adapter);
+        let limits = adapter.limits();
+        let have = adapter.features();
+        let mut features = wgpu::Features::IMMEDIATES;
+        features |= have & wgpu::Features::SUBGROUP;
+        if options.profile {
+            if !have.contains(wgpu::Features::TIMESTAMP_QUERY) {
+                return Err(DeviceError(format!("{} cannot take the time of kernels", about.name)));
+            }
+            features |= wgpu::Features::TIMESTAMP_QUERY;
+        }
+        let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
+            label: None,
+            required_features: features,
+            required_limits: limits.clone(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        }))
+        .map_err(|error| DeviceError(format!("opening {}: {error}", about.name)))?;
+        let fault = Arc::new(Mutex::new(None));
+        watch(&device, &about.name, &fault);
+        let info = adapter.get_info();
+        let fixed = info.subgroup_min_size == info.subgroup_max_size;
+        let subgroups = options.subgroups && features.contains(wgpu::Features::SUBGROUP) && fixed;
+        let abilities = Abilities {
+            lanes: if subgroups { info.subgroup_min_size } else { 32 },
+            subgroups,
+            workgroup_memory: limits.max_compute_workgroup_storage_size,
+        };
+        let inner = Inner {
+            profile: options.profile.then(|| Profile::new(&device, &queue)),
+            device,
+            queue,
+            limits,
+            abilities,
+            about,
+            checks: options.checks,
+            pool: Arc::default(),
+            heap: Mutex::new(Heap::default()),
+            recorder: Mutex::default(),
+            pipelines: Mutex::default(),
+            progress: Mutex::default(),
+            weight_bytes: Default::default(),
+            fault,
+        };
+        Ok(Gpu(Arc::new(inner)))
+    }
+
+    /// What is known of the device.
+    pub fn device(&self) -> &Device {
+        &self.0.about
+    }
+
+    /// What kernels can rely on.
+    pub fn abilities(&self) -> Abilities {
+        self.0.abilities
+    }
+
+    /// Tells `progress` of every few megabytes of weights that the device has taken over.
+    pub fn on_upload(&self, progress: impl Fn(u64) + Send + 'static) {
+        *lock(&self.0.progress) = Some(Box::new(progress));
+    }
+
+    /// Times of kernels, if the device was opened with a profile.
+    pub fn profile(&self) -> Option<&Profile> {
+        self.0.profile.as_ref()
+    }
+
+    /// Kernels launched so far.
+    pub fn launches(&self) -> u64 {
+        self.0.recorder().launches
+    }
+
+    /// Bytes on the device: weights, cached rows, activations.
+    pub fn memory(&self) -> [u64; 3] {
+        let weights = self.0.weight_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        [weights, lock(&self.0.heap).bytes(), self.0.pool.total()]
+    }
+}
+
+/// Keeps the first error that the device reports on its own.
+fn watch(device: &wgpu::Device, name: &str, fault: &Arc<Mutex<Option<String>>>) {
+    let keep = |fault: &Arc<Mutex<Option<String>>>, message: String| {
+        lock(fault).get_or_insert(message);
+    };
+    let (errors, owner) = (fault.clone(), name.to_owned());
+    device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+        keep(
+            &errors,
+            match error {
+                wgpu::Error::OutOfMemory { .. } => format!(
+                    "{owner} has no memory left: use a smaller context, fewer sessions or a smaller model"
+                ),
+                other => format!("{owner}: {other}"),
+            },
+        );
+    }));
+    let (errors, owner) = (fault.clone(), name.to_owned());
+    device.set_device_lost_callback(move |reason, message| {
+        if reason != wgpu::DeviceLostReason::Destroyed {
+            keep(&errors, format!("{owner} was lost: {message}; start the program again"));
+        }
+    });
+}
+
+impl Inner {
+    pub(crate) fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        lock(&self.recorder)
+    }
+
+    /// Remembers that something went wrong; reads fail from now on.
+    pub(crate) fn fail(&self, message: String) {
+        lock(&self.fault).get_or_insert(message);
+    }
+
+    /// The first fault, if there was one.
+    pub(crate) fn check(&self) -> Result<(), DeviceError> {
+        match &*lock(&self.fault) {
+            Some(message) => Err(DeviceError(message.clone())),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn uploaded(&self, bytes: u64) {
+        if let Some(progress) = &*lock(&self.progress) {
+            progress(bytes);
+        }
+    }
+
+    /// A buffer that kernels and copies can use.
+    pub(crate) fn storage(&self, label: &str, size: u64) -> Arc<Buffer> {
+        Buffer::new(self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// Waits until the device has done everything recorded so far.
+    pub(crate) fn wait(&self, recorder: &mut Recorder) -> Result<(), DeviceError> {
+        self.check()?;
+        let submission = recorder.flush(self);
+        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) };
+        if let Err(error) = self.device.poll(wait) {
+            self.fail(format!("{} cannot be waited for: {error}", self.about.name));
+        }
+        self.check()
+    }
+
+    /// As [`Inner::storage`], but says so if there is no room.
+    pub(crate) fn try_storage(&self, label: &str, size: u64) -> Result<Arc<Buffer>, DeviceError> {
+        self.check()?;
+        let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let invalid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let buffer = self.storage(label, size);
+        let errors = [pollster::block_on(invalid.pop()), pollster::block_on(memory.pop())];
+        match errors.into_iter().flatten().next() {
+            Some(wgpu::Error::OutOfMemory { .. }) => Err(DeviceError(format!(
+                "{} has no room for another {}: use a smaller model, or --backend cpu",
+                self.about.name,
+                megabytes(size)
+            ))),
+            Some(other) => Err(DeviceError(format!("{}: {other}", self.about.name))),
+            None => Ok(buffer),
+        }
+    }
+
+    /// A buffer for activations.
+    pub(crate) fn pooled(&self, bytes: u64) -> Pooled {
+        self.pool.take(bytes, |size| self.storage("activations", size))
+    }
+
+    /// A kernel, compiled at its first use.
+    pub(crate) fn pipeline(&self, variant: Variant, writes: &[bool], immediates: u32) -> Arc<Pipeline> {
+        let mut pipelines = lock(&self.pipelines);
+        if let Some(pipeline) = pipelines.get(&variant) {
+            return pipeline.clone();
+        }
+        let (source, label) = (variant.source(), variant.label());
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(&label),
+            source: wgpu::ShaderSource::Wgsl(source.into()),
+        };
+        let module = if self.checks {
+            self.device.create_shader_module(descriptor)
+        } else {
+            // SAFETY: our own kernels index inside their bindings for every shape that their launchers
+            // pass, loops end and divisors are not zero; tests run them all with the checks on.
+            unsafe {
+                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            }
+        };
+        let entries: Vec<_> = writes
+            .iter()
+            .enumerate()
+            .map(|(i, &writes)| wgpu::BindGroupLayoutEntry {
+                binding: i as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !writes },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let layout = self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(&label),
+            entries: &entries,
+        });
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: Some(&label),
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: immediates,
+        });
+        let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&label),
+            layout: Some(&pipeline_layout),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        let pipeline = Arc::new(Pipeline { raw, layout, label });
+        pipelines.insert(variant, pipeline.clone());
+        pipeline
+    }
+
+    /// Waits for a submission and returns the first `size` bytes of a readable buffer.
+    pub(crate) fn map_and_copy(
+        &self,
+        buffer: &wgpu::Buffer,
+        size: u64,
+        submission: wgpu::SubmissionIndex,
+    ) -> Result<Vec<u8>, DeviceError> {
+        let (send, receive) = std::sync::mpsc::channel();
+        buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
+            // Nobody listens any more only if this function has returned already.
+            let _ = send.send(result);
+        });
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(PATIENCE) };
+        let failed = |what: String| {
+            self.fail(format!("{} {what}", self.about.name));
+            self.check().expect_err("just failed")
+        };
+        match self.device.poll(wait) {
+            Ok(_) => {}
+            Err(wgpu::PollError::Timeout) => {
+                return Err(failed(format!("has not answered for {} seconds", PATIENCE.as_secs())));
+            }
+            Err(error) => return Err(failed(format!("cannot be waited for: {error}"))),
+        }
+        match receive.recv_timeout(PATIENCE) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(failed(format!("gave nothing to read: {error}"))),
+            Err(_) => return Err(failed("gave nothing to read".to_owned())),
+        }
+        self.check()?;
+        let bytes = match buffer.slice(..size).get_mapped_range() {
+            Ok(view) => view.to_vec(),
+            Err(error) => return Err(failed(format!("gave nothing to read: {error}"))),
+        };
+        buffer.unmap();
+        Ok(bytes)
+    }
+
+    /// Waits for everything recorded so far and copies bytes to the host.
+    pub(crate) fn read(
+        &self,
+        recorder: &mut Recorder,
+        parts: &[crate::buffers::Slice],
+    ) -> Result<Vec<u8>, DeviceError> {
+        self.check()?;
+        let size = parts.iter().map(|part| part.size).sum::<u64>().max(4);
+        let readable = Buffer::new(self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        }));
+        let mut at = 0;
+        for part in parts {
+            recorder.copy(part.clone(), &readable, at);
+            at += part.size;
+        }
+        let submission = recorder.flush(self).expect("there is the copy to do");
+        self.map_and_copy(&readable.raw, at, submission)
+    }
+}
+
+/// A size for people.
+pub(crate) fn megabytes(bytes: u64) -> String {
+    match bytes {
+        0..10_000_000 => format!("{:.2} MB", bytes as f64 / 1e6),
+        10_000_000..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
+        _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}

@@ -1,0 +1,59 @@
+//! The kernels: each file here launches the shader beside it, and says what goes where.
+
+mod attend;
+mod compress;
+mod embed;
+mod experts;
+mod linear;
+mod norm;
+mod pick;
+mod route;
+mod streams;
+
+pub(crate) use attend::attend;
+pub(crate) use compress::{append, compress, move_rows};
+pub(crate) use embed::{embed, gather};
+pub(crate) use experts::moe;
+pub(crate) use linear::{Linear, linear, linear_into};
+pub(crate) use norm::{Norm, norm};
+pub(crate) use pick::pick;
+pub(crate) use route::route;
+pub(crate) use streams::{collapse, enter, leave, turn};
+
+use crate::gpu::Inner;
+use crate::shader::Variant;
+use model::RowLayout;
+
+/// Threads of a workgroup, where nothing speaks for another number.
+pub(crate) const THREADS: u32 = 256;
+
+/// A kernel whose threads work in teams.
+pub(crate) fn teams(gpu: &Inner, kernel: &'static str, threads: u32) -> Variant {
+    let lanes = gpu.abilities.lanes;
+    Variant::of(kernel)
+        .with("THREADS", threads)
+        .with("LANES", lanes)
+        .with("TEAMS", threads / lanes)
+        .when("SUBGROUPS", gpu.abilities.subgroups)
+}
+
+/// A kernel whose threads do not work in teams.
+pub(crate) fn threads(kernel: &'static str) -> Variant {
+    Variant::of(kernel).with("THREADS", THREADS)
+}
+
+impl Variant {
+    /// The constants by which shaders read and write rows of a layout.
+    pub(crate) fn rows(self, layout: RowLayout) -> Variant {
+        let with = self.with("WIDTH", layout.width()).with("SIXTEENS", layout.width() / 16);
+        match layout {
+            RowLayout::F32 { .. } => with.with("ROWS_F32", 1u32),
+            RowLayout::F16 { .. } => with.with("ROWS_F16", 1u32),
+            RowLayout::Latent8 { rope, .. } => with.with("LATENT8", 1u32).with("ROPE", rope),
+            RowLayout::Index4 { .. } => with.with("INDEX4", 1u32),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

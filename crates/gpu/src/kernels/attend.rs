@@ -1,0 +1,113 @@
+//! Launches `attend.wgsl` and `attend_merge.wgsl`.
+
+use crate::array::{Array, Picks};
+use crate::buffers::Slice;
+use crate::gpu::{Inner, lock};
+use crate::kernels::{teams, threads};
+use crate::ops::Weights;
+use crate::recorder::{Binding, Recorder};
+use crate::rows::stride;
+use model::ops::{KvView, RowStore};
+
+/// Workgroups that we would like to have at least, so that all cores have work.
+const WORKGROUPS: usize = 256;
+
+/// The least keys of a stretch.
+const STRETCH: usize = 32;
+
+/// Attention of every row of the batch, turned back: `[n, heads, D]`.
+pub(crate) fn attend(
+    gpu: &Inner,
+    r: &mut Recorder,
+    q: &Array,
+    views: &[KvView<'_, Weights>],
+    picks: Option<&Picks>,
+    sinks: &Array,
+    angles: (&Slice, usize),
+) -> Array {
+    let layout = views[0].window.layout();
+    let (n, width) = (q.n, layout.width());
+    let heads = q.width / width;
+    let mut blocks: Vec<u32> = Vec::new();
+    let mut rows: Vec<u32> = Vec::with_capacity(6 * n);
+    let mut most = 1;
+    for view in views {
+        let table = blocks.len() as u32;
+        let (mut block_len, mut ratio) = (1, usize::MAX);
+        if let Some((compressed, tokens)) = &view.compressed {
+            blocks.extend(compressed.blocks.iter().map(|block| block.address(0)));
+            (block_len, ratio) = (compressed.block_len, *tokens);
+        }
+        for i in view.rows.clone() {
+            let position = view.start + i - view.rows.start;
+            let first = view.first_visible(position);
+            let window_len = position + 1 - first;
+            let visible = (position + 1) / ratio;
+            let compressed = picks.map_or(visible, |picks| picks.counts[i] as usize);
+            rows.extend([
+                view.window.address(first - view.window_base),
+                window_len as u32,
+                compressed as u32,
+                table,
+                block_len as u32,
+                0,
+            ]);
+            most = most.max(window_len + compressed);
+        }
+    }
+    let o = Array::empty(gpu, n, q.width);
+    let Some(kv) = lock(&gpu.heap).buffer().map(Slice::all) else {
+        return o;
+    };
+    if blocks.is_empty() {
+        blocks.push(0);
+    }
+    let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
+    let lanes = gpu.abilities.lanes as usize;
+    let team_count = 256 / lanes;
+    // Registers: a head's query and sum take two vectors for each stride of the lanes.
+    let spread = (width / 4).div_ceil(lanes);
+    let team_heads = if spread <= 4 && heads > team_count { 2 } else { 1 };
+    let head_groups = heads.div_ceil(team_count * team_heads);
+    let splits = (WORKGROUPS / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(64);
+    let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 4);
+    let stretch = most.div_ceil(splits).next_multiple_of(keys);
+    let parts = Array::empty(gpu, n * heads, splits * width);
+    let stats = Array::empty(gpu, n * heads, splits * 2);
+    let mut bindings = vec![
+        q.read(),
+        Binding::Read(kv),
+        Binding::Read(rows),
+        Binding::Read(blocks),
+        parts.write(),
+        stats.write(),
+    ];
+    bindings.extend(picks.map(|picks| picks.rows.read()));
+    r.launch(
+        gpu,
+        teams(gpu, "attend", 256)
+            .rows(layout)
+            .with("KEYS", keys)
+            .with("HEADS", team_heads)
+            .with("SPREAD", spread)
+            .when("PICKS", picks.is_some()),
+        &bindings,
+        &[
+            heads as u32,
+            stride(layout) as u32,
+            stretch as u32,
+            splits as u32,
+            picks.map_or(0, |picks| picks.rows.width as u32),
+            (1.0 / (width as f32).sqrt()).to_bits(),
+        ],
+        [head_groups as u32, splits as u32, n as u32],
+    );
+    r.launch(
+        gpu,
+        threads("attend_merge").with("WIDTH", width).with("ROPE", angles.1),
+        &[parts.read(), stats.read(), sinks.read(), Binding::Read(angles.0.clone()), o.write()],
+        &[heads as u32, splits as u32],
+        [heads as u32, n as u32, 1],
+    );
+    o
+}

@@ -1,0 +1,121 @@
+// Attention of one row over one stretch of its keys, for TEAMS·HEADS heads:
+//
+//   s[j] = q·row[j] / sqrt(WIDTH);  m = max s;  sum = Σ e^(s-m);  acc = Σ e^(s-m)·row[j]
+//
+// Keys are the window rows, oldest first, then compressed rows. KEYS of them at a time are decoded into
+// workgroup memory, for all heads; a team of threads holds the query and the sum of each of its HEADS
+// heads in registers, spread over the lanes. `attend_merge` puts the stretches together.
+struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32 } // stride in vectors
+
+struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_len: u32, pad: u32 }
+
+@group(0) @binding(0) var<storage, read>       q: array<vec4f>;     // [n, heads, WIDTH]
+@group(0) @binding(1) var<storage, read>       kv: array<vec4u>;
+@group(0) @binding(2) var<storage, read>       rows: array<u32>;    // [n, 6]: see Row
+@group(0) @binding(3) var<storage, read>       blocks: array<u32>;  // where blocks begin, in vectors
+@group(0) @binding(4) var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
+@group(0) @binding(5) var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
+//#if PICKS
+@group(0) @binding(6) var<storage, read>       picks: array<u32>;   // [n, top_k]
+//#endif
+var<immediate> p: Params;
+
+//#include rows_read
+//#include reduce
+const VECTORS = WIDTH / 4u;
+var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
+
+fn address(n: u32, row: Row, j: u32) -> u32 {
+    if j < row.window_len { return row.window + j * p.stride; }
+//#if PICKS
+    let w = picks[n * p.top_k + j - row.window_len];
+//#else
+    let w = j - row.window_len;
+//#endif
+    return blocks[row.table + w / row.block_len] + (w % row.block_len) * p.stride;
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let n = group.z;
+    let lane = thread % LANES;
+    let head0 = (group.x * TEAMS + thread / LANES) * HEADS;
+    let r = 6u * n;
+    let row = Row(rows[r], rows[r + 1u], rows[r + 2u], rows[r + 3u], rows[r + 4u], 0u);
+    let count = row.window_len + row.compressed;
+    let start = min(group.y * p.stretch, count);
+    let end = min(start + p.stretch, count);
+    //#repeat h HEADS
+    let query$h = (n * p.heads + min(head0 + $hu, p.heads - 1u)) * VECTORS;
+    var m$h = -3.0e38;
+    var sum$h = 0.0;
+    //#repeat v SPREAD
+    var acc$h_$v = vec4f(0.0);
+    var q$h_$v = vec4f(0.0);
+    if $vu * LANES + lane < VECTORS { q$h_$v = q[query$h + $vu * LANES + lane]; }
+    //#end
+    //#end
+    for (var j = start; j < end; j += KEYS) {
+        for (var i = thread; i < KEYS * (WIDTH / 16u); i += THREADS) {
+            let key = i / (WIDTH / 16u);
+            let part = i % (WIDTH / 16u);
+            let x = row_16(address(n, row, min(j + key, end - 1u)), part);
+            //#repeat k 4
+            keys[key * VECTORS + 4u * part + $ku] = x[$k];
+            //#end
+        }
+        workgroupBarrier();
+        //#repeat h HEADS
+        //#repeat t KEYS
+        var s$h_$t = 0.0;
+        //#end
+        //#end
+        //#repeat v SPREAD
+        if $vu * LANES + lane < VECTORS {
+            //#repeat t KEYS
+            let k$t = keys[$tu * VECTORS + $vu * LANES + lane];
+            //#repeat h HEADS
+            s$h_$t += dot(q$h_$v, k$t);
+            //#end
+            //#end
+        }
+        //#end
+        //#repeat h HEADS
+        var top$h = m$h;
+        //#repeat t KEYS
+        s$h_$t = select(-3.0e38, p.scale * team_sum(s$h_$t, thread), j + $tu < end);
+        top$h = max(top$h, s$h_$t);
+        //#end
+        let fade$h = exp(m$h - top$h);
+        m$h = top$h;
+        sum$h *= fade$h;
+        //#repeat t KEYS
+        s$h_$t = select(0.0, exp(s$h_$t - top$h), j + $tu < end);
+        sum$h += s$h_$t;
+        //#end
+        //#end
+        //#repeat v SPREAD
+        //#repeat h HEADS
+        acc$h_$v *= fade$h;
+        //#end
+        if $vu * LANES + lane < VECTORS {
+            //#repeat t KEYS
+            let value$t = keys[$tu * VECTORS + $vu * LANES + lane];
+            //#repeat h HEADS
+            acc$h_$v += s$h_$t * value$t;
+            //#end
+            //#end
+        }
+        //#end
+        workgroupBarrier();
+    }
+    //#repeat h HEADS
+    if head0 + $hu < p.heads {
+        let to = (n * p.heads + head0 + $hu) * p.splits + group.y;
+        if lane == 0u { stats[to] = vec2f(m$h, sum$h); }
+        //#repeat v SPREAD
+        if $vu * LANES + lane < VECTORS { parts[to * VECTORS + $vu * LANES + lane] = acc$h_$v; }
+        //#end
+    }
+    //#end
+}

@@ -1,0 +1,88 @@
+//! Launches what writes cached rows: `append.wgsl`, `compress.wgsl`, `move_rows.wgsl`.
+
+use crate::array::Array;
+use crate::buffers::Slice;
+use crate::gpu::{Inner, lock};
+use crate::kernels::{THREADS, teams, threads};
+use crate::ops::{Weights, angles_slice};
+use crate::recorder::{Binding, Recorder};
+use crate::rows::{Rows, stride};
+use model::RowLayout;
+use model::ops::RowStore;
+use model::rope::Angles;
+use model::weights::Compressor;
+use std::ops::Range;
+
+fn store(gpu: &Inner) -> Option<Binding> {
+    lock(&gpu.heap).buffer().map(|buffer| Binding::Write(Slice::all(buffer)))
+}
+
+/// Appends rows of a batch.
+pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize>, to: &mut Rows) {
+    let layout = to.layout();
+    assert_eq!(x.width, layout.width(), "cached row");
+    let (Some(at), Some(store)) = (to.extend(r, rows.len()), store(gpu)) else {
+        return;
+    };
+    r.launch(
+        gpu,
+        threads("append").rows(layout),
+        &[x.read(), store],
+        &[rows.start as u32, 4 * at, 4 * stride(layout) as u32],
+        [rows.len() as u32, 1, 1],
+    );
+}
+
+/// Compresses windows into one row each.
+pub(crate) fn compress(
+    gpu: &Inner,
+    r: &mut Recorder,
+    c: &Compressor<Weights>,
+    frontier: (&Rows, usize),
+    windows: Range<usize>,
+    angles: &Angles,
+    into: &mut Rows,
+) {
+    let layout = into.layout();
+    assert_eq!(frontier.0.layout(), RowLayout::F32 { width: 2 * c.inner_width() }, "frontier");
+    // The frontier may move when the store grows, so its address is taken afterwards.
+    let (Some(at), Some(store)) = (into.extend(r, windows.len()), store(gpu)) else {
+        return;
+    };
+    let rope = 2 * angles.row(0).len();
+    let angles = angles_slice(gpu, r, angles, windows.len());
+    r.launch(
+        gpu,
+        teams(gpu, "compress", 256)
+            .rows(layout)
+            .with("ROPE", rope)
+            .with("INNER", c.inner_width())
+            .with("RATIO", c.ratio)
+            .when("OVERLAP", c.overlap),
+        &[store, c.norm.weight.read(), Binding::Read(angles)],
+        &[
+            4 * frontier.0.address(0),
+            frontier.1 as u32,
+            windows.start as u32,
+            4 * at,
+            4 * stride(layout) as u32,
+            c.norm.eps.to_bits(),
+        ],
+        [windows.len() as u32, 1, 1],
+    );
+}
+
+/// Copies rows inside the store; all three in vectors.
+pub(crate) fn move_rows(gpu: &Inner, r: &mut Recorder, from: u32, to: u32, count: u32) {
+    let Some(store) = store(gpu) else {
+        return;
+    };
+    let words = 4 * count;
+    r.launch(
+        gpu,
+        threads("move_rows"),
+        &[store],
+        &[4 * from, 4 * to, words],
+        [words.div_ceil(THREADS).min(4096), 1, 1],
+    );
+}

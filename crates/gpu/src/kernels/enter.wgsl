@@ -1,0 +1,120 @@
+// Finishes the entry of a sub-layer, given the chunks' dot products with the streams:
+//
+//   z = fn · rms(v);  pre[j] = σ(z[j]·scale[0] + base[j]) + eps
+//   x = rms(Σ_j pre[j]·streams[j], norm)                                        workgroup (row, 0)
+//   post[j] = 2σ(z[HC+j]·scale[1] + base[HC+j]);  comb = sinkhorn(..)           workgroup (row, 1)
+//
+// Two workgroups per row, which need nothing of each other. The head has no second one.
+struct Params { d: u32, chunks: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32 }
+
+@group(0) @binding(0) var<storage, read>       dots: array<f32>;     // [n, chunks, OUT + 1]
+@group(0) @binding(1) var<storage, read>       base: array<f32>;     // [OUT]
+@group(0) @binding(2) var<storage, read>       scale: array<f32>;    // [3], the head's [1]
+@group(0) @binding(3) var<storage, read>       streams: array<vec4f>; // [n, HC, d]
+@group(0) @binding(4) var<storage, read>       norm: array<vec4f>;   // [d]
+@group(0) @binding(5) var<storage, read_write> x: array<vec4f>;      // [n, d]
+@group(0) @binding(6) var<storage, read_write> mix: array<f32>;      // [n, HC + HC·HC]
+var<immediate> p: Params;
+
+//#include reduce
+var<workgroup> z: array<f32, OUT + 1u>;
+
+fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
+
+// Sums the chunks: a team of threads for each product.
+fn sum_dots(row: u32, thread: u32) {
+    for (var o = thread; o < OUT + 1u; o += THREADS) {
+        var sum = 0.0;
+        for (var i = 0u; i < p.chunks; i += 1u) { sum += dots[(row * p.chunks + i) * (OUT + 1u) + o]; }
+        z[o] = sum;
+    }
+    workgroupBarrier();
+}
+
+fn collapse(row: u32, inverse: f32, thread: u32) {
+    var pre: array<f32, HC>;
+    //#repeat j HC
+    pre[$j] = sigmoid(z[$j] * inverse * scale[0] + base[$j]) + p.eps;
+    //#end
+    let width = p.d / 4u;
+    var sum = 0.0;
+    for (var c = thread; c < width; c += THREADS) {
+        var v = vec4f(0.0);
+        //#repeat j HC
+        v += pre[$j] * streams[(row * HC + $ju) * width + c];
+        //#end
+        x[row * width + c] = v;
+        sum += dot(v, v);
+    }
+    let factor = 1.0 / sqrt(group_sum(sum, thread) / f32(p.d) + p.norm_eps);
+    for (var c = thread; c < width; c += THREADS) { x[row * width + c] *= factor * norm[c]; }
+}
+
+//#if !HEAD
+fn mixture(row: u32, inverse: f32) {
+    let to = row * (HC + HC * HC);
+    //#repeat j HC
+    mix[to + $ju] = 2.0 * sigmoid(z[HC + $ju] * inverse * scale[1] + base[HC + $ju]);
+    var m$j: array<f32, HC>;
+    //#repeat k HC
+    m$j[$k] = z[2u * HC + $ju * HC + $ku] * inverse * scale[2] + base[2u * HC + $ju * HC + $ku];
+    //#end
+    var largest$j = m$j[0];
+    //#repeat k HC
+    largest$j = max(largest$j, m$j[$k]);
+    //#end
+    var sum$j = 0.0;
+    //#repeat k HC
+    m$j[$k] = exp(m$j[$k] - largest$j);
+    sum$j += m$j[$k];
+    //#end
+    //#repeat k HC
+    m$j[$k] = m$j[$k] / sum$j + p.eps;
+    //#end
+    //#end
+    for (var i = 0u; i < p.iterations; i += 1u) {
+        if i > 0u {
+            //#repeat j HC
+            var row_sum$j = p.eps;
+            //#repeat k HC
+            row_sum$j += m$j[$k];
+            //#end
+            row_sum$j = 1.0 / row_sum$j;
+            //#repeat k HC
+            m$j[$k] *= row_sum$j;
+            //#end
+            //#end
+        }
+        //#repeat k HC
+        var column_sum$k = p.eps;
+        //#repeat j HC
+        column_sum$k += m$j[$k];
+        //#end
+        column_sum$k = 1.0 / column_sum$k;
+        //#repeat j HC
+        m$j[$k] *= column_sum$k;
+        //#end
+        //#end
+    }
+    //#repeat j HC
+    //#repeat k HC
+    mix[to + HC + $ju * HC + $ku] = m$j[$k];
+    //#end
+    //#end
+}
+//#endif
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+    let row = group.x;
+    sum_dots(row, thread);
+    let inverse = 1.0 / sqrt(z[OUT] / f32(HC * p.d) + p.rms_eps);
+    if group.y == 0u {
+        collapse(row, inverse, thread);
+    }
+//#if !HEAD
+    else if thread == 0u {
+        mixture(row, inverse);
+    }
+//#endif
+}

@@ -1,0 +1,81 @@
+//! Launches the lightning indexer: `round_query.wgsl`, `index_scores.wgsl`, `top_k.wgsl`.
+
+use crate::array::{Array, Picks};
+use crate::buffers::Slice;
+use crate::gpu::{Inner, lock};
+use crate::kernels::norm::spread;
+use crate::kernels::threads;
+use crate::ops::Weights;
+use crate::recorder::{Binding, Recorder};
+use crate::rows::stride;
+use model::ops::{IndexQuery, IndexView, RowStore};
+
+/// Bytes of scores that are held at a time.
+const SCORES: usize = 64 << 20;
+
+/// Chooses at most `top_k` compressed rows for each row of the batch.
+pub(crate) fn pick(
+    gpu: &Inner,
+    r: &mut Recorder,
+    query: &IndexQuery<Array>,
+    views: &[IndexView<'_, Weights>],
+    top_k: usize,
+) -> Picks {
+    let layout = views[0].keys.blocks[0].layout();
+    let (n, heads, width) = (query.u.n, query.a.width, layout.width());
+    let mut blocks: Vec<u32> = Vec::new();
+    let mut rows: Vec<u32> = Vec::with_capacity(4 * n);
+    for view in views {
+        let table = blocks.len() as u32;
+        blocks.extend(view.keys.blocks.iter().map(|block| block.address(0)));
+        for i in view.rows.clone() {
+            let visible = (view.start + i - view.rows.start + 1) / view.ratio;
+            rows.extend([0, visible as u32, table, view.keys.block_len as u32]);
+        }
+    }
+    let visible: Vec<u32> = rows.chunks_exact(4).map(|row| row[1]).collect();
+    let counts: Vec<u32> = visible.iter().map(|&v| v.min(top_k as u32)).collect();
+    let picks = Array::empty(gpu, n, top_k);
+    let most = visible.iter().copied().max().unwrap_or(0).max(1) as usize;
+    let Some(kv) = lock(&gpu.heap).buffer().map(Slice::all) else {
+        return Picks { rows: picks, counts };
+    };
+    if layout.is_rotated() {
+        r.launch(
+            gpu,
+            threads("round_query").rows(layout).with("READ_ONLY", 1u32),
+            &[query.u.write()],
+            &[],
+            spread((n * heads) as u32),
+        );
+    }
+    let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
+    let step = (SCORES / 4 / most).clamp(1, n);
+    let scores = Array::empty(gpu, step, most);
+    for first in (0..n).step_by(step) {
+        let count = step.min(n - first) as u32;
+        r.launch(
+            gpu,
+            threads("index_scores").rows(layout),
+            &[
+                query.u.read(),
+                query.a.read(),
+                Binding::Read(kv.clone()),
+                Binding::Read(rows.clone()),
+                Binding::Read(blocks.clone()),
+                scores.write(),
+            ],
+            &[first as u32, heads as u32, stride(layout) as u32, most as u32],
+            [(most as u32).div_ceil(64), count, 1],
+        );
+        r.launch(
+            gpu,
+            threads("top_k"),
+            &[scores.read(), Binding::Read(rows.clone()), picks.write()],
+            &[first as u32, most as u32, top_k as u32],
+            [count, 1, 1],
+        );
+    }
+    let _ = width;
+    Picks { rows: picks, counts }
+}

@@ -1,0 +1,25 @@
+// Prepares the indexer's query for keys in FP4: Hadamard transform and rounding, as the keys had.
+//
+// One workgroup per head of a row; in place.
+@group(0) @binding(0) var<storage, read_write> u: array<f32>; // [n · heads, WIDTH]
+
+//#include rows_write
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32,
+        @builtin(num_workgroups) groups: vec3u) {
+    let base = (group.y * groups.x + group.x) * WIDTH;
+    for (var i = thread; i < WIDTH; i += THREADS) { row_values[i] = u[base + i]; }
+    workgroupBarrier();
+    hadamard(thread);
+    find_largest(thread);
+    for (var i = thread; i < WIDTH; i += THREADS) {
+        let e = fp4_scale(i / 32u);
+        let code = e2m1_code(row_values[i], e, inverse_scale(min(e, 253u)));
+        // Magnitudes 0, 0.5, 1, 1.5, 2, 3, 4, 6.
+        let c = code & 7u;
+        let magnitude = select(0.5 * f32(c), f32((2u + (c & 1u)) << ((c >> 1u) - 1u)) * 0.5 , c >= 4u);
+        let sign = select(1.0, -1.0, code >= 8u);
+        u[base + i] = sign * magnitude * bitcast<f32>((e << 23u) | select(0u, 0x400000u, e == 255u));
+    }
+}

@@ -1,0 +1,366 @@
+//! Kernels against the CPU's meaning of the same thing, over odd sizes and seeds, on whatever device there
+//! is. Whole layers are compared in `tests/model.rs`.
+
+use super::*;
+use crate::adapter::Choice;
+use crate::array::Array;
+use crate::gpu::{Gpu, Options};
+use crate::kernels::linear::linear_into;
+use gguf::Bytes;
+use model::Ops;
+use model::ops::{Blocks, IndexQuery, IndexView, RowStore};
+use model::weights::Matrix;
+use quants::Format;
+use std::sync::OnceLock;
+
+/// Devices to test on: with subgroups as they come, and without.
+fn devices() -> [Gpu; 2] {
+    static DEVICES: OnceLock<[Gpu; 2]> = OnceLock::new();
+    let open = |subgroups| {
+        Gpu::open(Options { device: Choice::First, checks: true, subgroups, ..Options::default() })
+            .expect("a Vulkan driver; `cargo xtask setup` installs a software one")
+    };
+    DEVICES.get_or_init(|| [open(true), open(false)]).clone()
+}
+
+/// Numbers from a seed, of either sign, most of them below 1.
+pub(crate) struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    fn float(&mut self) -> f32 {
+        self.next() as f32 / (1u64 << 30) as f32 - 1.0
+    }
+
+    fn floats(&mut self, n: usize) -> Vec<f32> {
+        (0..n).map(|_| self.float()).collect()
+    }
+}
+
+/// A matrix of arbitrary codes, with scales of a usual size.
+fn random_matrix(format: Format, rows: usize, cols: usize, random: &mut Random) -> Matrix {
+    let mut bytes: Vec<u8> =
+        (0..rows * format.row_bytes(cols).unwrap()).map(|_| random.next() as u8).collect();
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        let mut half = |at: usize| {
+            let d = half::f16::from_f32(0.02 * random.float());
+            block[at..at + 2].copy_from_slice(&d.to_le_bytes());
+        };
+        match format {
+            Format::F32 => {
+                let x = random.float();
+                block.copy_from_slice(&x.to_le_bytes());
+            }
+            Format::F16 => half(0),
+            Format::BF16 => block.copy_from_slice(&half::bf16::from_f32(random.float()).to_le_bytes()),
+            Format::Q8_0 | Format::Iq2Xxs => half(0),
+            Format::Q2K => [80, 82].into_iter().for_each(half),
+            Format::Q3K => half(108),
+            Format::Q4K | Format::Q5K => [0, 2].into_iter().for_each(half),
+            Format::Q6K => half(208),
+            Format::Mxfp4 => block[0] = 115 + block[0] % 12,
+        }
+    }
+    Matrix { name: format!("{format:?}"), format, rows, cols, bytes: Bytes::from(bytes) }
+}
+
+fn decoded(matrix: &Matrix) -> Vec<f32> {
+    let mut values = vec![0.0; matrix.rows * matrix.cols];
+    let row_bytes = matrix.format.row_bytes(matrix.cols).unwrap();
+    for (row, values) in matrix.bytes.chunks_exact(row_bytes).zip(values.chunks_exact_mut(matrix.cols)) {
+        matrix.format.decode_row(row, values);
+    }
+    values
+}
+
+/// Holds a product to the sum of its magnitudes: only the order of additions may differ.
+fn assert_product(got: &[f32], w: &[f32], x: &[f32], cols: usize, what: &str) {
+    let rows = w.len() / cols;
+    for (i, (got, x)) in got.chunks_exact(rows).zip(x.chunks_exact(cols)).enumerate() {
+        for (o, (got, w)) in got.iter().zip(w.chunks_exact(cols)).enumerate() {
+            let terms = || w.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+            let (want, size): (f64, f64) = (terms().sum(), terms().map(f64::abs).sum());
+            let error = (f64::from(*got) - want).abs();
+            assert!(error <= 2e-6 * size + 1e-12, "{what}: output {o} of row {i} is {got}, not {want}");
+        }
+    }
+}
+
+#[test]
+fn products_are_those_of_the_decoded_weights_in_every_format() {
+    for gpu in devices() {
+        for (seed, format) in (1..).zip(Format::ALL) {
+            let random = &mut Random(seed);
+            let cols = format.block_len().max(32) * 3;
+            let matrix = random_matrix(format, 75, cols, random);
+            let w = decoded(&matrix);
+            let on_device = gpu.matrix(matrix).unwrap();
+            for n in [1, 2, 3, 5, 8, 9, 65] {
+                let x = random.floats(n * cols);
+                let array = gpu.array(x.clone(), cols).unwrap();
+                let y = linear(&gpu.0, &mut gpu.0.recorder(), &Linear::new(&on_device), &array);
+                let what = format!("{format:?}, {n} rows, {:?}", gpu.abilities());
+                assert_product(&gpu.read(&y).unwrap(), &w, &x, cols, &what);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_product_takes_norm_scale_bias_and_groups_along() {
+    for gpu in devices() {
+        for n in [1, 4, 70] {
+            let random = &mut Random(n as u64);
+            let (cols, rows) = (64, 96);
+            let matrix = random_matrix(Format::Q8_0, rows, cols, random);
+            let w = decoded(&matrix);
+            let matrix = gpu.matrix(matrix).unwrap();
+            let x = random.floats(n * cols);
+            let array = gpu.array(x.clone(), cols).unwrap();
+            let (weight, eps) = (random.floats(cols), 1e-6f32);
+            let on_device = gpu.array(weight.clone(), cols).unwrap();
+            let normed: Vec<f32> = x
+                .chunks_exact(cols)
+                .flat_map(|x| {
+                    let scale = cpu::reference::inverse_rms(x, eps);
+                    x.iter().zip(&weight).map(move |(x, w)| x * scale * w).collect::<Vec<_>>()
+                })
+                .collect();
+            let run = |what: &Linear<'_>, x: &Array, width, offset| {
+                let y = Array::empty(&gpu.0, n, width);
+                linear_into(&gpu.0, &mut gpu.0.recorder(), what, x, &y, offset);
+                gpu.read(&y).unwrap()
+            };
+            let what = Linear { norm: Some((&on_device, eps)), ..Linear::new(&matrix) };
+            assert_product(&run(&what, &array, rows, 0), &w, &normed, cols, "normed");
+
+            let bias = random.floats(3 * rows);
+            let on_device = gpu.array(bias.clone(), rows).unwrap();
+            let which: Vec<u32> = (0..n as u32).map(|i| i % 3).collect();
+            let what = Linear { scale: 0.5, bias: Some((&on_device, &which)), ..Linear::new(&matrix) };
+            let got: Vec<f32> = run(&what, &array, rows + 5, 5)
+                .chunks_exact(rows + 5)
+                .zip(&which)
+                .flat_map(|(y, &b)| {
+                    y[5..]
+                        .iter()
+                        .zip(&bias[b as usize * rows..])
+                        .map(|(y, b)| 2.0 * (y - b))
+                        .collect::<Vec<_>>()
+                })
+                .collect();
+            let near: Vec<f32> = x.clone();
+            for (i, (got, x)) in got.chunks_exact(rows).zip(near.chunks_exact(cols)).enumerate() {
+                for (o, got) in got.iter().enumerate() {
+                    let want: f32 = w[o * cols..][..cols].iter().zip(x).map(|(w, x)| w * x).sum();
+                    assert!((got - want).abs() < 1e-4, "bias: output {o} of row {i} is {got}, not {want}");
+                }
+            }
+
+            let wide = random.floats(n * 3 * cols);
+            let array = gpu.array(wide.clone(), 3 * cols).unwrap();
+            let got = run(&Linear { groups: 3, ..Linear::new(&matrix) }, &array, rows, 0);
+            let each = rows / 3;
+            for group in 0..3 {
+                let part = |v: &[f32], width: usize, at: usize, len: usize| -> Vec<f32> {
+                    v.chunks_exact(width).flat_map(|row| row[at..at + len].to_vec()).collect()
+                };
+                let x = part(&wide, 3 * cols, group * cols, cols);
+                let got = part(&got, rows, group * each, each);
+                assert_product(&got, &w[group * each * cols..][..each * cols], &x, cols, "grouped");
+            }
+        }
+    }
+}
+
+fn layouts() -> [RowLayout; 6] {
+    [
+        RowLayout::F32 { width: 96 },
+        RowLayout::F16 { width: 96 },
+        RowLayout::Latent8 { width: 96, rope: 32 },
+        RowLayout::Latent8 { width: 512, rope: 64 },
+        RowLayout::Index4 { width: 64 },
+        RowLayout::Index4 { width: 128 },
+    ]
+}
+
+/// Rows that meet every branch of the roundings: ordinary, tiny, subnormal, huge, zero, tied.
+fn rows_of_all_sizes(width: usize, random: &mut Random) -> Vec<f32> {
+    let scales = [1.0, 1e-3, 1e-7, 1e-30, 1e-41, 300.0, 6e4, 7e4, 1e30, 0.0, -0.0];
+    let mut rows: Vec<f32> =
+        scales.iter().flat_map(|s| random.floats(width).into_iter().map(move |x| s * x)).collect();
+    rows.extend((0..width).map(|i| (i as f32 - 40.0) * 0.0625));
+    rows.extend((0..width).map(|i| if i % 7 == 0 { 0.75 } else { 0.25 * (i % 29) as f32 }));
+    rows
+}
+
+#[test]
+fn cached_rows_have_the_bytes_of_the_layout() {
+    for gpu in devices() {
+        for layout in layouts() {
+            let random = &mut Random(5);
+            let width = layout.width();
+            let values = rows_of_all_sizes(width, random);
+            let n = values.len() / width;
+            let array = gpu.array(values.clone(), width).unwrap();
+            let mut rows = gpu.rows(layout);
+            gpu.append(&array, 0..3, &mut rows);
+            gpu.append(&array, 3..n, &mut rows);
+            let got = rows.to_bytes();
+            for (i, (x, got)) in
+                values.chunks_exact(width).zip(got.chunks_exact(layout.row_bytes())).enumerate()
+            {
+                let mut want = vec![0; layout.row_bytes()];
+                layout.encode(x, &mut want);
+                // A device may take subnormal numbers for zero; they matter to f32 rows only.
+                if matches!(layout, RowLayout::F32 { .. }) || x.iter().all(|x| *x == 0.0 || x.abs() > 1e-37) {
+                    assert_eq!(got, want, "{layout:?}, row {i}");
+                }
+            }
+            assert_eq!((got.len(), rows.len()), (n * layout.row_bytes(), n));
+        }
+    }
+}
+
+#[test]
+fn rows_can_be_cut_dropped_copied_and_brought_back() {
+    let gpu = &devices()[0];
+    for layout in layouts() {
+        let size = layout.row_bytes();
+        let random = &mut Random(6);
+        let bytes: Vec<u8> = {
+            let mut bytes = vec![0; 40 * size];
+            for row in bytes.chunks_exact_mut(size) {
+                layout.encode(&random.floats(layout.width()), row);
+            }
+            bytes
+        };
+        let mut rows = gpu.rows(layout);
+        rows.extend_from_bytes(&bytes);
+        assert!(rows.to_bytes() == bytes, "{layout:?}: brought back");
+        let copy = rows.slice(5..9);
+        rows.drop_front(7);
+        rows.truncate(20);
+        assert_eq!(rows.len(), 20);
+        assert!(rows.to_bytes() == bytes[7 * size..27 * size], "{layout:?}: dropped and cut");
+        rows.extend_from_bytes(&bytes);
+        rows.extend_from_bytes(&bytes);
+        let want = [&bytes[7 * size..27 * size], &bytes, &bytes].concat();
+        assert!(rows.to_bytes() == want, "{layout:?}: grown");
+        assert!(copy.to_bytes() == bytes[5 * size..9 * size], "{layout:?}: a copy is its own");
+        assert!(rows.memory() >= rows.len() * size);
+    }
+}
+
+/// Scores that tie by the hundred, over several blocks of keys: the choice is the reference's.
+#[test]
+fn the_indexer_chooses_as_the_reference_does() {
+    for gpu in devices() {
+        for (seed, layout) in
+            [RowLayout::F32 { width: 64 }, RowLayout::F16 { width: 64 }, RowLayout::Index4 { width: 64 }]
+                .into_iter()
+                .enumerate()
+        {
+            for (keys, n, top_k) in [(10, 3, 4), (700, 2, 512), (333, 5, 24)] {
+                let random = &mut Random(seed as u64 + 9);
+                let (heads, width) = (4, 64);
+                // Few different keys, so that many scores are equal.
+                let different: Vec<Vec<f32>> = (0..7).map(|_| random.floats(width)).collect();
+                let stored: Vec<f32> =
+                    (0..keys).flat_map(|_| different[random.next() as usize % 7].clone()).collect();
+                let (u, a) = (random.floats(n * heads * width), random.floats(n * heads));
+                let want = picked(&cpu::Reference, layout, &stored, &u, &a, n, top_k);
+                let got = picked(&gpu, layout, &stored, &u, &a, n, top_k);
+                assert_eq!(got, want, "{layout:?}, {keys} keys");
+            }
+        }
+    }
+}
+
+fn picked<B: Ops>(
+    ops: &B,
+    layout: RowLayout,
+    keys: &[f32],
+    u: &[f32],
+    a: &[f32],
+    n: usize,
+    top_k: usize,
+) -> Vec<Vec<u32>> {
+    let (width, block_len) = (layout.width(), 256);
+    let count = keys.len() / width;
+    let array = ops.array(keys.to_vec(), width).unwrap();
+    let blocks: Vec<B::Rows> = (0..count)
+        .step_by(block_len)
+        .map(|at| {
+            let mut rows = ops.rows(layout);
+            ops.append(&array, at..count.min(at + block_len), &mut rows);
+            rows
+        })
+        .collect();
+    let query = IndexQuery {
+        u: ops.array(u.to_vec(), u.len() / n).unwrap(),
+        a: ops.array(a.to_vec(), a.len() / n).unwrap(),
+    };
+    // The last row sees all keys.
+    let view = IndexView {
+        rows: 0..n,
+        start: 4 * count - n,
+        ratio: 4,
+        keys: Blocks { blocks: blocks.iter().collect(), block_len },
+    };
+    ops.read_picks(&ops.pick(&query, &[view], top_k)).unwrap()
+}
+
+/// More experts than a workgroup has threads would still be right; ties go to the lower expert.
+#[test]
+fn the_router_chooses_as_the_reference_does() {
+    for gpu in devices() {
+        for (experts, used, n) in [(8, 2, 5), (256, 6, 3), (300, 7, 11)] {
+            let random = &mut Random(experts as u64);
+            let gate = Matrix {
+                name: "gate".into(),
+                format: Format::F32,
+                rows: experts,
+                cols: 32,
+                // Every fourth expert is the same.
+                bytes: Bytes::from(
+                    (0..experts / 4)
+                        .flat_map(|_| random.floats(32).repeat(4))
+                        .chain(vec![0.5; 32 * (experts % 4)])
+                        .flat_map(f32::to_le_bytes)
+                        .collect::<Vec<u8>>(),
+                ),
+            };
+            let (x, bias) = (random.floats(32 * n), vec![0.25; experts]);
+            let want = routed(&cpu::Reference, gate.clone(), &x, &bias, used);
+            let got = routed(&gpu, gate, &x, &bias, used);
+            for (got, want) in got.iter().zip(&want) {
+                let ids = |row: &[(u32, f32)]| row.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+                assert_eq!(ids(got), ids(want));
+                assert!(got.iter().zip(want).all(|(a, b)| (a.1 - b.1).abs() < 1e-5), "{got:?} {want:?}");
+            }
+            assert_eq!(got.len(), n);
+        }
+    }
+}
+
+fn routed<B: Ops>(ops: &B, gate: Matrix, x: &[f32], bias: &[f32], used: usize) -> Vec<Vec<(u32, f32)>> {
+    let router = model::weights::Router {
+        gate: ops.matrix(gate).unwrap(),
+        bias: Some(ops.array(bias.to_vec(), bias.len()).unwrap()),
+        table: None,
+        used,
+        scale: 1.5,
+    };
+    let x = ops.array(x.to_vec(), 32).unwrap();
+    let tokens = vec![0; 100];
+    ops.read_routes(&ops.route(&x, &tokens[..x_rows(ops, &x)], &router)).unwrap()
+}
+
+fn x_rows<B: Ops>(ops: &B, x: &B::Array) -> usize {
+    ops.read(x).unwrap().len() / 32
+}

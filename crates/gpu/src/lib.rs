@@ -1,0 +1,30 @@
+//! The model's operations on a GPU: one set of WGSL kernels on `wgpu`, for Metal, Vulkan and DX12.
+//!
+//! Start at [`Gpu`], which is an [`Ops`](model::Ops). What the host asks for is recorded
+//! (`recorder`) and goes to the device when somebody reads; nothing is read back inside a step but what
+//! was asked for. Then read `kernels`, where each shader lies beside its launcher, `shader`, which
+//! puts shaders together, and `matrix` and `rows` for how weights and cached rows lie on the device.
+//!
+//! This crate knows nothing of requests and terminals.
+
+mod adapter;
+mod array;
+mod buffers;
+mod gpu;
+mod heap;
+mod kernels;
+mod matrix;
+mod ops;
+mod plan;
+mod profile;
+mod recorder;
+mod rows;
+mod shader;
+
+pub use adapter::{Choice, Device, Kind, devices, hardware_may_exist};
+pub use array::{Array, Mix, Picks, Routes};
+pub use gpu::{Abilities, Gpu, Options};
+pub use matrix::Matrix;
+pub use plan::{Plan, Refusal};
+pub use profile::{Profile, Time};
+pub use rows::Rows;

@@ -1,0 +1,259 @@
+//! [`Ops`] on the device. The formulas stand at the trait; each method here says which kernels do it, and
+//! the files in `kernels` what goes where.
+
+use crate::array::{Array, Mix, Picks, Routes};
+use crate::buffers::{Pooled, Slice};
+use crate::gpu::{Gpu, Inner};
+use crate::kernels::{self, Linear, Norm, linear, linear_into};
+use crate::matrix::{self, Matrix};
+use crate::recorder::Recorder;
+use crate::rows::Rows;
+use model::kv::RowLayout;
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected};
+use model::rope::Angles;
+use model::weights::{
+    self, Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, MtpEntry, Router,
+};
+use std::ops::Range;
+
+/// The backend as the model's weights know it.
+pub(crate) type Weights = Gpu;
+
+/// The first `count` entries of a list of angles, on the device: `[count, pairs]` of (cos, sin).
+pub(crate) fn angles_slice(gpu: &Inner, r: &mut Recorder, angles: &Angles, count: usize) -> Slice {
+    let words: Vec<u32> = (0..count).flat_map(|i| angles.row(i)).flatten().map(|x| x.to_bits()).collect();
+    r.put(gpu, &words)
+}
+
+/// Launches after which work is handed over, so that the device need not wait for the whole step.
+const SOME: usize = 96;
+
+/// Rows of a batch from which on each sub-layer is enough work to be handed over.
+const MANY_ROWS: usize = 64;
+
+impl Gpu {
+    /// Hands over what was recorded if that is worth it.
+    fn pace(&self, r: &mut Recorder, rows: usize) {
+        if rows >= MANY_ROWS || r.commands.len() >= SOME {
+            r.flush(&self.0);
+        }
+    }
+
+    fn floats(&self, array: &Array) -> Result<Vec<f32>, DeviceError> {
+        Ok(self.words(array)?.into_iter().map(f32::from_bits).collect())
+    }
+
+    fn words(&self, array: &Array) -> Result<Vec<u32>, DeviceError> {
+        let bytes = self.0.read(&mut self.0.recorder(), &[array.slice()])?;
+        Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+    }
+}
+
+impl Ops for Gpu {
+    type Array = Array;
+    type Matrix = Matrix;
+    type Rows = Rows;
+    type Mix = Mix;
+    type Picks = Picks;
+    type Routes = Routes;
+
+    fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {
+        matrix::upload(&self.0, matrix)
+    }
+
+    fn array(&self, values: Vec<f32>, width: usize) -> Result<Array, DeviceError> {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let buffer = self.0.try_storage("a vector of the model", (bytes.len() as u64).max(16))?;
+        self.0.queue.write_buffer(&buffer.raw, 0, &bytes);
+        Ok(Array { buffer: Pooled::owned(buffer), n: values.len() / width, width })
+    }
+
+    fn rows(&self, layout: RowLayout) -> Rows {
+        Rows::new(&self.0, layout)
+    }
+
+    fn wait(&self) -> Result<(), DeviceError> {
+        self.0.wait(&mut self.0.recorder())
+    }
+
+    fn read(&self, array: &Array) -> Result<Vec<f32>, DeviceError> {
+        self.floats(array)
+    }
+
+    fn read_picks(&self, picks: &Picks) -> Result<Vec<Vec<u32>>, DeviceError> {
+        let rows = self.words(&picks.rows)?;
+        let some = |(row, &count): (&[u32], &u32)| row[..count as usize].to_vec();
+        Ok(rows.chunks_exact(picks.rows.width).zip(&picks.counts).map(some).collect())
+    }
+
+    fn read_routes(&self, routes: &Routes) -> Result<Vec<Vec<(u32, f32)>>, DeviceError> {
+        let (ids, shares) = (self.words(&routes.ids)?, self.floats(&routes.shares)?);
+        let used = routes.ids.width;
+        let row = |(ids, shares): (&[u32], &[f32])| ids.iter().copied().zip(shares.iter().copied()).collect();
+        Ok(ids.chunks_exact(used).zip(shares.chunks_exact(used)).map(row).collect())
+    }
+
+    fn embed(&self, embedding: &Matrix, tokens: &[u32], hc: usize) -> Array {
+        kernels::embed(&self.0, &mut self.0.recorder(), embedding, tokens, hc)
+    }
+
+    fn hc_enter(
+        &self,
+        streams: &Array,
+        hc: &HyperConnection<Self>,
+        norm: &weights::Norm<Self>,
+    ) -> (Array, Mix) {
+        kernels::enter(&self.0, &mut self.0.recorder(), streams, hc, norm)
+    }
+
+    fn hc_leave(&self, streams: &mut Array, y: &Array, mix: &Mix) {
+        kernels::leave(&self.0, &mut self.0.recorder(), streams, y, mix);
+    }
+
+    fn hc_turn(
+        &self,
+        streams: &mut Array,
+        y: &Array,
+        mix: &Mix,
+        next: &HyperConnection<Self>,
+        norm: &weights::Norm<Self>,
+    ) -> (Array, Mix) {
+        let mut r = self.0.recorder();
+        let entered = kernels::turn(&self.0, &mut r, streams, y, mix, next, norm);
+        self.pace(&mut r, streams.n);
+        entered
+    }
+
+    fn project(
+        &self,
+        x: &Array,
+        attention: &Attention<Self>,
+        positions: &[u32],
+        angles: &Angles,
+        select: bool,
+    ) -> Projected<Array> {
+        let (gpu, mut r) = (&*self.0, self.0.recorder());
+        let r = &mut *r;
+        let rope = 2 * angles.row(0).len();
+        let angles = angles_slice(gpu, r, angles, x.n);
+        let low = linear(gpu, r, &Linear::new(&attention.q_a), x);
+        let raw = linear(gpu, r, &Linear::new(&attention.kv), x);
+        let mut inputs = |c: &Compressor<Self>| compressor_inputs(gpu, r, c, x, positions);
+        let compressor = attention.compressor.as_ref().map(&mut inputs);
+        let index_compressor = attention.indexer.as_ref().map(|i| inputs(&i.compressor));
+        let normed =
+            |w| Linear { norm: Some((&attention.q_a_norm.weight, attention.q_a_norm.eps)), ..Linear::new(w) };
+        let q = linear(gpu, r, &normed(&attention.q_b), &low);
+        let turn = |width, eps, weight| Norm { width, eps, weight, rotate: Some((&angles, rope)), repeat: 1 };
+        let indexer = attention.indexer.as_ref().filter(|_| select).map(|i: &Indexer<Self>| {
+            let raw = linear(gpu, r, &normed(&i.q_b), &low);
+            let scale = 1.0 / ((i.width * i.heads) as f32).sqrt();
+            let a = linear(gpu, r, &Linear { scale, ..Linear::new(&i.proj) }, x);
+            let u = Array::empty(gpu, x.n, raw.width);
+            kernels::norm(gpu, r, &turn(i.width, None, None), &raw, &u, [i.width, 0]);
+            IndexQuery { u, a }
+        });
+        let head = attention.head_dim;
+        let kv = Array::empty(gpu, x.n, head);
+        let kv_norm = turn(head, Some(attention.kv_norm.eps), Some(&attention.kv_norm.weight));
+        kernels::norm(gpu, r, &kv_norm, &raw, &kv, [head, 0]);
+        let heads = Array::empty(gpu, x.n, q.width);
+        kernels::norm(gpu, r, &turn(head, Some(attention.q_a_norm.eps), None), &q, &heads, [head, 0]);
+        Projected { q: heads, kv, compressor, index_compressor, indexer }
+    }
+
+    fn append(&self, values: &Array, rows: Range<usize>, store: &mut Rows) {
+        kernels::append(&self.0, &mut self.0.recorder(), values, rows, store);
+    }
+
+    fn compress(
+        &self,
+        compressor: &Compressor<Self>,
+        frontier: &Rows,
+        base: usize,
+        windows: Range<usize>,
+        angles: &Angles,
+        into: &mut Rows,
+    ) {
+        let r = &mut self.0.recorder();
+        kernels::compress(&self.0, r, compressor, (frontier, base), windows, angles, into);
+    }
+
+    fn pick(&self, indexer: &IndexQuery<Array>, keys: &[IndexView<'_, Self>], top_k: usize) -> Picks {
+        kernels::pick(&self.0, &mut self.0.recorder(), indexer, keys, top_k)
+    }
+
+    fn attend_out(
+        &self,
+        q: &Array,
+        caches: &[KvView<'_, Self>],
+        picks: Option<&Picks>,
+        attention: &Attention<Self>,
+        angles: &Angles,
+    ) -> Array {
+        let (gpu, mut r) = (&*self.0, self.0.recorder());
+        let r = &mut *r;
+        let rope = 2 * angles.row(0).len();
+        let angles = angles_slice(gpu, r, angles, q.n);
+        let o = kernels::attend(gpu, r, q, caches, picks, &attention.sinks, (&angles, rope));
+        let grouped = Linear { groups: attention.groups, ..Linear::new(&attention.out_a) };
+        let low = linear(gpu, r, &grouped, &o);
+        linear(gpu, r, &Linear::new(&attention.out_b), &low)
+    }
+
+    fn route(&self, x: &Array, tokens: &[u32], router: &Router<Self>) -> Routes {
+        kernels::route(&self.0, &mut self.0.recorder(), x, tokens, router)
+    }
+
+    fn moe(&self, x: &Array, routes: &Routes, experts: &Experts<Self>, shared: &Expert<Self>) -> Array {
+        kernels::moe(&self.0, &mut self.0.recorder(), x, routes, experts, shared)
+    }
+
+    fn head(&self, streams: &Array, wanted: &[usize], head: &Head<Self>) -> Array {
+        let (gpu, mut r) = (&*self.0, self.0.recorder());
+        let r = &mut *r;
+        let rows: Vec<u32> = wanted.iter().map(|&i| i as u32).collect();
+        let streams = kernels::gather(gpu, r, streams, &rows);
+        let x = kernels::collapse(gpu, r, &streams, head);
+        linear(gpu, r, &Linear::new(&head.output), &x)
+    }
+
+    fn mtp_enter(
+        &self,
+        streams: &Array,
+        tokens: &[u32],
+        embedding: &Matrix,
+        entry: &MtpEntry<Self>,
+    ) -> Array {
+        let (gpu, mut r) = (&*self.0, self.0.recorder());
+        let r = &mut *r;
+        let (n, hc, d) = (streams.n, entry.hc, embedding.cols);
+        let tokens = kernels::embed(gpu, r, embedding, tokens, 1);
+        let both = Array::empty(gpu, n * hc, 2 * d);
+        let part = |norm: &'_ weights::Norm<Self>, repeat| (norm.eps, repeat);
+        let (eps, repeat) = part(&entry.enorm, hc);
+        let e = Norm { width: d, eps: Some(eps), weight: Some(&entry.enorm.weight), rotate: None, repeat };
+        kernels::norm(gpu, r, &e, &tokens, &both, [2 * d, 0]);
+        let (eps, repeat) = part(&entry.hnorm, 1);
+        let h = Norm { width: d, eps: Some(eps), weight: Some(&entry.hnorm.weight), rotate: None, repeat };
+        kernels::norm(gpu, r, &h, streams, &both, [2 * d, d]);
+        let x = linear(gpu, r, &Linear::new(&entry.eh_proj), &both);
+        Array { n, width: hc * d, ..x }
+    }
+}
+
+/// k and g of each row, side by side, g with its position's bias.
+fn compressor_inputs(
+    gpu: &Inner,
+    r: &mut Recorder,
+    c: &Compressor<Gpu>,
+    x: &Array,
+    positions: &[u32],
+) -> Array {
+    let inner = c.inner_width();
+    let both = Array::empty(gpu, x.n, 2 * inner);
+    linear_into(gpu, r, &Linear::new(&c.kv), x, &both, 0);
+    let slots: Vec<u32> = positions.iter().map(|p| p % c.ratio as u32).collect();
+    linear_into(gpu, r, &Linear { bias: Some((&c.ape, &slots)), ..Linear::new(&c.gate) }, x, &both, inner);
+    both
+}

@@ -1,0 +1,111 @@
+//! What running a model on a device takes, before anything is allocated.
+
+use crate::adapter::Device;
+use crate::gpu::megabytes;
+use crate::matrix::{Fit, device_bytes, fit};
+use gguf::Gguf;
+use model::Config;
+use model::load::{Kind, inventory};
+use quants::Format;
+use std::fmt;
+
+/// Rows of a batch that memory is planned for: the most that a page takes.
+const ROWS: u64 = 1024;
+
+/// Memory on the device, in bytes.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Weights, as they are laid out there.
+    pub weights: u64,
+    /// Cached rows.
+    pub cache: u64,
+    /// Activations of a batch of 1024 rows, about.
+    pub activations: u64,
+    /// What the device has; unknown where its driver does not say.
+    pub memory: Option<u64>,
+    /// A tensor that cannot be placed at all, and why.
+    pub misfit: Option<String>,
+    device: String,
+}
+
+/// Why a plan cannot be carried out, with the numbers and what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(String);
+
+impl Plan {
+    /// The plan for a model whose file has been checked, with `cache` bytes of cached rows.
+    pub fn new(device: &Device, gguf: &Gguf, config: &Config, cache: u64) -> Plan {
+        let mut plan = Plan {
+            weights: 0,
+            cache,
+            activations: activations(config),
+            memory: device.memory,
+            misfit: None,
+            device: device.name.clone(),
+        };
+        for tensor in inventory(config) {
+            let Some(info) = gguf.tensor(&tensor.name) else { continue };
+            let count: u64 = tensor.shape.iter().map(|&n| n as u64).product();
+            match (tensor.kind, Format::from_ggml_id(info.kind.id())) {
+                (Kind::Matrix, Some(format)) => {
+                    let cols = *tensor.shape.last().expect("a matrix has two axes");
+                    plan.weights += device_bytes(format, count / format.block_len() as u64);
+                    if let Fit::Never(why) = fit(device, format, count as usize / cols, cols) {
+                        plan.misfit.get_or_insert(format!("tensor {}: {why}", tensor.name));
+                    }
+                }
+                (Kind::Vector, _) => plan.weights += 4 * count,
+                _ => {} // tables stay with the host
+            }
+        }
+        plan
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights + self.cache + self.activations
+    }
+
+    /// Whether it can be carried out, as far as that is known.
+    ///
+    /// # Errors
+    ///
+    /// If the device has less memory, or a tensor fits in no way.
+    pub fn check(&self) -> Result<(), Refusal> {
+        if let Some(misfit) = &self.misfit {
+            return Err(Refusal(format!("{}: {misfit}; use --backend cpu", self.device)));
+        }
+        match self.memory {
+            Some(memory) if self.total() > memory => Err(Refusal(format!(
+                "this model does not fit on {}: {self}, but it has {}; use a smaller context (--ctx), \
+                 a smaller model, or --backend cpu",
+                self.device,
+                megabytes(memory)
+            ))),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} of weights, {} of KV cache and about {} of activations make {}",
+            megabytes(self.weights),
+            megabytes(self.cache),
+            megabytes(self.activations),
+            megabytes(self.total())
+        )
+    }
+}
+
+/// The arrays that live at the same time in the widest places of a layer: attention, or the experts.
+fn activations(config: &Config) -> u64 {
+    let streams = config.hc * config.width + 4 * config.width;
+    let attention = 4 * config.heads * config.head_dim + 2 * config.out_groups * config.out_lora;
+    let ff = config.expert_width.iter().max().copied().unwrap_or(0);
+    let experts = config.experts_used * (2 * ff + config.width) + 3 * ff;
+    4 * ROWS * (streams + attention.max(experts)) as u64
+}

@@ -1,0 +1,126 @@
+//! How long each kernel takes, by the device's own clock.
+//!
+//! With a profile every launch is a pass of its own, stamped before and after: it says where the time
+//! goes, while the sum is larger than without (launches no longer overlap, and every flush waits).
+
+use crate::gpu::Inner;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+/// Launches that one query set has room for; a flush of more is not fully counted.
+const MOST: u32 = 2048;
+
+/// Times of kernels so far.
+#[derive(Debug)]
+pub struct Profile {
+    queries: wgpu::QuerySet,
+    resolved: wgpu::Buffer,
+    readable: wgpu::Buffer,
+    labels: Mutex<Vec<String>>,
+    times: Mutex<BTreeMap<String, Time>>,
+    period: f32,
+}
+
+/// Time of one kernel.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Time {
+    /// Launches.
+    pub launches: u64,
+    /// Nanoseconds of all of them.
+    pub nanoseconds: f64,
+}
+
+/// One flush under the clock.
+pub(crate) struct Flush<'a> {
+    profile: &'a Profile,
+}
+
+impl Profile {
+    pub(crate) fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Profile {
+        let size = u64::from(MOST) * 16;
+        let buffer = |usage| {
+            device.create_buffer(&wgpu::BufferDescriptor {
+                label: None,
+                size,
+                usage,
+                mapped_at_creation: false,
+            })
+        };
+        Profile {
+            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
+                label: None,
+                ty: wgpu::QueryType::Timestamp,
+                count: 2 * MOST,
+            }),
+            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
+            readable: buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ),
+            labels: Mutex::default(),
+            times: Mutex::default(),
+            period: queue.get_timestamp_period(),
+        }
+    }
+
+    /// Times so far, by kernel.
+    pub fn times(&self) -> BTreeMap<String, Time> {
+        self.times.lock().map(|times| times.clone()).unwrap_or_default()
+    }
+
+    /// Forgets all times.
+    pub fn reset(&self) {
+        if let Ok(mut times) = self.times.lock() {
+            times.clear();
+        }
+    }
+
+    pub(crate) fn begin(&self, _: &Inner, launches: usize) -> Flush<'_> {
+        if let Ok(mut labels) = self.labels.lock() {
+            *labels = Vec::with_capacity(launches);
+        }
+        Flush { profile: self }
+    }
+}
+
+impl Flush<'_> {
+    pub(crate) fn pass(&self, index: u32) -> wgpu::ComputePassTimestampWrites<'_> {
+        let index = index.min(MOST - 1);
+        wgpu::ComputePassTimestampWrites {
+            query_set: &self.profile.queries,
+            beginning_of_pass_write_index: Some(2 * index),
+            end_of_pass_write_index: Some(2 * index + 1),
+        }
+    }
+
+    pub(crate) fn note(&self, _: u32, label: &str) {
+        if let Ok(mut labels) = self.profile.labels.lock() {
+            labels.push(label.to_owned());
+        }
+    }
+
+    pub(crate) fn end(&self, encoder: &mut wgpu::CommandEncoder, launches: u32) {
+        let count = launches.min(MOST);
+        if count > 0 {
+            let p = self.profile;
+            encoder.resolve_query_set(&p.queries, 0..2 * count, &p.resolved, 0);
+            encoder.copy_buffer_to_buffer(&p.resolved, 0, &p.readable, 0, u64::from(count) * 16);
+        }
+    }
+
+    pub(crate) fn collect(&self, gpu: &Inner, submission: wgpu::SubmissionIndex, launches: u32) {
+        let (p, count) = (self.profile, launches.min(MOST) as usize);
+        if count == 0 {
+            return;
+        }
+        let Ok(bytes) = gpu.map_and_copy(&p.readable, 16 * count as u64, submission) else {
+            return; // the failure is remembered and surfaces at the next read
+        };
+        let stamps: Vec<u64> =
+            bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
+        if let (Ok(labels), Ok(mut times)) = (p.labels.lock(), p.times.lock()) {
+            for (label, stamp) in labels.iter().zip(stamps.as_chunks::<2>().0) {
+                let time = times.entry(label.clone()).or_default();
+                time.launches += 1;
+                time.nanoseconds += stamp[1].saturating_sub(stamp[0]) as f64 * f64::from(p.period);
+            }
+        }
+    }
+}

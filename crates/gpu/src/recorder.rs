@@ -1,0 +1,223 @@
+//! What the host has asked for and the device has not yet been given.
+//!
+//! Operations are recorded as a list of commands. They go to the device when somebody wants to read, or
+//! when enough have come together to keep it busy ([`Recorder::flush`]). Host data that kernels need
+//! (tokens, angles, tables) is gathered in an arena, which is written ahead of the commands.
+
+use crate::buffers::{Buffer, Slice};
+use crate::gpu::Inner;
+use crate::shader::Variant;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A part of a buffer as a kernel uses it.
+#[derive(Clone, Debug)]
+pub enum Binding {
+    /// Only read.
+    Read(Slice),
+    /// Written, perhaps read too.
+    Write(Slice),
+}
+
+impl Binding {
+    fn slice(&self) -> &Slice {
+        match self {
+            Binding::Read(slice) | Binding::Write(slice) => slice,
+        }
+    }
+
+    fn writes(&self) -> bool {
+        matches!(self, Binding::Write(_))
+    }
+}
+
+/// A kernel, compiled.
+#[derive(Debug)]
+pub struct Pipeline {
+    pub(crate) raw: wgpu::ComputePipeline,
+    pub(crate) layout: wgpu::BindGroupLayout,
+    pub(crate) label: String,
+}
+
+pub(crate) enum Command {
+    Dispatch { pipeline: Arc<Pipeline>, group: Arc<wgpu::BindGroup>, params: Vec<u32>, groups: [u32; 3] },
+    Copy { from: Slice, to: Arc<Buffer>, at: u64 },
+}
+
+/// Bytes of one page of the arena.
+const ARENA_PAGE: u64 = 4 << 20;
+
+/// Bind groups remembered before all are forgotten.
+const MOST_BIND_GROUPS: usize = 50_000;
+
+/// Host data on its way to the device.
+#[derive(Default)]
+struct Arena {
+    /// Buffers that exist, and what is to be written to each.
+    pages: Vec<(Arc<Buffer>, Vec<u8>)>,
+    /// The page in use.
+    page: usize,
+    /// What was put since the last flush: page, offset, length.
+    put: Vec<(usize, usize, usize)>,
+}
+
+/// A pipeline's address, and number, offset and size of each buffer.
+type GroupKey = (usize, Vec<(u64, u64, u64)>);
+
+/// See the module.
+#[derive(Default)]
+pub struct Recorder {
+    pub(crate) commands: Vec<Command>,
+    arena: Arena,
+    groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
+    /// Launches since the start, for tests and reports.
+    pub(crate) launches: u64,
+}
+
+impl Recorder {
+    /// Asks for a kernel to be run.
+    ///
+    /// - `bindings`: in the order of the shader's binding numbers
+    /// - `params`: the words of its `Params`
+    pub(crate) fn launch(
+        &mut self,
+        gpu: &Inner,
+        variant: Variant,
+        bindings: &[Binding],
+        params: &[u32],
+        groups: [u32; 3],
+    ) {
+        assert!(
+            groups.iter().all(|&g| g > 0 && g <= gpu.limits.max_compute_workgroups_per_dimension),
+            "{}: {groups:?} workgroups",
+            variant.kernel
+        );
+        let writes: Vec<bool> = bindings.iter().map(Binding::writes).collect();
+        let pipeline = gpu.pipeline(variant, &writes, 4 * params.len() as u32);
+        let key =
+            bindings.iter().map(|b| b.slice()).map(|s| (s.buffer.id, s.offset, s.size)).collect::<Vec<_>>();
+        if self.groups.len() > MOST_BIND_GROUPS {
+            self.groups.clear();
+        }
+        let group = self
+            .groups
+            .entry((Arc::as_ptr(&pipeline) as usize, key))
+            .or_insert_with(|| {
+                let entries: Vec<_> = bindings
+                    .iter()
+                    .enumerate()
+                    .map(|(i, binding)| wgpu::BindGroupEntry {
+                        binding: i as u32,
+                        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                            buffer: &binding.slice().buffer.raw,
+                            offset: binding.slice().offset,
+                            size: wgpu::BufferSize::new(binding.slice().size),
+                        }),
+                    })
+                    .collect();
+                Arc::new(gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                    label: None,
+                    layout: &pipeline.layout,
+                    entries: &entries,
+                }))
+            })
+            .clone();
+        self.launches += 1;
+        self.commands.push(Command::Dispatch { pipeline, group, params: params.to_vec(), groups });
+    }
+
+    /// Asks for a copy between two buffers.
+    pub(crate) fn copy(&mut self, from: Slice, to: &Arc<Buffer>, at: u64) {
+        self.commands.push(Command::Copy { from, to: to.clone(), at });
+    }
+
+    /// Takes host data along, for kernels launched before the next flush.
+    pub(crate) fn put(&mut self, gpu: &Inner, words: &[u32]) -> Slice {
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let same = self.arena.put.iter().rev().take(16).find(|&&(page, at, len)| {
+            len == bytes.len() && self.arena.pages[page].1[at..at + len] == bytes[..]
+        });
+        if let Some(&(page, at, len)) = same {
+            return self.arena_slice(page, at, len);
+        }
+        let align = u64::from(gpu.limits.min_storage_buffer_offset_alignment).max(16);
+        loop {
+            if self.arena.page == self.arena.pages.len() {
+                let size = ARENA_PAGE.max((bytes.len() as u64).next_power_of_two());
+                self.arena.pages.push((gpu.storage("host data", size), Vec::new()));
+            }
+            let (buffer, data) = &mut self.arena.pages[self.arena.page];
+            let at = (data.len() as u64).next_multiple_of(align);
+            if at + bytes.len() as u64 <= buffer.size() {
+                data.resize(at as usize, 0);
+                data.extend_from_slice(&bytes);
+                self.arena.put.push((self.arena.page, at as usize, bytes.len()));
+                return self.arena_slice(self.arena.page, at as usize, bytes.len());
+            }
+            self.arena.page += 1;
+        }
+    }
+
+    fn arena_slice(&self, page: usize, at: usize, len: usize) -> Slice {
+        Slice { buffer: self.arena.pages[page].0.clone(), offset: at as u64, size: len as u64 }
+    }
+
+    /// Gives everything recorded to the device; returns what to wait for.
+    pub(crate) fn flush(&mut self, gpu: &Inner) -> Option<wgpu::SubmissionIndex> {
+        if self.commands.is_empty() {
+            return None;
+        }
+        for (buffer, data) in &mut self.arena.pages {
+            if !data.is_empty() {
+                data.resize(data.len().next_multiple_of(4), 0);
+                gpu.queue.write_buffer(&buffer.raw, 0, data);
+                data.clear();
+            }
+        }
+        self.arena.page = 0;
+        self.arena.put.clear();
+        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, self.commands.len()));
+        let mut commands = self.commands.drain(..).peekable();
+        let mut index = 0;
+        while let Some(command) = commands.next() {
+            match command {
+                Command::Copy { from, to, at } => {
+                    encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.raw, at, from.size);
+                }
+                dispatch => {
+                    let timestamps = profile.as_ref().map(|p| p.pass(index));
+                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                        label: None,
+                        timestamp_writes: timestamps,
+                    });
+                    let mut next = Some(dispatch);
+                    while let Some(Command::Dispatch { pipeline, group, params, groups }) = next {
+                        pass.set_pipeline(&pipeline.raw);
+                        pass.set_bind_group(0, Some(&*group), &[]);
+                        if !params.is_empty() {
+                            let bytes: Vec<u8> = params.iter().flat_map(|w| w.to_le_bytes()).collect();
+                            pass.set_immediates(0, &bytes);
+                        }
+                        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+                        if let Some(profile) = &profile {
+                            profile.note(index, &pipeline.label);
+                            index += 1;
+                            next = None;
+                        } else {
+                            next = commands.next_if(|c| matches!(c, Command::Dispatch { .. }));
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(profile) = &profile {
+            profile.end(&mut encoder, index);
+        }
+        let submission = gpu.queue.submit([encoder.finish()]);
+        if let Some(profile) = profile {
+            profile.collect(gpu, submission.clone(), index);
+        }
+        Some(submission)
+    }
+}

@@ -1,0 +1,182 @@
+//! Every kernel is valid WGSL and becomes valid MSL and SPIR-V.
+
+use super::*;
+use naga::back::{msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+/// How teams are made: sizes of subgroups that exist, and without.
+const TEAMS: [(u32, bool); 5] = [(8, true), (16, true), (32, true), (64, true), (32, false)];
+
+fn teams(kernel: &'static str, (lanes, subgroups): (u32, bool)) -> Variant {
+    Variant::of(kernel)
+        .with("THREADS", 256u32)
+        .with("LANES", lanes)
+        .with("TEAMS", 256 / lanes)
+        .when("SUBGROUPS", subgroups)
+}
+
+fn layouts() -> Vec<Vec<(&'static str, u32)>> {
+    vec![
+        vec![("WIDTH", 128), ("SIXTEENS", 8), ("ROWS_F32", 1)],
+        vec![("WIDTH", 128), ("SIXTEENS", 8), ("ROWS_F16", 1)],
+        vec![("WIDTH", 512), ("SIXTEENS", 32), ("LATENT8", 1), ("ROPE", 64)],
+        vec![("WIDTH", 128), ("SIXTEENS", 8), ("INDEX4", 1)],
+    ]
+}
+
+fn with_all(variant: Variant, constants: &[(&'static str, u32)]) -> Variant {
+    constants.iter().fold(variant, |variant, &(name, value)| variant.with(name, value))
+}
+
+/// Variants in which every line of every kernel occurs.
+fn variants() -> Vec<Variant> {
+    let mut all = Vec::new();
+    let plain = |kernel| Variant::of(kernel).with("THREADS", 256u32);
+    all.extend(["gather", "move_rows", "sum_slots", "top_k"].map(plain));
+    all.push(plain("group_experts").with("EXPERTS", 256u32).with("TILE", 64u32));
+    for table in [false, true] {
+        all.push(plain("route").with("EXPERTS", 256u32).with("USED", 6u32).when("TABLE", table));
+    }
+    all.push(plain("attend_merge").with("WIDTH", 512u32).with("ROPE", 64u32));
+    for layout in layouts() {
+        all.push(with_all(plain("append"), &layout));
+        all.push(with_all(plain("index_scores"), &layout));
+        if layout.iter().any(|(name, _)| *name == "INDEX4") {
+            all.push(with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32));
+        }
+        for team in TEAMS {
+            for overlap in [false, true] {
+                all.push(
+                    with_all(teams("compress", team), &layout)
+                        .with("ROPE", 64u32)
+                        .with("INNER", 1024u32)
+                        .with("RATIO", 4u32)
+                        .when("OVERLAP", overlap),
+                );
+            }
+            for picks in [false, true] {
+                let spread = 128u32.div_ceil(team.0);
+                all.push(
+                    with_all(teams("attend", team), &layout)
+                        .with("KEYS", 4u32)
+                        .with("HEADS", if spread <= 4 { 2u32 } else { 1 })
+                        .with("SPREAD", spread)
+                        .when("PICKS", picks),
+                );
+            }
+        }
+    }
+    for team in TEAMS {
+        for (norm, weight, rotate) in
+            [(true, true, true), (true, false, true), (false, false, true), (true, true, false)]
+        {
+            all.push(
+                teams("norm", team)
+                    .with("WIDTH", 512u32)
+                    .with("ROPE", 64u32)
+                    .when("NORM", norm)
+                    .when("WEIGHT", weight)
+                    .when("ROTATE", rotate),
+            );
+        }
+        let entry = |kernel| teams(kernel, team).with("HC", 4u32).with("OUT", 24u32).with("CHUNK", 128u32);
+        all.push(entry("enter"));
+        all.push(entry("enter").with("HEAD", 1u32));
+        for (leave, dots) in [(true, false), (false, true), (true, true)] {
+            all.push(entry("streams").when("LEAVE", leave).when("DOTS", dots).format("w", Format::F32));
+        }
+        for format in Format::ALL {
+            all.push(teams("linear_vec", team).format("w", format).with("ROWS", 2u32).with("COLUMNS", 1u32));
+            all.push(teams("down", team).format("w", format).with("ROWS", 2u32));
+            for shared in [false, true] {
+                all.push(
+                    teams("gate_up", team)
+                        .format("gate", format)
+                        .format("up", format)
+                        .with("ROWS", 1u32)
+                        .when("SHARED", shared),
+                );
+            }
+        }
+        for flag in ["NORM", "BIAS", "GROUPED"] {
+            all.push(
+                teams("linear_vec", team)
+                    .format("w", Format::Q8_0)
+                    .with("ROWS", 4u32)
+                    .with("COLUMNS", 4u32)
+                    .with(flag, 1u32),
+            );
+        }
+    }
+    for format in Format::ALL {
+        all.push(plain("embed").format("w", format));
+        all.push(Variant::of("linear_tile").format("w", format));
+    }
+    for flags in [
+        &["BIAS"][..],
+        &["GROUPED"],
+        &["SWIGLU"],
+        &["EXPERTS"],
+        &["EXPERTS", "PAIRS"],
+        &["EXPERTS", "SWIGLU"],
+    ] {
+        all.push(
+            flags.iter().fold(Variant::of("linear_tile").format("w", Format::Q8_0), |v, f| v.with(f, 1u32)),
+        );
+    }
+    all
+}
+
+fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
+    let source = variant.source();
+    let module = naga::front::wgsl::parse_str(&source)
+        .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
+    let capabilities =
+        Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
+    (module, info)
+}
+
+#[test]
+fn every_kernel_becomes_msl_and_spirv() {
+    let all = variants();
+    for (name, _) in KERNELS {
+        assert!(all.iter().any(|v| v.kernel == name), "{name} has no variant here");
+    }
+    for variant in &all {
+        let (module, info) = validated(variant);
+        for lang_version in [(2, 4), (3, 1)] {
+            let options = msl::Options { lang_version, ..Default::default() };
+            let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+                .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+            assert!(text.contains("kernel void"), "{variant:?}");
+        }
+        let options = spv::Options { lang_version: (1, 3), ..Default::default() };
+        let words = spv::write_vec(&module, &info, &options, None)
+            .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+        assert_eq!(words[0], 0x0723_0203, "{variant:?}: the magic word");
+    }
+}
+
+#[test]
+fn a_repetition_inside_another_sees_both_indices() {
+    let variant = Variant::of("gather").with("N", 2u32);
+    let mut out = String::new();
+    let text = "//#repeat a N\n//#repeat b 2\nx$a_$b;\n//#end\ny$a;\n//#end";
+    variant.repeat(&text.lines().collect::<Vec<_>>(), &mut out);
+    assert_eq!(out.split_whitespace().collect::<String>(), "x0_0;x0_1;y0;x1_0;x1_1;y1;");
+}
+
+#[test]
+fn a_condition_is_an_or_of_names_and_their_opposites() {
+    let variant = Variant::of("gather").with("A", 1u32).with("B", 0u32);
+    let check = |condition, want| assert_eq!(variant.holds(condition), want, "{condition}");
+    check("A", true);
+    check("B", false);
+    check("!A", false);
+    check("!C", true);
+    check("B || A", true);
+    check("B || C", false);
+}

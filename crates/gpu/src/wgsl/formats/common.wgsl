@@ -1,0 +1,14 @@
+// Weights are read in units: 32 consecutive weights of a row, whatever the format.
+alias Unit = array<vec4f, 8>;
+
+// The four bytes of a word as numbers. 2^23 + u is an f32 whose lowest bits are u, so this needs no
+// conversion instruction, which are few on most hardware.
+fn bytes(w: u32) -> vec4f {
+    let u = (vec4u(w) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u);
+    return bitcast<vec4f>(u | vec4u(0x4b000000u)) - 8388608.0;
+}
+
+// One f16 of a word, the low one first.
+fn half_at(w: u32, which: u32) -> f32 {
+    return unpack2x16float(w >> (16u * which)).x;
+}

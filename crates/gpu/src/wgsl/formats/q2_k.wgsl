@@ -1,0 +1,22 @@
+// Q2_K: a block of 256 is five vectors, first the 16 scales and minima, then the bits; `d` and `dmin`
+// are a word of the second plane. A unit is two groups of 16.
+fn $P_unit(i: u32) -> Unit {
+    let block = i >> 3u;
+    let j = i & 7u;
+    let unit = unpack2x16float($P_s[block]);
+    let at = 5u * block;
+    let scales = ($P_q[at][j >> 1u] >> (16u * (j & 1u)));
+    let d = unit.x * vec2f(f32(scales & 15u), f32((scales >> 8u) & 15u));
+    let m = unit.y * vec2f(f32((scales >> 4u) & 15u), f32((scales >> 12u) & 15u));
+    let shift = 2u * (j & 3u);
+    let start_at = at + 1u + 2u * (j >> 2u);
+    var w: Unit;
+    //#repeat k 2
+    let v$k = ($P_q[start_at + $ku] >> vec4u(shift)) & vec4u(0x03030303u);
+    w[4 * $k] = d[$k] * bytes(v$k.x) - m[$k];
+    w[4 * $k + 1] = d[$k] * bytes(v$k.y) - m[$k];
+    w[4 * $k + 2] = d[$k] * bytes(v$k.z) - m[$k];
+    w[4 * $k + 3] = d[$k] * bytes(v$k.w) - m[$k];
+    //#end
+    return w;
+}

@@ -1,0 +1,17 @@
+// Q4_K: a block of 256 is nine vectors, as in the file. A unit is one group.
+//#prefixed k_scales
+fn $P_unit(i: u32) -> Unit {
+    let at = 9u * (i >> 3u);
+    let j = i & 7u;
+    let s = $P_scales($P_q[at], j);
+    let start_at = at + 1u + 2u * (j >> 1u);
+    var w: Unit;
+    //#repeat k 2
+    let v$k = ($P_q[start_at + $ku] >> vec4u(4u * (j & 1u))) & vec4u(0x0f0f0f0fu);
+    w[4 * $k] = s.x * bytes(v$k.x) - s.y;
+    w[4 * $k + 1] = s.x * bytes(v$k.y) - s.y;
+    w[4 * $k + 2] = s.x * bytes(v$k.z) - s.y;
+    w[4 * $k + 3] = s.x * bytes(v$k.w) - s.y;
+    //#end
+    return w;
+}

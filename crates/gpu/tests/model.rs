@@ -1,0 +1,226 @@
+//! Whole models on the device: against logits that other implementations computed, and against the
+//! reference, intermediate by intermediate. A software device will do.
+
+#[path = "../../cpu/tests/common/mod.rs"]
+mod common;
+
+use common::{Golden, feed};
+use cpu::Reference;
+use forge::synth::{Recipe, Synthetic};
+use gguf::Gguf;
+use gpu::{Choice, Gpu, Options};
+use model::tap::{Place, Seen};
+use model::{
+    DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, draft, forward, load,
+};
+use std::sync::OnceLock;
+
+/// One device for all tests of this process.
+fn device() -> Gpu {
+    static DEVICE: OnceLock<Gpu> = OnceLock::new();
+    let open = || Gpu::open(Options { device: Choice::First, checks: true, ..Options::default() });
+    DEVICE
+        .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))
+        .clone()
+}
+
+/// All arrays of a pass by place, after a start of `before` tokens.
+fn observed<B: Ops>(
+    ops: &B,
+    gguf: &Gguf,
+    kv: KvFormat,
+    prompt: &[u32],
+    before: usize,
+) -> Vec<(Place, Vec<f32>)> {
+    let model = load(ops, gguf).unwrap();
+    let mut timeline = Timeline::new(ops, &model.config, kv);
+    feed(&model, ops, &mut timeline, &prompt[..before], 64);
+    let mut seen = Vec::new();
+    let mut tap = |ops: &B, place: Place, value: Seen<'_, B>| {
+        let values = match value {
+            Seen::Done => return,
+            Seen::Array(array) => ops.read(array).unwrap(),
+            Seen::Picks(picks) => {
+                ops.read_picks(picks).unwrap().concat().into_iter().map(|i| i as f32).collect()
+            }
+            Seen::Routes(routes) => {
+                let routes = ops.read_routes(routes).unwrap().concat();
+                routes.into_iter().flat_map(|(expert, share)| [expert as f32, share]).collect()
+            }
+        };
+        seen.push((place, values));
+    };
+    let mut batch = [Entry { timeline: &mut timeline, tokens: &prompt[before..], wanted: Wanted::All }];
+    forward(&model, ops, &mut batch, &mut tap).unwrap();
+    seen
+}
+
+/// `|a - b| / |b|`
+fn distance(a: &[f32], b: &[f32]) -> f32 {
+    let norm = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(f32::MIN_POSITIVE)
+}
+
+/// Runs the same on the reference and on the device.
+fn assert_alike(gguf: &Gguf, kv: KvFormat, prompt: &[u32], before: usize, limit: f32, what: &str) {
+    let want = observed(&Reference, gguf, kv, prompt, before);
+    let got = observed(&device(), gguf, kv, prompt, before);
+    assert_eq!(got.len(), want.len());
+    for ((place, got), (also, want)) in got.iter().zip(&want) {
+        assert_eq!(place, also);
+        assert_eq!(got.len(), want.len(), "{what}: {place:?}");
+        let distance = distance(got, want);
+        assert!(
+            distance < limit,
+            "{what}: {place:?}, {} tokens after {before}: {distance:e}",
+            prompt.len() - before
+        );
+    }
+}
+
+#[test]
+fn every_intermediate_agrees_with_the_reference() {
+    let golden = Golden::load("mini-bf16.mid");
+    for (before, tokens) in [(0, 40), (129, 1), (300, 77), (200, 3)] {
+        let prompt = &golden.tokens[..before + tokens];
+        assert_alike(&golden.gguf(), KvFormat::F32, prompt, before, 1e-4, "mini-bf16");
+    }
+}
+
+/// Arbitrary tokens.
+fn prompt(len: u32) -> Vec<u32> {
+    (0..len).map(|i| (i * i + 5 * i + 3) % 512).collect()
+}
+
+/// Formats that only some recipes have, models of other widths, and a random model for each seed.
+#[test]
+fn models_of_every_recipe_agree_with_the_reference() {
+    for (seed, recipe) in (1..).zip(Recipe::ALL) {
+        let mut description = Synthetic::tiny(recipe, seed);
+        description.sizes.heads = 6;
+        description.sizes.out_groups = 3;
+        let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+        for (len, before) in [(150, 110), (141, 140)] {
+            assert_alike(&gguf, KvFormat::F32, &prompt(len), before, 3e-4, recipe.name());
+        }
+    }
+}
+
+/// Where rows are rounded, a difference in the last bit can become one of a whole step; the picks, which
+/// such a step can turn, stay the same for these prompts.
+#[test]
+fn rounded_caches_agree_with_the_reference() {
+    let description = Synthetic::tiny(Recipe::F32, 3);
+    let mut sizes = description.sizes.clone();
+    (sizes.head_dim, sizes.rope_dim) = (192, 64);
+    let gguf = Gguf::from_vec(Synthetic { sizes, ..description }.to_vec().unwrap()).unwrap();
+    for (kv, limit) in [(KvFormat::F16, 2e-3), (KvFormat::F8, 4e-2)] {
+        for (len, before) in [(90, 60), (131, 130)] {
+            assert_alike(&gguf, kv, &prompt(len), before, limit, kv.name());
+        }
+    }
+}
+
+/// Largest difference in each row, sorted.
+fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
+    assert_eq!(got.len(), want.len());
+    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let mut rows: Vec<f32> = got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect();
+    rows.sort_by(f32::total_cmp);
+    rows
+}
+
+/// The limits of exact arithmetic: f32 activations and an f32 cache.
+fn assert_float_class(name: &str, got: &[f32], want: &[f32], vocab: usize) {
+    let rows = worst_by_row(got, want, vocab);
+    let (median, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+    println!("{name}: median row {median:.2e}, worst row {worst:.2e}");
+    assert!(worst <= 3e-4 && median <= 5e-5, "{name}: median row {median:.2e}, worst row {worst:.2e}");
+}
+
+#[test]
+fn the_device_gives_the_golden_logits() {
+    for name in ["mini-bf16.short", "mini-bf16.mid", "mini-mxfp4.mid"] {
+        let golden = Golden::load(name);
+        let gpu = device();
+        let model = load(&gpu, &golden.gguf()).unwrap();
+        for chunk in [97, 5] {
+            let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
+            let logits = feed(&model, &gpu, &mut timeline, &golden.tokens, chunk);
+            let vocab = model.config.vocab;
+            let stored: Vec<f32> =
+                golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
+            assert_float_class(&format!("{name} by {chunk}"), &stored, &golden.logits, vocab);
+        }
+    }
+}
+
+#[test]
+fn the_draft_block_gives_the_golden_logits() {
+    let golden = Golden::load("mini-bf16.short");
+    let gpu = device();
+    let model = load(&gpu, &golden.gguf()).unwrap();
+    let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
+    let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
+    let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::None }];
+    let streams = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().streams;
+    let mut state = DraftState::new(&gpu, &model, KvFormat::F32, 1);
+    let mut entries = [DraftEntry { state: &mut state, tokens: next }];
+    let output = draft(&model, &gpu, &streams, &mut entries, &mut NoTap).unwrap();
+    let logits = gpu.read(&output.logits.unwrap()).unwrap();
+    let positions = golden.member("/mtp/positions").as_array().unwrap();
+    let row = |p: &serde_json::Value| logits[p.as_u64().unwrap() as usize * 512..][..512].to_vec();
+    let got: Vec<f32> = positions.iter().flat_map(row).collect();
+    let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
+    assert_float_class("draft", &got, &want, 512);
+}
+
+/// A conversation that one backend saved goes on at the other, over the end of a page.
+#[test]
+fn pages_travel_between_the_device_and_the_cpu() {
+    let golden = Golden::load("mini-mxfp4.mid");
+    let (gpu, gguf) = (device(), golden.gguf());
+    let (here, there) = (load(&gpu, &gguf).unwrap(), load(&Reference, &gguf).unwrap());
+    let tokens: Vec<u32> = prompt(PAGE as u32 + 40);
+    let next = [7, 8, 9];
+    let mut on_device = Timeline::new(&gpu, &here.config, KvFormat::F16);
+    feed(&here, &gpu, &mut on_device, &tokens, 256);
+    let bytes = on_device.to_bytes(&here.fingerprint);
+    let mut on_cpu =
+        Timeline::from_bytes(&Reference, &there.config, KvFormat::F16, &there.fingerprint, &bytes).unwrap();
+    assert!(on_cpu.to_bytes(&there.fingerprint) == bytes, "the same bytes on the CPU");
+    let mut back =
+        Timeline::from_bytes(&gpu, &here.config, KvFormat::F16, &here.fingerprint, &bytes).unwrap();
+    assert!(back.to_bytes(&here.fingerprint) == bytes, "the same bytes on the way back");
+    let want = feed(&there, &Reference, &mut on_cpu, &next, 3);
+    let stayed = feed(&here, &gpu, &mut on_device, &next, 3);
+    let returned = feed(&here, &gpu, &mut back, &next, 3);
+    assert!(stayed == returned, "as if it had never left");
+    let worst = worst_by_row(&stayed, &want, 512).pop().unwrap();
+    assert!(worst < 2e-2, "{worst}");
+}
+
+/// A launch costs microseconds whatever it does, so their number is part of the speed. A ceiling for a
+/// token, by kind of layer; it only goes down.
+#[test]
+fn a_token_takes_few_launches() {
+    // A device of its own: other tests launch, too.
+    let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+    for (ratio, ceiling) in [(0, 25), (128, 28), (4, 36)] {
+        let mut description = Synthetic::tiny(Recipe::Q8, 1);
+        description.sizes.ratios = vec![0];
+        let launches = |description: &Synthetic| {
+            let model = load(&gpu, &Gguf::from_vec(description.to_vec().unwrap()).unwrap()).unwrap();
+            let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+            feed(&model, &gpu, &mut timeline, &prompt(170), 256);
+            let before = gpu.launches();
+            feed(&model, &gpu, &mut timeline, &[1], 1);
+            gpu.launches() - before
+        };
+        let one = launches(&description);
+        description.sizes.ratios.push(ratio);
+        let layer = launches(&description) - one;
+        println!("ratio {ratio}: {layer} launches a layer, {one} for one layer with both ends");
+        assert!(layer <= ceiling, "ratio {ratio}: {layer} launches in a layer");
+    }
+}
