@@ -15,6 +15,7 @@ pub mod isa;
 mod lanes;
 mod ops;
 pub mod pool;
+pub mod probe;
 pub mod reference;
 mod rows;
 mod select;
