@@ -1,5 +1,6 @@
 //! The project's own chores: `cargo xtask test`, and what goes with it.
 
+mod bench_peers;
 mod goldens;
 mod peers;
 mod setup;
@@ -22,6 +23,9 @@ enum Chore {
     Setup(setup::Setup),
     Goldens(goldens::Goldens),
     Peers(peers::Peers),
+    BenchPeers(bench_peers::BenchPeers),
+    #[command(hide = true)]
+    Spin(bench_peers::Spin),
 }
 
 fn main() -> anyhow::Result<()> {
@@ -30,5 +34,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Setup(chore) => chore.run(),
         Chore::Goldens(chore) => chore.run(),
         Chore::Peers(chore) => chore.run(),
+        Chore::BenchPeers(chore) => chore.run(),
+        Chore::Spin(chore) => chore.run(),
     }
 }
