@@ -62,6 +62,11 @@ pub trait Task {
 }
 
 impl BackendArgs {
+    /// How many threads the CPU would compute with.
+    pub fn cpu_threads(&self) -> usize {
+        self.threads.map_or_else(cpu::pool::default_threads, NonZero::get)
+    }
+
     /// What computes, for people.
     pub fn describe(&self) -> String {
         #[cfg(feature = "gpu")]
@@ -70,11 +75,17 @@ impl BackendArgs {
         }
         match self.ops {
             Some(OpsChoice::Reference) => "reference loops, 1 thread".into(),
-            _ => {
-                let threads = self.threads.map_or_else(cpu::pool::default_threads, NonZero::get);
-                format!("CPU, {threads} threads, {}", isa::level())
-            }
+            _ => format!("CPU, {} threads, {}", self.cpu_threads(), isa::level()),
         }
+    }
+
+    /// Whether the work is done on a GPU. Known once it has begun.
+    pub fn is_on_gpu(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        if gpu_backend::in_use().is_some() {
+            return true;
+        }
+        false
     }
 
     /// Does the work on the chosen backend.

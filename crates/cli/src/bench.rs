@@ -1,30 +1,40 @@
 //! `ds4 bench`: how fast a model runs here.
 //!
 //! [`Bench`] is the command. `workload` is what is measured, `cost` what it takes on paper, `profile` where
-//! the time goes, `host` the machine, `report` what is told.
+//! the time goes, `contexts` keeps what took long to read, `sweep` and `plot` are about growing contexts,
+//! `machine` what the machine could do, `host` what it is, `report` what is told.
 
+mod contexts;
 mod cost;
 mod host;
+mod machine;
+mod plot;
 mod profile;
 mod report;
 mod stats;
+mod sweep;
 mod workload;
 
 use crate::backend::{BackendArgs, Task};
 use crate::model_arg::ModelArg;
 use anyhow::{Context, bail, ensure};
+use contexts::Contexts;
 use cost::{Batch, Cost, Work};
 use engine::Cancel;
 use gguf::Gguf;
 use host::{Host, Others};
+use machine::{Limits, Machine};
 use model::{KvFormat, Ops, Timeline};
 use profile::Stopwatch;
-use report::{ModelFacts, PerToken, Report, RunFacts, TestResult};
+use report::{ModelFacts, PerToken, Report, Roof, RunFacts, TestResult};
+use serde::Serialize;
 use stats::Samples;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZero;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
+use sweep::{Plan, Sweep};
 use workload::{Interrupted, Runner};
 
 /// What Ctrl-C exits with, once it was pressed twice.
@@ -68,6 +78,28 @@ pub struct Bench {
     /// Speeds are measured without it; one more run of each test is watched
     #[arg(long)]
     profile: bool,
+    /// Measure what the machine can do at most: how fast it reads memory and multiplies. Without -m that is all;
+    /// with it, the model's speeds are held against these limits, measured before and after each test
+    #[arg(long)]
+    machine: bool,
+    /// Keep the contexts that were read in this folder, and take them from there the next time
+    #[arg(long, value_name = "FOLDER", conflicts_with = "sweep")]
+    contexts: Option<PathBuf>,
+    /// Measure at growing contexts instead, up to N tokens: reading each step, and writing -n tokens after it
+    #[arg(long, value_name = "N", help_heading = "Sweep", conflicts_with_all = ["profile", "machine", "n_depth"])]
+    sweep: Option<NonZero<usize>>,
+    /// Tokens from one context to the next
+    #[arg(long, value_name = "N", default_value = "2048", help_heading = "Sweep")]
+    step: NonZero<usize>,
+    /// Write the speeds as CSV
+    #[arg(long, value_name = "FILE", help_heading = "Sweep", requires = "sweep")]
+    csv: Option<PathBuf>,
+    /// Draw the speeds
+    #[arg(long, value_name = "FILE", help_heading = "Sweep", requires = "sweep")]
+    svg: Option<PathBuf>,
+    /// Show the speeds of an earlier sweep beside them: a file that --csv wrote
+    #[arg(long, value_name = "CSV", help_heading = "Sweep", requires = "sweep")]
+    compare: Option<PathBuf>,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -80,13 +112,42 @@ Examples:
   ds4 bench -m model.gguf                          # pp512 and tg128
   ds4 bench -m model.gguf -p 512 -n 32 -d 0,16384  # both at the start and at 16k of context
   ds4 bench -m model.gguf -p 0 -n 64 --profile     # where the time of a token goes
-  ds4 bench -m model.gguf --json > speed.json";
+  ds4 bench -m model.gguf --machine                # how close that is to the machine's limits
+  ds4 bench --machine                              # the limits alone
+  ds4 bench -m model.gguf --json > speed.json
+  ds4 bench -m model.gguf --sweep 32768 -n 32 -r 3 --csv new.csv --svg new.svg --compare old.csv";
 
 impl Bench {
     /// Measures and tells.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        if self.machine && !self.model.is_given() {
+            return self.limits(out);
+        }
         let gguf = self.model.open()?;
         self.backend.run(Job { args: &self, gguf, out })?
+    }
+
+    /// Measures the machine alone.
+    fn limits(&self, out: &mut dyn Write) -> anyhow::Result<()> {
+        #[derive(Serialize)]
+        struct Alone {
+            machine: Host,
+            limits: Limits,
+            others: Option<f64>,
+        }
+        let others = Others::watch();
+        let mut machine = Machine::new(self.backend.cpu_threads());
+        for _ in 0..self.repeats.get() {
+            machine.look();
+        }
+        let found = Alone { machine: Host::here(), limits: machine.limits(), others: others.share() };
+        warn_of_others(found.others);
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &found)?;
+            return Ok(writeln!(out)?);
+        }
+        found.machine.print(out)?;
+        Ok(found.limits.print(out)?)
     }
 
     /// The tests, by depth, and by length as they were given.
@@ -185,35 +246,48 @@ impl Task for Job<'_> {
         let model = model::load(&ops, &self.gguf).context("loading the model")?;
         let kv = args.kv.unwrap_or_else(|| KvFormat::usual(&model.config));
         kv.check(&model.config)?;
+        let cancel = Cancel::new();
+        stop_on_ctrl_c(&cancel)?;
+        let chunk = args.chunk.get();
+        let runner = Runner { ops: &ops, model: &model, kv, chunk, cancel: &cancel };
+        let run =
+            RunFacts { backend: args.backend.describe(), kv: kv.name(), chunk, repeats: args.repeats.get() };
+        match args.sweep {
+            Some(end) => self.sweep(&runner, run, end.get()),
+            None => self.tests(&runner, run),
+        }
+    }
+}
+
+impl Job<'_> {
+    /// Speeds at given depths.
+    fn tests<B: Ops>(self, runner: &Runner<'_, B>, run: RunFacts) -> anyhow::Result<()> {
+        let (args, model) = (self.args, runner.model);
         let tests = args.tests();
+        ensure!(
+            !(args.machine && args.backend.is_on_gpu()),
+            "--machine knows the limits of the CPU only: leave it out, or add --backend cpu"
+        );
         ensure!(!tests.is_empty(), "nothing to measure: -p and -n are both 0");
         for test in &tests {
-            let (need, context) = (test.depth + test.phase.len(), model.config.context);
+            let (need, context) = (test.depth.saturating_add(test.phase.len()), model.config.context);
             ensure!(
                 need <= context,
                 "{} needs {need} positions, and this model knows {context}",
                 test.name()
             );
         }
-        let cancel = Cancel::new();
-        stop_on_ctrl_c(&cancel)?;
-        let chunk = args.chunk.get();
-        let runner = Runner { ops: &ops, model: &model, kv, chunk, cancel: &cancel };
-        let cost = Cost::new(&self.gguf, &model.config, kv);
+        let cost = Cost::new(&self.gguf, &model.config, runner.kv);
         let mut report = Report {
             machine: Host::here(),
             model: ModelFacts::new(&self.gguf, &model.config),
-            run: RunFacts {
-                backend: args.backend.describe(),
-                kv: kv.name(),
-                chunk,
-                repeats: args.repeats.get(),
-            },
+            run,
+            limits: None,
             results: Vec::new(),
             others: None,
             interrupted: false,
         };
-        let measured = measure(args, &runner, &cost, &tests, &mut report);
+        let measured = measure(args, runner, &cost, &tests, &mut report);
         if let Err(error) = measured {
             if !error.is::<Interrupted>() {
                 return Err(error);
@@ -224,16 +298,62 @@ impl Task for Job<'_> {
             true => report.print_json(self.out)?,
             false => report.print(self.out)?,
         }
-        if let Some(share) = report.others.filter(|share| *share > QUIET) {
-            eprintln!(
-                "warning: other programs took {:.0}% of the processors meanwhile: these speeds are too low",
-                100.0 * share
-            );
-        }
+        warn_of_others(report.others);
         if report.interrupted {
             bail!("interrupted: {} of {} tests were done", report.results.len(), tests.len());
         }
         Ok(())
+    }
+}
+
+impl Job<'_> {
+    /// Speeds at growing contexts.
+    fn sweep<B: Ops>(self, runner: &Runner<'_, B>, run: RunFacts, end: usize) -> anyhow::Result<()> {
+        let args = self.args;
+        let compared = args.compare.as_deref().map(sweep::read_csv).transpose()?;
+        let n_gen = args.n_gen.iter().copied().find(|&n| n > 0).context("--sweep needs -n of at least 1")?;
+        let (need, context) = (end.saturating_add(n_gen), runner.model.config.context);
+        ensure!(need <= context, "--sweep {end} needs {need} positions, and this model knows {context}");
+        let plan = Plan { end, step: args.step.get(), n_gen, repeats: args.repeats.get() };
+        let model = ModelFacts::new(&self.gguf, &runner.model.config);
+        let mut status = Status::new();
+        warm_up(runner, plan.step, n_gen, &mut status)?;
+        let others = Others::watch();
+        let mut rows = Vec::new();
+        let done = plan.run(runner, &mut rows, &mut |text| status.show(text))?;
+        drop(status);
+        let (machine, others) = (Host::here(), others.share());
+        let sweep = Sweep { machine, model, run, rows, compared, others, interrupted: !done };
+        if let Some(path) = &args.csv {
+            write_file(path, &sweep::to_csv(&sweep.rows))?;
+        }
+        if let Some(path) = &args.svg {
+            plot::svg(&sweep, path)?;
+        }
+        match args.json {
+            true => {
+                serde_json::to_writer_pretty(&mut *self.out, &sweep)?;
+                writeln!(self.out)?;
+            }
+            false => sweep.print(self.out)?,
+        }
+        warn_of_others(sweep.others);
+        ensure!(done, "interrupted: the context was to reach {end}");
+        Ok(())
+    }
+}
+
+fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("writing {}", path.display()))
+}
+
+/// Says so if others took the processors away.
+fn warn_of_others(share: Option<f64>) {
+    if let Some(share) = share.filter(|share| *share > QUIET) {
+        eprintln!(
+            "warning: other programs took {:.0}% of the processors meanwhile: these speeds are too low",
+            100.0 * share
+        );
     }
 }
 
@@ -247,13 +367,29 @@ fn measure<B: Ops>(
 ) -> anyhow::Result<()> {
     let mut status = Status::new();
     let mut context = runner.start();
-    warm_up(runner, tests, &mut status)?;
+    let longest = |prompt: bool| {
+        let of_kind = tests.iter().filter(|t| matches!(t.phase, Phase::Prompt(_)) == prompt);
+        of_kind.map(|t| t.phase.len()).max().unwrap_or(0)
+    };
+    warm_up(runner, longest(true), longest(false), &mut status)?;
+    let contexts = args.contexts.as_deref().map(Contexts::new);
     let others = Others::watch();
+    let mut machine = args.machine.then(|| Machine::new(args.backend.cpu_threads()));
+    let mut before = None;
     for &test in tests {
         let name = test.name();
-        runner.fill(&mut context, test.depth, &mut |len| {
-            status.show(&format!("{name}: reading the context, {len} of {}", test.depth));
-        })?;
+        if context.len() == test.depth {
+            // It is there.
+        } else if let Some(kept) = contexts.as_ref().and_then(|contexts| contexts.load(runner, test.depth)) {
+            context = kept;
+        } else {
+            before = None; // this may take minutes
+            runner.fill(&mut context, test.depth, &mut |len| {
+                status.show(&format!("{name}: reading the context, {len} of {}", test.depth));
+            })?;
+            contexts.as_ref().map_or(Ok(()), |contexts| contexts.save(runner, &context))?;
+        }
+        before = before.or_else(|| machine.as_mut().map(Machine::look));
         let mut samples = Vec::new();
         for i in 1..=args.repeats.get() {
             status.show(&format!("{name}: {i} of {}", args.repeats));
@@ -265,8 +401,11 @@ fn measure<B: Ops>(
             status.show(&format!("{name}: profile"));
             test.run(runner, &mut context.fork(), Some(&mut watch))?;
         }
+        let after = machine.as_mut().map(Machine::look);
+        let limits = before.zip(after).map(|(before, after)| before.mean(after));
+        before = after;
         let samples = Samples(samples);
-        let length = test.phase.len();
+        let per_token = PerToken::new(test.work(cost, runner.chunk), test.phase.len());
         let (n_prompt, n_gen) = match test.phase {
             Phase::Prompt(n) => (n, 0),
             Phase::Gen(n) => (0, n),
@@ -281,27 +420,32 @@ fn measure<B: Ops>(
             tps_mean: samples.mean(),
             tps_min: samples.min(),
             tps_max: samples.max(),
+            roof: limits.map(|limits| Roof::new(samples.median(), &per_token, limits)),
+            per_token,
             samples,
-            per_token: PerToken::new(test.work(cost, runner.chunk), length),
             profile: args.profile.then(|| watch.report()),
         });
         report.others = others.share();
+        report.limits = machine.as_ref().map(Machine::limits);
     }
     Ok(())
 }
 
-/// Touches all weights, so that the first test does not pay for that.
-fn warm_up<B: Ops>(runner: &Runner<'_, B>, tests: &[Test], status: &mut Status) -> anyhow::Result<()> {
+/// Touches the weights, so that the first test does not pay for that.
+fn warm_up<B: Ops>(
+    runner: &Runner<'_, B>,
+    n_prompt: usize,
+    n_gen: usize,
+    status: &mut Status,
+) -> anyhow::Result<()> {
+    /// Enough rows that nearly every expert has one.
+    const ROWS: usize = 128;
     status.show("warming up");
-    let longest = |prompt: bool| {
-        let lengths =
-            tests.iter().filter(|t| matches!(t.phase, Phase::Prompt(_)) == prompt).map(|t| t.phase.len());
-        lengths.max().unwrap_or(0)
-    };
     let mut timeline = runner.start();
-    runner.prefill(&mut timeline, longest(true).min(runner.chunk), None)?;
-    let room = runner.model.config.context - timeline.len();
-    runner.decode(&mut timeline, longest(false).min(8).min(room), None)?;
+    let context = runner.model.config.context;
+    runner.prefill(&mut timeline, n_prompt.min(ROWS).min(context), None)?;
+    let room = context - timeline.len();
+    runner.decode(&mut timeline, n_gen.min(8).min(room), None)?;
     Ok(())
 }
 

@@ -32,6 +32,11 @@ enum Source {
 }
 
 impl ModelArg {
+    /// Whether the command line names a model.
+    pub fn is_given(&self) -> bool {
+        self.model.is_some()
+    }
+
     /// Opens the model and, if nobody named it, says on standard error which one it is.
     pub fn open(&self) -> anyhow::Result<Gguf> {
         let source = choose(self.model.clone(), env::var_os("DS4_MODEL"), models_folder().as_deref());

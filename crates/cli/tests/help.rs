@@ -37,6 +37,11 @@ fn logits() {
 }
 
 #[test]
+fn bench() {
+    insta::assert_snapshot!(help(&["bench", "--help"]));
+}
+
+#[test]
 fn nonsense_is_a_mistake_of_the_command_line() {
     let said = ds4(&["run", "--temperature", "1"]);
     assert_eq!((said.out.as_str(), said.status), ("", 2));

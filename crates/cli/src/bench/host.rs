@@ -1,7 +1,9 @@
 //! The machine: what it is, and what else it was doing.
 
+use indicatif::BinaryBytes;
 use serde::Serialize;
 use std::fs;
+use std::io::{self, Write};
 use std::time::Instant;
 
 /// A machine and the program on it.
@@ -37,6 +39,16 @@ impl Host {
             system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
             ds4: env!("CARGO_PKG_VERSION"),
         }
+    }
+
+    /// A line for people.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
+        let memory = BinaryBytes(self.memory);
+        writeln!(out, "machine: {}, {} processors, {memory}, {}", self.cpu, self.processors, self.system)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::cost::Work;
 use super::host::Host;
+use super::machine::{Limits, Look};
 use super::profile::Profile;
 use super::stats::Samples;
 use gguf::Gguf;
@@ -18,6 +19,9 @@ pub struct Report {
     pub machine: Host,
     pub model: ModelFacts,
     pub run: RunFacts,
+    /// What the machine can do at most, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     pub results: Vec<TestResult>,
     /// Share of the processors that others took meanwhile, 0 to 1.
     pub others: Option<f64>,
@@ -70,6 +74,9 @@ pub struct TestResult {
     pub samples: Samples,
     /// What a token needs on average.
     pub per_token: PerToken,
+    /// How close that comes to the machine's limits, if they were measured.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub roof: Option<Roof>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub profile: Option<Profile>,
 }
@@ -92,6 +99,33 @@ impl PerToken {
             cached_bytes: each(work.cached),
             int8_macs: each(work.int8),
             float_macs: each(work.float),
+        }
+    }
+}
+
+/// A speed held against the machine's limits, measured just before and just after.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Roof {
+    /// Weights read, 1e9 bytes a second.
+    pub weight_gb_s: f64,
+    /// Their share of what can be read.
+    pub of_bandwidth: f64,
+    /// Products of quantized weights, 1e9 a second.
+    pub int8_gmac_s: f64,
+    /// Their share of what can be computed.
+    pub of_int8: f64,
+}
+
+impl Roof {
+    /// Of a speed in tokens a second.
+    pub fn new(tps: f64, per_token: &PerToken, limits: Look) -> Roof {
+        let weight_gb_s = tps * per_token.weight_bytes / 1e9;
+        let int8_gmac_s = tps * per_token.int8_macs / 1e9;
+        Roof {
+            weight_gb_s,
+            of_bandwidth: weight_gb_s / limits.read,
+            int8_gmac_s,
+            of_int8: int8_gmac_s / limits.int8,
         }
     }
 }
@@ -132,21 +166,14 @@ impl Report {
     /// If they cannot be written.
     pub fn print(&self, out: &mut dyn Write) -> io::Result<()> {
         let (host, model, run) = (&self.machine, &self.model, &self.run);
-        writeln!(
-            out,
-            "machine: {}, {} processors, {}, {}",
-            host.cpu,
-            host.processors,
-            BinaryBytes(host.memory),
-            host.system
-        )?;
+        host.print(out)?;
         let types: Vec<_> = by_size(&model.types).map(|(kind, bytes)| format!("{kind} {bytes}")).collect();
         writeln!(
             out,
-            "model:   {}, {}, {:.1} B weights, {} layers, {} of {} experts; {}",
+            "model:   {}, {}, {} weights, {} layers, {} of {} experts; {}",
             if model.name.is_empty() { "unnamed" } else { &model.name },
             BinaryBytes(model.bytes),
-            model.parameters as f64 / 1e9,
+            count(model.parameters),
             model.layers,
             model.experts_used,
             model.experts,
@@ -163,6 +190,19 @@ impl Report {
             let numbers = [r.tps, r.tps_stddev, r.tps_min, r.tps_max].map(|x| format!("{x:>8.2}"));
             writeln!(out, "| {:<14} | {} |", r.test, numbers.join(" | "))?;
         }
+        if let Some(limits) = &self.limits {
+            writeln!(out)?;
+            limits.print(out)?;
+            writeln!(out, "\n| test           | weights GB/s | of bandwidth | int8 GMAC/s | of int8 peak |")?;
+            writeln!(out, "|:---------------|-------------:|-------------:|------------:|-------------:|")?;
+        }
+        for r in &self.results {
+            if let Some(roof) = &r.roof {
+                let [read, int8] = [roof.of_bandwidth, roof.of_int8].map(|x| format!("{:.1}%", 100.0 * x));
+                let (gb, gmac) = (roof.weight_gb_s, roof.int8_gmac_s);
+                writeln!(out, "| {:<14} | {gb:>12.1} | {read:>12} | {gmac:>11.1} | {int8:>12} |", r.test)?;
+            }
+        }
         for r in &self.results {
             if let Some(profile) = &r.profile {
                 writeln!(out, "\n{}: where the time goes", r.test)?;
@@ -171,6 +211,12 @@ impl Report {
         }
         Ok(())
     }
+}
+
+/// In billions or millions.
+fn count(parameters: u64) -> String {
+    let (size, unit) = if parameters < 1_000_000_000 { (1e6, "M") } else { (1e9, "B") };
+    format!("{:.1} {unit}", parameters as f64 / size)
 }
 
 /// The types with the most bytes first.
