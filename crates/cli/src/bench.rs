@@ -2,7 +2,8 @@
 //!
 //! [`Bench`] is the command. `workload` is what is measured, `cost` what it takes on paper, `profile` where
 //! the time goes, `contexts` keeps what took long to read, `sweep` and `plot` are about growing contexts,
-//! `machine` what the machine could do, `host` what it is, `report` what is told.
+//! `machine` what the machine could do, `host` what it is, `report` what is told. `serve_sim` measures the engine
+//! in service instead.
 
 mod contexts;
 mod cost;
@@ -11,6 +12,7 @@ mod machine;
 mod plot;
 mod profile;
 mod report;
+mod serve_sim;
 mod stats;
 mod sweep;
 mod workload;
@@ -20,7 +22,7 @@ use crate::model_arg::ModelArg;
 use anyhow::{Context, bail, ensure};
 use contexts::Contexts;
 use cost::{Batch, Cost, Work};
-use engine::Cancel;
+use engine::{Cancel, LoadedModel};
 use gguf::Gguf;
 use host::{Host, Others};
 use machine::{Limits, Machine};
@@ -28,6 +30,7 @@ use model::{KvFormat, Ops, Timeline};
 use profile::Stopwatch;
 use report::{ModelFacts, PerToken, Report, Roof, RunFacts, TestResult};
 use serde::Serialize;
+use serve_sim::ServeSimArgs;
 use stats::Samples;
 use std::io::{self, IsTerminal, Write};
 use std::num::NonZero;
@@ -104,6 +107,8 @@ pub struct Bench {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    serve: ServeSimArgs,
+    #[command(flatten)]
     backend: BackendArgs,
 }
 
@@ -112,6 +117,7 @@ Examples:
   ds4 bench -m model.gguf                          # pp512 and tg128
   ds4 bench -m model.gguf -p 512 -n 32 -d 0,16384  # both at the start and at 16k of context
   ds4 bench -m model.gguf -p 0 -n 64 --profile     # where the time of a token goes
+  ds4 bench -m model.gguf --serve-sim -n 32        # as a server: many sessions, agents
   ds4 bench -m model.gguf --machine                # how close that is to the machine's limits
   ds4 bench --machine                              # the limits alone
   ds4 bench -m model.gguf --json > speed.json
@@ -243,6 +249,9 @@ impl Task for Job<'_> {
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let args = self.args;
+        if args.serve.serve_sim {
+            return self.serve(ops);
+        }
         let model = model::load(&ops, &self.gguf).context("loading the model")?;
         let kv = args.kv.unwrap_or_else(|| KvFormat::usual(&model.config));
         kv.check(&model.config)?;
@@ -340,6 +349,18 @@ impl Job<'_> {
         warn_of_others(sweep.others);
         ensure!(done, "interrupted: the context was to reach {end}");
         Ok(())
+    }
+
+    /// Simulates a server.
+    fn serve<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
+        let args = self.args;
+        let loaded = LoadedModel::load(ops, &self.gguf, None).context("loading the model")?;
+        let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
+        kv.check(&loaded.model.config)?;
+        let first = |lengths: &[usize]| lengths.iter().copied().find(|&len| len > 0);
+        let lengths = first(&args.n_prompt).zip(first(&args.n_gen));
+        let lengths = lengths.context("nothing to serve: -p and -n need a length each")?;
+        serve_sim::run(loaded, kv, &args.serve, lengths, args.json, self.out)
     }
 }
 
