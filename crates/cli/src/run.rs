@@ -186,6 +186,7 @@ impl Run {
             strict_markup: true,
             constraint: None,
             think_budget: None,
+            forced: Vec::new(),
         }
     }
 }

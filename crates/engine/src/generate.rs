@@ -35,6 +35,9 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// The most tokens of reasoning: where they are used up, the reasoning is closed.
     pub think_budget: Option<usize>,
+    /// What the reply begins with, whatever the model would say: with `logprobs`, how probable a given text is.
+    /// Counts as written; neither masks, nor stop tokens, nor the sampler's random numbers apply to it.
+    pub forced: Vec<u32>,
 }
 
 /// Something that happens while a reply is written.
@@ -226,6 +229,7 @@ pub(crate) struct Writer<'m> {
     strict_markup: bool,
     logprobs: Option<usize>,
     think_budget: Option<usize>,
+    forced: Vec<u32>,
     /// The most tokens to write, and what it means to have written them.
     limit: (usize, Finish),
     tokens: Vec<u32>,
@@ -248,12 +252,13 @@ impl<'m> Writer<'m> {
         };
         Ok(Writer {
             tokenizer,
-            sampler: Sampler::new(request.sampling, request.seed, prompt),
+            sampler: Sampler::new(request.sampling, request.seed, &[prompt, &request.forced].concat()),
             reader: Reader::new(request.form),
             masking: masking.transpose()?,
             strict_markup: request.strict_markup,
             logprobs: request.logprobs,
             think_budget: request.think_budget,
+            forced: request.forced,
             limit,
             tokens: Vec::new(),
         })
@@ -269,6 +274,9 @@ impl<'m> Writer<'m> {
             return Ok(Step::Done(self.limit.1.clone()));
         }
         let raw = self.logprobs.map(|top| (logits.to_vec(), top));
+        if let Some(&token) = self.forced.get(self.tokens.len()) {
+            return Ok(self.force(token, raw, on_event));
+        }
         if let Some(masking) = &mut self.masking {
             masking.mask(logits, self.tokenizer)?;
         }
@@ -291,13 +299,28 @@ impl<'m> Writer<'m> {
             on_event(Event::Token(logprob(&raw, token, top)));
         }
         self.reader.push(token, self.tokenizer).into_iter().map(Event::Message).for_each(on_event);
-        Ok(if self.reader.is_done() || nothing_follows {
+        Ok(self.after(token, nothing_follows))
+    }
+
+    /// Says a token that was not chosen.
+    fn force(&mut self, token: u32, raw: Option<(Vec<f32>, usize)>, on_event: &mut dyn FnMut(Event)) -> Step {
+        self.tokens.push(token);
+        if let Some((raw, top)) = raw {
+            on_event(Event::Token(logprob(&raw, token, top)));
+        }
+        self.reader.push(token, self.tokenizer).into_iter().map(Event::Message).for_each(on_event);
+        self.after(token, false)
+    }
+
+    /// What comes after a token that was said.
+    fn after(&self, token: u32, nothing_follows: bool) -> Step {
+        if self.reader.is_done() || nothing_follows {
             Step::Done(Finish::Complete)
         } else if self.tokens.len() >= self.limit.0 {
             Step::Done(self.limit.1.clone())
         } else {
             Step::Next(token)
-        })
+        }
     }
 
     /// What was written so far.
@@ -356,6 +379,7 @@ mod tests {
             strict_markup: true,
             constraint: None,
             think_budget: None,
+            forced: Vec::new(),
         }
     }
 
@@ -413,6 +437,28 @@ mod tests {
         assert_eq!(said.last(), Some(&Said::CallEnd { index: 0 }));
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], false), &CALL).is_none());
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], true), &[("doubt", true), CALL[0]]).is_none());
+    }
+
+    /// A given text is said as it is, and scored; only after it the model has its say.
+    #[test]
+    fn a_given_beginning_is_said_whatever_the_model_wants() {
+        let tokenizer = tokenizer();
+        let forced = tokenizer.encode("xy");
+        let request = Request { forced, logprobs: Some(0), ..greedy() };
+        let mut writer = Writer::new(&tokenizer, request, &[], 1000).unwrap();
+        let mut scores = Vec::new();
+        for text in ["a", "y", "c"] {
+            let mut logits = vec![-50.0; tokenizer.len()];
+            logits[tokenizer.encode(text)[0] as usize] = 1.0;
+            let mut listen = |event| {
+                if let Event::Token(logprob) = event {
+                    scores.push(logprob.logprob.round());
+                }
+            };
+            writer.step(&mut logits, &mut listen).unwrap();
+        }
+        let reply = writer.end(Finish::MaxTokens, Stats::default(), &mut |_| {});
+        assert_eq!((&*reply.message.content, &scores[..]), ("xyc", &[-51.0, 0.0, 0.0][..]));
     }
 
     /// Where the budget is used up the reasoning is closed, whatever the model wants to say.

@@ -189,6 +189,7 @@ impl<B: Ops + 'static> Simulation<B> {
             strict_markup: true,
             constraint: None,
             think_budget: None,
+            forced: Vec::new(),
         };
         let prompt = JobPrompt::Tokens(prompt);
         Ok(engine.submit(Job { prompt, request, priority: Priority::Normal, deadline: None })?)
