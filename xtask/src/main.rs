@@ -1,6 +1,7 @@
 //! The project's own chores: `cargo xtask test`, and what goes with it.
 
 mod bench_peers;
+mod clients;
 mod goldens;
 mod peers;
 mod setup;
@@ -20,6 +21,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Chore {
     Test(test::Test),
+    Clients(clients::Clients),
     Setup(setup::Setup),
     Goldens(goldens::Goldens),
     Peers(peers::Peers),
@@ -31,6 +33,7 @@ enum Chore {
 fn main() -> anyhow::Result<()> {
     match Cli::parse().chore {
         Chore::Test(chore) => chore.run(),
+        Chore::Clients(chore) => chore.run(),
         Chore::Setup(chore) => chore.run(),
         Chore::Goldens(chore) => chore.run(),
         Chore::Peers(chore) => chore.run(),

@@ -1,10 +1,11 @@
 //! `cargo xtask test`: everything that must hold, from nothing.
 
+use crate::clients::Clients;
 use crate::setup::{Setup, tokenizer};
 use crate::shell::{command, exists, run};
 use anyhow::Result;
 
-/// Run all tests: format, lints, unit and integration tests, the program as a process.
+/// Run all tests: format, lints, unit and integration tests, the program as a process, real clients.
 ///
 /// Fetches what it needs first; on a fresh machine with Rust nothing else has to be installed.
 #[derive(clap::Args)]
@@ -28,6 +29,7 @@ impl Test {
             "cargo test --lib --bins --tests"
         };
         run(command(runner).args(["--workspace", "--no-fail-fast"]).env("DS4_TOKENIZER_JSON", tokenizer()))?;
-        run(&mut command("cargo test --workspace --doc --quiet"))
+        run(&mut command("cargo test --workspace --doc --quiet"))?;
+        Clients::all().run()
     }
 }

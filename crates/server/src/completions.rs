@@ -20,7 +20,7 @@ use request::CompletionBody;
     request_body = crate::openapi::CompletionBody,
     responses(
         (status = 200, description = "The continuation: an object, or events if `stream` is true",
-         content((crate::openapi::Completion = "application/json"), (String = "text/event-stream"))),
+         content((crate::openapi::Completion = "application/json"), (crate::openapi::AnyObject = "text/event-stream"))),
         (status = "4XX", description = "The request was refused", body = crate::openapi::ErrorBody),
         (status = "5XX", description = "The server failed or is not ready", body = crate::openapi::ErrorBody),
     ),

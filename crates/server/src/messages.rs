@@ -22,7 +22,7 @@ use serde_json::json;
     request_body = crate::openapi::MessagesBody,
     responses(
         (status = 200, description = "The reply: an object, or events if `stream` is true",
-         content((crate::openapi::Message = "application/json"), (String = "text/event-stream"))),
+         content((crate::openapi::Message = "application/json"), (crate::openapi::AnyObject = "text/event-stream"))),
         (status = "4XX", description = "The request was refused", body = crate::openapi::AnthropicErrorBody),
         (status = "5XX", description = "The server failed or is not ready", body = crate::openapi::AnthropicErrorBody),
     ),

@@ -3,13 +3,20 @@
 //! These types are the document and nothing else: requests are read field by field ([`crate::fields`]), for
 //! clients write them in more ways than a type can say. Every object may have further members.
 
+use crate::App;
 use axum::Json;
+use axum::extract::State;
 use serde_json::Value;
 use utoipa::{OpenApi, ToSchema};
 
 /// `GET /openapi.json`
-pub async fn document() -> Json<Value> {
-    let document = serde_json::to_value(Document::openapi()).expect("the document is JSON");
+pub async fn document(State(app): State<App>) -> Json<Value> {
+    let mut document = serde_json::to_value(Document::openapi()).expect("the document is JSON");
+    // The one limit that depends on the model.
+    let tokens = document.pointer_mut("/components/schemas/DetokenizeBody/properties/tokens/items");
+    if let (Some(tokens), Ok(speaker)) = (tokens, app.loaded()) {
+        tokens["maximum"] = (speaker.info().vocab - 1).into();
+    }
     Json(document)
 }
 
@@ -49,7 +56,7 @@ pub struct ChatBody {
     #[schema(min_items = 1)]
     messages: Vec<ChatMessage>,
     /// What the model may call.
-    tools: Option<Vec<AnyObject>>,
+    tools: Option<Vec<ChatTool>>,
     /// Whether the reply is sent as it is written.
     stream: Option<bool>,
     /// Divides logits; 0 always takes the most probable token.
@@ -77,10 +84,29 @@ pub struct ChatBody {
     seed: Option<i64>,
     /// Whether to report probabilities of tokens.
     logprobs: Option<bool>,
-    /// How hard to think: `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`.
-    reasoning_effort: Option<String>,
+    /// How hard to think: a number from 1 to 100, or `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`.
+    #[schema(value_type = Option<Value>)]
+    reasoning_effort: Option<Value>,
     /// Whether several calls at once are allowed.
     parallel_tool_calls: Option<bool>,
+}
+
+/// A function that the model may call.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct ChatTool {
+    #[schema(rename = "type", pattern = "^function$")]
+    kind: Option<String>,
+    function: Function,
+}
+
+/// What a function is called, and what it takes.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct Function {
+    #[schema(min_length = 1, max_length = 64)]
+    name: String,
+    parameters: Option<AnyObject>,
 }
 
 /// A message of a chat.
@@ -247,7 +273,7 @@ pub enum Input {
 #[allow(dead_code)]
 pub struct InputItem {
     role: ItemRole,
-    content: String,
+    content: Option<String>,
 }
 
 /// Who speaks.
@@ -299,6 +325,7 @@ pub struct MessagesBody {
     #[schema(minimum = 0)]
     max_tokens: Option<i64>,
     system: Option<String>,
+    #[schema(max_items = 16)]
     stop_sequences: Option<Vec<String>>,
     stream: Option<bool>,
     #[schema(minimum = 0, maximum = 2)]

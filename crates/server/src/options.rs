@@ -59,12 +59,8 @@ pub struct Options {
     pub response_store: usize,
     /// How long a request may wait in the queue.
     pub max_queue_time: Duration,
-    /// How many requests one key may have in work at once; 0 is any number.
-    pub max_per_key: usize,
     /// Whether refusals for overload have Anthropic's own status 529.
     pub anthropic_529: bool,
-    /// Whether `/slots` shows prompts.
-    pub slots_show_prompt: bool,
     /// Where prompts, decisions and events are recorded.
     pub trace: Option<PathBuf>,
 }
@@ -107,9 +103,7 @@ impl Default for Options {
             strip_client_headers: true,
             response_store: 256 << 20,
             max_queue_time: Duration::from_secs(600),
-            max_per_key: 0,
             anthropic_529: false,
-            slots_show_prompt: false,
             trace: None,
         }
     }

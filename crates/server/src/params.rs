@@ -87,7 +87,8 @@ fn sampling(fields: &Fields<'_>, defaults: &Sampling, vocab: usize) -> Result<Sa
     Ok(Sampling {
         temperature: temperature.unwrap_or(defaults.temperature),
         top_k: fields.whole("top_k", -1..)?.map_or(defaults.top_k, |k| usize::try_from(k).unwrap_or(0)),
-        top_p: top_p.map_or(defaults.top_p, |p| p as f32),
+        // What is above 0 stays so in fewer digits.
+        top_p: top_p.map_or(defaults.top_p, |p| (p as f32).max(f32::MIN_POSITIVE)),
         min_p: number("min_p", 0.0..=1.0)?.unwrap_or(usual_min_p),
         repetition_penalty: repetition.unwrap_or(defaults.repetition_penalty),
         presence_penalty: number("presence_penalty", -2.0..=2.0)?.unwrap_or(defaults.presence_penalty),
@@ -114,13 +115,10 @@ fn bias(fields: &Fields<'_>, vocab: usize) -> Result<Vec<(u32, f32)>, ApiError> 
     Ok(bias)
 }
 
-/// Any 64 bits, signed or not.
+/// Any integer of 64 bits.
 fn seed(fields: &Fields<'_>) -> Result<Option<u64>, ApiError> {
-    match fields.get("seed").and_then(Value::as_u64) {
-        Some(seed) => Ok(Some(seed)),
-        // -1 is what some clients send for "any".
-        None => Ok(fields.whole("seed", ..)?.filter(|&seed| seed != -1).map(|seed| seed as u64)),
-    }
+    // -1 is what some clients send for "any".
+    Ok(fields.whole("seed", ..)?.filter(|&seed| seed != -1).map(|seed| seed as u64))
 }
 
 fn stop(fields: &Fields<'_>) -> Result<Vec<String>, ApiError> {
@@ -204,7 +202,7 @@ mod tests {
     #[test]
     fn a_seed_may_have_any_sign() {
         assert_eq!(read(json!({"seed": -2})).unwrap().seed, -2i64 as u64);
-        assert_eq!(read(json!({"seed": u64::MAX})).unwrap().seed, u64::MAX);
+        assert_eq!(read(json!({"seed": u64::MAX})).unwrap_err(), "seed");
         assert_eq!(read(json!({"stop": ["", "a"], "stop_sequences": "b"})).unwrap().stop, ["a", "b"]);
     }
 }

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
     request_body = crate::openapi::ResponsesBody,
     responses(
         (status = 200, description = "The reply: an object, or events if `stream` is true",
-         content((crate::openapi::ResponseObject = "application/json"), (String = "text/event-stream"))),
+         content((crate::openapi::ResponseObject = "application/json"), (crate::openapi::AnyObject = "text/event-stream"))),
         (status = "4XX", description = "The request was refused", body = crate::openapi::ErrorBody),
         (status = "5XX", description = "The server failed or is not ready", body = crate::openapi::ErrorBody),
     ),

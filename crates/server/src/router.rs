@@ -6,7 +6,6 @@ use crate::{
     App, chat, completions, health, messages, metrics, models, openapi, page, props, responses, tokens,
 };
 use axum::Router;
-use axum::body::Body;
 use axum::extract::Request;
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderName, HeaderValue, Method, header};
@@ -53,9 +52,13 @@ pub fn router(app: App) -> Router {
         .layer(axum::extract::DefaultBodyLimit::disable())
         .layer(CatchPanicLayer::custom(panicked));
     let routes = ServiceBuilder::new().map_request(without_prefix).service(routes.into_service());
-    let cors = cors(&app);
     let outer = Router::new().fallback_service(routes.map_err(|never| match never {}));
-    outer.layer(from_fn_with_state(app, guard)).layer(cors)
+    let cors = cors(&app);
+    let guarded = outer.layer(from_fn_with_state(app, guard));
+    match cors {
+        Some(cors) => guarded.layer(cors),
+        None => guarded,
+    }
 }
 
 /// Clients have base URLs with `/v1` and without, and some add another one.
@@ -106,10 +109,10 @@ fn panicked(cause: Box<dyn Any + Send>) -> Response {
 }
 
 /// Web pages of other origins are not answered unless the operator names them.
-fn cors(app: &App) -> CorsLayer {
+fn cors(app: &App) -> Option<CorsLayer> {
     let origins = &app.options.origins;
     if origins.is_empty() {
-        return CorsLayer::new();
+        return None;
     }
     let allowed = if origins.iter().any(|origin| origin == "*") {
         AllowOrigin::from(Anything)
@@ -126,14 +129,10 @@ fn cors(app: &App) -> CorsLayer {
         ]
         .map(HeaderName::from_static),
     );
-    CorsLayer::new()
+    let layer = CorsLayer::new()
         .allow_origin(allowed)
         .allow_methods([Method::GET, Method::POST, Method::DELETE])
         .allow_headers(headers.collect::<Vec<_>>())
-        .expose_headers([HeaderName::from_static("x-request-id"), HeaderName::from_static("request-id")])
-}
-
-/// For handlers that answer with an empty body.
-pub fn empty() -> Body {
-    Body::empty()
+        .expose_headers([HeaderName::from_static("x-request-id"), HeaderName::from_static("request-id")]);
+    Some(layer)
 }

@@ -4,7 +4,7 @@ use crate::App;
 use crate::ask::encode;
 use crate::chat::chat_ask;
 use crate::error::ApiError;
-use crate::fields::Fields;
+use crate::fields::{Fields, whole};
 use crate::guard::{Client, RequestId};
 use crate::serving;
 use axum::extract::{Request, State};
@@ -104,7 +104,7 @@ pub async fn detokenize(
         let list = fields.list("tokens")?.ok_or_else(|| ApiError::missing("tokens"))?;
         let mut bytes = Vec::new();
         for (at, value) in list.iter().enumerate() {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = whole(value).and_then(|id| u32::try_from(id).ok());
             let token = id.and_then(|id| tokenizer.token_bytes(id).ok()).ok_or_else(|| {
                 let problem = format!("an id from 0 to {} was expected", tokenizer.len() - 1);
                 ApiError::invalid(&format!("tokens[{at}]"), problem)

@@ -23,14 +23,16 @@ pub struct Usage {
 
 impl Usage {
     /// The cost of a reply that started like this.
-    pub fn new(prompt: usize, reply: &Reply, start: Start, tokenizer: &Tokenizer) -> Usage {
+    ///
+    /// - `forced`: how many tokens of the prompt the reply begins with
+    pub fn new(prompt: usize, forced: usize, reply: &Reply, start: Start, tokenizer: &Tokenizer) -> Usage {
         let read = reply.stats.prompt.cached + reply.stats.prompt.computed;
         let ended = matches!(reply.finish, engine::Finish::Eos | engine::Finish::NextTurn(_));
         Usage {
             // The model may have spelled a part of the prompt in other tokens than we counted beforehand.
-            prompt: if read > 0 { read } else { prompt },
+            prompt: forced + if read > 0 { read } else { prompt },
             cached: reply.stats.prompt.cached,
-            output: reply.tokens.len() + usize::from(ended),
+            output: reply.tokens.len().saturating_sub(forced) + usize::from(ended),
             reasoning: reasoning(reply, start, tokenizer),
         }
     }

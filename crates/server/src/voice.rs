@@ -30,6 +30,8 @@ pub struct Manner {
     pub start: Start,
     /// What the ids of calls begin with.
     pub call_prefix: &'static str,
+    /// How many tokens of the prompt the reply begins with.
+    pub forced: usize,
     /// How to remember it; `None` for what is no conversation.
     pub keep: Option<Keep>,
 }
@@ -252,9 +254,10 @@ impl Voice {
             }
             JobEvent::Event(Event::Prefill { done, total }) => Some(Told::Progress { done, total }),
             JobEvent::Event(Event::Token(logprob)) => {
-                let marker =
-                    self.app.loaded().ok().and_then(|speaker| speaker.tokenizer().marker(logprob.token));
-                if marker.is_none() {
+                // In a chat control tokens are not text; in a completion they are.
+                let tokenizer = self.app.loaded().ok().map(|speaker| speaker.tokenizer());
+                let is_marker = tokenizer.is_some_and(|tokenizer| tokenizer.marker(logprob.token).is_some());
+                if self.manner.api == Api::Completions || !is_marker {
                     self.pending.push(logprob);
                 }
                 None
@@ -313,7 +316,7 @@ impl Voice {
             }
         };
         let tokenizer = self.app.loaded().expect("it has answered").tokenizer().clone();
-        let usage = Usage::new(self.prompt_tokens, &reply, self.manner.start, &tokenizer);
+        let usage = Usage::new(self.prompt_tokens, self.manner.forced, &reply, self.manner.start, &tokenizer);
         let timings = Timings::new(&reply, &usage, self.first_token);
         let call_ids: Vec<String> = message.tool_calls.iter().map(|call| self.id_of(call.index)).collect();
         self.remember(&reply, &call_ids, &tokenizer);

@@ -48,8 +48,8 @@ impl ChatBody {
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
         let mut params = Params::read(&fields, &limits, &app.options.sampling, speaker.info().vocab)?;
-        if params.max_tokens == Some(0) {
-            return Err(ApiError::invalid("max_tokens", "0 is given, at least 1 was expected"));
+        for limit in limits {
+            fields.whole(limit, 1..)?;
         }
         params.logprobs = logprobs(&fields)?;
         let choice = tools::read_choice(fields.get("tool_choice"))?;
@@ -194,7 +194,7 @@ pub fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
                 format!("{} is given, an object was expected", kind(tool)),
             ));
         };
-        match object.get("type").and_then(Value::as_str) {
+        match object.get("type").filter(|kind| !kind.is_null()).map(|kind| kind.as_str().unwrap_or("?")) {
             None | Some("function") => {}
             Some(other) => {
                 let problem = format!("tools of type `{}` are not supported here", shortened(other));

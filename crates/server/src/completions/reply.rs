@@ -25,7 +25,7 @@ pub(super) async fn whole(style: &Style, app: &App, voices: Vec<Voice>) -> Resul
                 }
             })
             .await?;
-        let text = format!("{}{}", style.echo(index), outcome.message.content);
+        let text = format!("{}{}", style.echo_before_reply(index), outcome.message.content);
         let mut choice = json!({
             "index": index,
             "text": text,
@@ -33,7 +33,8 @@ pub(super) async fn whole(style: &Style, app: &App, voices: Vec<Voice>) -> Resul
             "finish_reason": finish_reason(outcome.end),
         });
         if style.params.logprobs.is_some() {
-            choice["logprobs"] = Table::new(style.echo(index).chars().count()).add(&entries, &tokenizer);
+            let mut table = Table::new(style.echo_before_reply(index), style.scored);
+            choice["logprobs"] = table.add(&entries, &tokenizer);
         }
         if style.token_ids {
             choice["token_ids"] = json!(outcome.tokens);
@@ -78,11 +79,15 @@ pub(super) fn finish_reason(end: End) -> &'static str {
 pub(super) struct Table {
     /// Where the next token's text begins, in characters.
     offset: usize,
+    /// The prompt's first token, which nothing came before: it has no probability.
+    first: Option<String>,
 }
 
 impl Table {
-    pub fn new(offset: usize) -> Table {
-        Table { offset }
+    /// - `before`: text before the first token; if the prompt is `scored`, that of its own first one
+    pub fn new(before: &str, scored: bool) -> Table {
+        let first = (scored && !before.is_empty()).then(|| before.to_owned());
+        Table { offset: if scored { 0 } else { before.chars().count() }, first }
     }
 
     /// The rows of some tokens.
@@ -91,12 +96,19 @@ impl Table {
             |id: u32| String::from_utf8_lossy(tokenizer.token_bytes(id).unwrap_or_default()).into_owned();
         let number = |logprob: f32| if logprob.is_finite() { f64::from(logprob) } else { -9999.0 };
         let (mut tokens, mut logprobs, mut tops, mut offsets) = (vec![], vec![], vec![], vec![]);
+        if let Some(first) = self.first.take() {
+            offsets.push(self.offset);
+            self.offset += first.chars().count();
+            tokens.push(first);
+            logprobs.push(Value::Null);
+            tops.push(Value::Null);
+        }
         for entry in entries {
             let token = text(entry.token);
             offsets.push(self.offset);
             self.offset += token.chars().count();
             tokens.push(token);
-            logprobs.push(number(entry.logprob));
+            logprobs.push(json!(number(entry.logprob)));
             let top = entry.top.iter().map(|&(id, logprob)| (text(id), json!(number(logprob))));
             tops.push(Value::Object(top.collect()));
         }

@@ -3,7 +3,7 @@
 use crate::App;
 use crate::ask::{Api, Prepared, check_model};
 use crate::error::ApiError;
-use crate::fields::{Fields, kind};
+use crate::fields::{Fields, kind, whole};
 use crate::params::Params;
 use crate::shape;
 use crate::voice::Manner;
@@ -34,6 +34,10 @@ pub(super) struct Style {
     pub token_ids: bool,
     pub params: Params,
     pub constraint: Option<Constraint>,
+    /// The text of each prompt's first token, if the prompt is scored; empty for the one that we put before it.
+    pub first: Vec<String>,
+    /// Whether the prompt's own tokens are scored: all but the first are then said by force.
+    pub scored: bool,
 }
 
 impl CompletionBody {
@@ -64,8 +68,10 @@ impl CompletionBody {
             true => prompts.iter().map(|prompt| shown(prompt, tokenizer)).collect(),
             false => Vec::new(),
         };
-        if !echo.is_empty() && params.logprobs.is_some() {
-            return Err(ApiError::unsupported("echo", "probabilities of the prompt are not offered yet"));
+        let first = prompts.iter().map(|prompt| shown(&prompt[..1], tokenizer)).collect();
+        let scored = !echo.is_empty() && params.logprobs.is_some();
+        if scored && !params.stop.is_empty() {
+            return Err(ApiError::unsupported("stop", "not together with `echo` and `logprobs`"));
         }
         let options = fields.object("stream_options")?;
         let include_usage = match options {
@@ -80,6 +86,8 @@ impl CompletionBody {
             token_ids: fields.flag("return_token_ids")?.unwrap_or(false),
             params,
             constraint,
+            first,
+            scored,
         };
         Ok(CompletionBody { prompts, style })
     }
@@ -87,22 +95,32 @@ impl CompletionBody {
 
 impl Style {
     /// A prompt, ready for the engine.
-    pub fn prepare(&self, prompt: Vec<u32>) -> Prepared {
+    pub fn prepare(&self, mut prompt: Vec<u32>) -> Prepared {
         let params = &self.params;
+        let forced = if self.scored { prompt.split_off(1) } else { Vec::new() };
+        let count = forced.len();
+        let max_tokens = params.max_tokens.map(|most| most.saturating_add(forced.len()));
         Prepared {
             prompt: JobPrompt::Tokens(prompt),
             request: Request {
                 sampling: params.sampling.clone(),
                 seed: params.seed,
-                max_tokens: params.max_tokens,
+                max_tokens,
                 logprobs: params.logprobs,
                 form: Form::Plain { stop: params.stop.clone() },
                 strict_markup: false,
                 constraint: self.constraint.clone(),
                 think_budget: None,
+                forced,
             },
             n: params.n,
-            manner: Manner { api: Api::Completions, start: Start::Chat, call_prefix: "call_", keep: None },
+            manner: Manner {
+                api: Api::Completions,
+                start: Start::Chat,
+                call_prefix: "call_",
+                forced: count,
+                keep: None,
+            },
             warnings: Vec::new(),
         }
     }
@@ -110,6 +128,15 @@ impl Style {
     /// What is said before the reply of this number.
     pub fn echo(&self, choice: usize) -> &str {
         self.echo.get(choice / self.params.n).map_or("", String::as_str)
+    }
+
+    /// The part of the echo that the reply does not begin with itself.
+    pub fn echo_before_reply(&self, choice: usize) -> &str {
+        if self.scored {
+            self.first.get(choice / self.params.n).map_or("", String::as_str)
+        } else {
+            self.echo(choice)
+        }
     }
 }
 
@@ -130,7 +157,7 @@ fn prompts(fields: &Fields<'_>, tokenizer: &Tokenizer) -> Result<Vec<Vec<u32>>, 
     let expected = "a string, a list of strings, of token ids or of lists of token ids was expected";
     let vocab = tokenizer.len();
     let ids = |list: &[Value]| {
-        let id = |value: &Value| value.as_u64().filter(|&id| id < vocab as u64).map(|id| id as u32);
+        let id = |value: &Value| whole(value).filter(|id| (0..vocab as i64).contains(id)).map(|id| id as u32);
         list.iter()
             .map(id)
             .collect::<Option<Vec<u32>>>()

@@ -53,7 +53,8 @@ impl CompletionStream {
         }
         let Ok(speaker) = self.app.loaded() else { return Value::Null };
         while self.tables.len() <= index {
-            self.tables.push(Table::new(self.style.echo(self.tables.len()).chars().count()));
+            let before = self.style.echo_before_reply(self.tables.len());
+            self.tables.push(Table::new(before, self.style.scored));
         }
         self.tables[index].add(entries, speaker.tokenizer())
     }
@@ -62,7 +63,7 @@ impl CompletionStream {
 impl Codec for CompletionStream {
     fn open(&mut self, out: &mut Frames) {
         for index in 0..self.style.echo.len() * self.style.params.n {
-            self.text(index, self.style.echo(index), Value::Null, out);
+            self.text(index, self.style.echo_before_reply(index), Value::Null, out);
         }
     }
 

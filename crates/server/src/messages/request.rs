@@ -41,6 +41,7 @@ impl MessagesBody {
         let speaker = app.loaded()?;
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         let params = Params::read(&fields, &["max_tokens"], &app.options.sampling, speaker.info().vocab)?;
+        fields.list("stop_sequences")?;
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));
         }

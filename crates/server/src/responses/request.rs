@@ -65,8 +65,8 @@ impl ResponsesBody {
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));
         }
-        if params.max_tokens == Some(0) {
-            return Err(ApiError::invalid("max_output_tokens", "0 is given, at least 1 was expected"));
+        for limit in limits {
+            fields.whole(limit, 1..)?;
         }
         let include = fields.list("include")?.map_or(&[][..], Vec::as_slice);
         let logprobs = include.iter().any(|what| what == "message.output_text.logprobs");
