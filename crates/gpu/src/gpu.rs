@@ -151,6 +151,28 @@ impl Gpu {
         self.0.profile.as_ref()
     }
 
+    /// Bytes a second of a copy on the device, read and written counted: the limit of all that follows.
+    ///
+    /// # Errors
+    ///
+    /// If the device fails.
+    pub fn copy_bandwidth(&self) -> Result<f64, DeviceError> {
+        const REPEATS: u32 = 20;
+        let size = (512 << 20).min(self.0.about.largest_buffer / 4) & !255;
+        let [from, to] = [0, 1].map(|_| self.0.try_storage("copy", size));
+        let (from, to) = (crate::buffers::Slice::all(&from?), to?);
+        let mut recorder = self.0.recorder();
+        let mut best = 0.0f64;
+        for _ in 0..3 {
+            self.0.wait(&mut recorder)?;
+            let start = std::time::Instant::now();
+            (0..REPEATS).for_each(|_| recorder.copy(from.clone(), &to, 0));
+            self.0.wait(&mut recorder)?;
+            best = best.max(f64::from(REPEATS) * 2.0 * size as f64 / start.elapsed().as_secs_f64());
+        }
+        Ok(best)
+    }
+
     /// Kernels launched so far.
     pub fn launches(&self) -> u64 {
         self.0.recorder().launches

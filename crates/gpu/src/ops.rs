@@ -26,7 +26,7 @@ pub(crate) fn angles_slice(gpu: &Inner, r: &mut Recorder, angles: &Angles, count
 }
 
 /// Launches after which work is handed over, so that the device need not wait for the whole step.
-const SOME: usize = 96;
+const SOME: usize = 24;
 
 /// Rows of a batch from which on each sub-layer is enough work to be handed over.
 const MANY_ROWS: usize = 64;

@@ -70,7 +70,7 @@ pub(crate) fn attend(
     let team_heads = if spread <= 4 && heads > team_count { 2 } else { 1 };
     let head_groups = heads.div_ceil(team_count * team_heads);
     let splits = (WORKGROUPS / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(64);
-    let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 4);
+    let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 8);
     let stretch = most.div_ceil(splits).next_multiple_of(keys);
     let parts = Array::empty(gpu, n * heads, splits * width);
     let stats = Array::empty(gpu, n * heads, splits * 2);

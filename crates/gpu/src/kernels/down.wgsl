@@ -30,13 +30,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
             //#repeat r ROWS
             let w$r = w_unit((stack_row - p.first_row + row$r) * p.units + u);
             //#end
+            //#repeat r ROWS
+            var unit$r = 0.0;
+            //#end
             //#repeat k 8
             {
                 let v = h[(pair * p.units + u) * 8u + $ku];
                 //#repeat r ROWS
-                sum$r += dot(w$r[$k], v);
+                unit$r += dot(w$r.w[$k], v);
                 //#end
             }
+            //#end
+            //#repeat r ROWS
+            sum$r += w$r.scale * unit$r;
             //#end
         }
     }

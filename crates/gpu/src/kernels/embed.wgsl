@@ -21,7 +21,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     for (var j = 0u; j < p.streams; j += 1u) {
         let at = ((group.y * p.streams + j) * p.units + unit) * 8u;
         //#repeat k 8
-        y[at + $ku] = x[$k];
+        y[at + $ku] = x.scale * x.w[$k];
         //#end
     }
 }

@@ -47,14 +47,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let gate$r = gate_unit(at$r + u);
         let up$r = up_unit(at$r + u);
         //#end
+        //#repeat r ROWS
+        var gate_sum$r = 0.0;
+        var up_sum$r = 0.0;
+        //#end
         //#repeat k 8
         {
             let v = x[base + 8u * u + $ku];
             //#repeat r ROWS
-            g$r += dot(gate$r[$k], v);
-            u$r += dot(up$r[$k], v);
+            gate_sum$r += dot(gate$r.w[$k], v);
+            up_sum$r += dot(up$r.w[$k], v);
             //#end
         }
+        //#end
+        //#repeat r ROWS
+        g$r += gate$r.scale * gate_sum$r;
+        u$r += up$r.scale * up_sum$r;
         //#end
     }
     //#repeat r ROWS

@@ -86,10 +86,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         if thread < 64u {
             let w = w_unit((w_row + min(out0 + thread, p.rows - 1u)) * p.units + u);
             //#repeat k 8
-            ws[(4u * $ku) * 16u + thread / 4u][thread % 4u] = w[$k].x;
-            ws[(4u * $ku + 1u) * 16u + thread / 4u][thread % 4u] = w[$k].y;
-            ws[(4u * $ku + 2u) * 16u + thread / 4u][thread % 4u] = w[$k].z;
-            ws[(4u * $ku + 3u) * 16u + thread / 4u][thread % 4u] = w[$k].w;
+            ws[(4u * $ku) * 16u + thread / 4u][thread % 4u] = w.scale * w.w[$k].x;
+            ws[(4u * $ku + 1u) * 16u + thread / 4u][thread % 4u] = w.scale * w.w[$k].y;
+            ws[(4u * $ku + 2u) * 16u + thread / 4u][thread % 4u] = w.scale * w.w[$k].z;
+            ws[(4u * $ku + 3u) * 16u + thread / 4u][thread % 4u] = w.scale * w.w[$k].w;
             //#end
         }
         for (var k = x_k; k < 8u; k += 4u) {

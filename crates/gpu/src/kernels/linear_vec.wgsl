@@ -62,6 +62,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let w$r = w_unit(at$r + u);
         //#end
         let at = part + 8u * u;
+        //#repeat c COLUMNS
+        //#repeat r ROWS
+        var unit$r_$c = 0.0;
+        //#end
+        //#end
         //#repeat k 8
 //#if NORM
         let g$k = norm[8u * u + $ku];
@@ -74,9 +79,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
             v *= g$k;
 //#endif
             //#repeat r ROWS
-            sum$r_$c += dot(w$r[$k], v);
+            unit$r_$c += dot(w$r.w[$k], v);
             //#end
         }
+        //#end
+        //#end
+        //#repeat c COLUMNS
+        //#repeat r ROWS
+        sum$r_$c += w$r.scale * unit$r_$c;
         //#end
         //#end
     }

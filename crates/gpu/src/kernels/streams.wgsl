@@ -66,8 +66,9 @@ fn main(
         if 32u * at < p.d {
             let w = w_unit(((task / UNITS) * HC + unit / (CHUNK / 32u)) * (p.d / 32u) + at);
             //#repeat k 8
-            sum += dot(w[$k], chunk[8u * unit + $ku]);
+            sum += dot(w.w[$k], chunk[8u * unit + $ku]);
             //#end
+            sum *= w.scale;
         }
         parts[task] = sum;
     }

@@ -4,11 +4,12 @@ fn $P_pair(w: vec2u) -> vec4f {
 }
 fn $P_unit(i: u32) -> Unit {
     let at = 4u * i;
-    var w: Unit;
+    var u: Unit;
+    u.scale = 1.0;
     //#repeat k 4
     let v$k = $P_q[at + $ku];
-    w[2 * $k] = $P_pair(v$k.xy);
-    w[2 * $k + 1] = $P_pair(v$k.zw);
+    u.w[2 * $k] = $P_pair(v$k.xy);
+    u.w[2 * $k + 1] = $P_pair(v$k.zw);
     //#end
-    return w;
+    return u;
 }

@@ -1,5 +1,6 @@
-// Weights are read in units: 32 consecutive weights of a row, whatever the format.
-alias Unit = array<vec4f, 8>;
+// Weights are read in units: 32 consecutive weights of a row, whatever the format. Their common factor
+// is kept apart, so that a sum of products takes it once.
+struct Unit { w: array<vec4f, 8>, scale: f32 }
 
 // The four bytes of a word as numbers. 2^23 + u is an f32 whose lowest bits are u, so this needs no
 // conversion instruction, which are few on most hardware.

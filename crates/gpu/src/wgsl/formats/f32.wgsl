@@ -1,9 +1,10 @@
 // F32: 32 weights in 128 bytes.
 fn $P_unit(i: u32) -> Unit {
     let at = 8u * i;
-    var w: Unit;
+    var u: Unit;
+    u.scale = 1.0;
     //#repeat k 8
-    w[$k] = bitcast<vec4f>($P_q[at + $ku]);
+    u.w[$k] = bitcast<vec4f>($P_q[at + $ku]);
     //#end
-    return w;
+    return u;
 }

@@ -15,14 +15,15 @@ fn $P_unit(i: u32) -> Unit {
     let e = ($P_s[i >> 2u] >> (8u * (i & 3u))) & 255u;
     let d = 0.5 * bitcast<f32>(e << 23u);
     let v = $P_q[i];
-    var w: Unit;
-    w[0] = d * $P_codes(v.x);
-    w[1] = d * $P_codes(v.y);
-    w[2] = d * $P_codes(v.z);
-    w[3] = d * $P_codes(v.w);
-    w[4] = d * $P_codes(v.x >> 4u);
-    w[5] = d * $P_codes(v.y >> 4u);
-    w[6] = d * $P_codes(v.z >> 4u);
-    w[7] = d * $P_codes(v.w >> 4u);
-    return w;
+    var u: Unit;
+    u.scale = d;
+    u.w[0] = $P_codes(v.x);
+    u.w[1] = $P_codes(v.y);
+    u.w[2] = $P_codes(v.z);
+    u.w[3] = $P_codes(v.w);
+    u.w[4] = $P_codes(v.x >> 4u);
+    u.w[5] = $P_codes(v.y >> 4u);
+    u.w[6] = $P_codes(v.z >> 4u);
+    u.w[7] = $P_codes(v.w >> 4u);
+    return u;
 }

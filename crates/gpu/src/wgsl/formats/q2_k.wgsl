@@ -10,13 +10,14 @@ fn $P_unit(i: u32) -> Unit {
     let m = unit.y * vec2f(f32((scales >> 4u) & 15u), f32((scales >> 12u) & 15u));
     let shift = 2u * (j & 3u);
     let start_at = at + 1u + 2u * (j >> 2u);
-    var w: Unit;
+    var u: Unit;
+    u.scale = 1.0;
     //#repeat k 2
     let v$k = ($P_q[start_at + $ku] >> vec4u(shift)) & vec4u(0x03030303u);
-    w[4 * $k] = d[$k] * bytes(v$k.x) - m[$k];
-    w[4 * $k + 1] = d[$k] * bytes(v$k.y) - m[$k];
-    w[4 * $k + 2] = d[$k] * bytes(v$k.z) - m[$k];
-    w[4 * $k + 3] = d[$k] * bytes(v$k.w) - m[$k];
+    u.w[4 * $k] = d[$k] * bytes(v$k.x) - m[$k];
+    u.w[4 * $k + 1] = d[$k] * bytes(v$k.y) - m[$k];
+    u.w[4 * $k + 2] = d[$k] * bytes(v$k.z) - m[$k];
+    u.w[4 * $k + 3] = d[$k] * bytes(v$k.w) - m[$k];
     //#end
-    return w;
+    return u;
 }

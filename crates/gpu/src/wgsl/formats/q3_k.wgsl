@@ -12,14 +12,15 @@ fn $P_unit(i: u32) -> Unit {
     let d = unpack2x16float(s.w).x * vec2f($P_scale(s, 2u * j), $P_scale(s, 2u * j + 1u));
     let shift = 2u * (j & 3u);
     let start_at = at + 2u + 2u * (j >> 2u);
-    var w: Unit;
+    var u: Unit;
+    u.scale = 1.0;
     //#repeat k 2
     let v$k = (($P_q[start_at + $ku] >> vec4u(shift)) & vec4u(0x03030303u))
         | ((($P_q[at + $ku] >> vec4u(j)) & vec4u(0x01010101u)) << vec4u(2u));
-    w[4 * $k] = d[$k] * (bytes(v$k.x) - 4.0);
-    w[4 * $k + 1] = d[$k] * (bytes(v$k.y) - 4.0);
-    w[4 * $k + 2] = d[$k] * (bytes(v$k.z) - 4.0);
-    w[4 * $k + 3] = d[$k] * (bytes(v$k.w) - 4.0);
+    u.w[4 * $k] = d[$k] * (bytes(v$k.x) - 4.0);
+    u.w[4 * $k + 1] = d[$k] * (bytes(v$k.y) - 4.0);
+    u.w[4 * $k + 2] = d[$k] * (bytes(v$k.z) - 4.0);
+    u.w[4 * $k + 3] = d[$k] * (bytes(v$k.w) - 4.0);
     //#end
-    return w;
+    return u;
 }

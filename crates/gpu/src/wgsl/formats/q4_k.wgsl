@@ -5,13 +5,14 @@ fn $P_unit(i: u32) -> Unit {
     let j = i & 7u;
     let s = $P_scales($P_q[at], j);
     let start_at = at + 1u + 2u * (j >> 1u);
-    var w: Unit;
+    var u: Unit;
+    u.scale = 1.0;
     //#repeat k 2
     let v$k = ($P_q[start_at + $ku] >> vec4u(4u * (j & 1u))) & vec4u(0x0f0f0f0fu);
-    w[4 * $k] = s.x * bytes(v$k.x) - s.y;
-    w[4 * $k + 1] = s.x * bytes(v$k.y) - s.y;
-    w[4 * $k + 2] = s.x * bytes(v$k.z) - s.y;
-    w[4 * $k + 3] = s.x * bytes(v$k.w) - s.y;
+    u.w[4 * $k] = s.x * bytes(v$k.x) - s.y;
+    u.w[4 * $k + 1] = s.x * bytes(v$k.y) - s.y;
+    u.w[4 * $k + 2] = s.x * bytes(v$k.z) - s.y;
+    u.w[4 * $k + 3] = s.x * bytes(v$k.w) - s.y;
     //#end
-    return w;
+    return u;
 }

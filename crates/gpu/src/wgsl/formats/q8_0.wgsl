@@ -1,13 +1,14 @@
 // Q8_0: 32 signed bytes in two vectors; the scale is half `i` of the second plane.
 fn $P_unit(i: u32) -> Unit {
     let d = half_at($P_s[i >> 1u], i & 1u);
-    var w: Unit;
+    var u: Unit;
+    u.scale = d;
     //#repeat k 2
     let v$k = $P_q[2u * i + $ku] ^ vec4u(0x80808080u);
-    w[4 * $k] = d * (bytes(v$k.x) - 128.0);
-    w[4 * $k + 1] = d * (bytes(v$k.y) - 128.0);
-    w[4 * $k + 2] = d * (bytes(v$k.z) - 128.0);
-    w[4 * $k + 3] = d * (bytes(v$k.w) - 128.0);
+    u.w[4 * $k] = (bytes(v$k.x) - 128.0);
+    u.w[4 * $k + 1] = (bytes(v$k.y) - 128.0);
+    u.w[4 * $k + 2] = (bytes(v$k.z) - 128.0);
+    u.w[4 * $k + 3] = (bytes(v$k.w) - 128.0);
     //#end
-    return w;
+    return u;
 }

@@ -1,0 +1,122 @@
+//! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]`.
+//!
+//! Prints one JSON object and a table: bandwidth of a copy, reading and writing speed, launches and host time
+//! of a token, and the time of each kernel by the device's own clock.
+
+use gguf::Gguf;
+use gpu::{Choice, Gpu, Options};
+use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward, load};
+use std::time::Instant;
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let path = args.next().expect("a model");
+    let mut number = |usual: usize| args.next().map_or(usual, |n| n.parse().expect("a number"));
+    let (context, chunk) = (number(1024), number(1024));
+    let gguf = Gguf::open(path.as_ref()).expect("a GGUF file");
+    let plain = run(&gguf, context, chunk, false);
+    let watched = run(&gguf, context, chunk, true);
+    for (what, kernels) in ["prefill", "decode"].iter().zip(&watched.kernels) {
+        println!("\n{what:<40} launches    µs each     ms    share");
+        let total: f64 = kernels.iter().map(|k| k.2).sum();
+        for (name, launches, ns) in kernels.iter().take(24) {
+            let each = ns / 1e3 / *launches as f64;
+            println!("{name:<40} {launches:>8} {each:>10.1} {:>6.2} {:>7.1}%", ns / 1e6, 100.0 * ns / total);
+        }
+        println!("{:<40} {:>27.2}", "all", total / 1e6);
+    }
+    println!(
+        "\n{{\"device\": {:?}, \"copy_gb_s\": {:.0}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
+         \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}}}",
+        plain.device,
+        plain.copy,
+        plain.prefill,
+        1e3 / plain.decode_ms,
+        plain.decode_ms,
+        plain.host_ms,
+        plain.launches
+    );
+}
+
+struct Report {
+    device: String,
+    copy: f64,
+    prefill: f64,
+    decode_ms: f64,
+    host_ms: f64,
+    launches: u64,
+    /// Of prefill and of decode: name, launches, nanoseconds.
+    kernels: [Vec<(String, u64, f64)>; 2],
+}
+
+const TOKENS: usize = 32;
+
+fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
+    let gpu = Gpu::open(Options { device: Choice::First, profile, ..Options::default() }).expect("a device");
+    let model = load(&gpu, gguf).expect("a model");
+    let kv = KvFormat::usual(&model.config);
+    let mut prefill = 0.0;
+    let mut kernels = [Vec::new(), Vec::new()];
+    let mut timeline = Timeline::new(&gpu, &model.config, kv);
+    for repeat in 0..2 {
+        timeline = Timeline::new(&gpu, &model.config, kv);
+        reset(&gpu);
+        let start = Instant::now();
+        feed(&model, &gpu, &mut timeline, context, chunk);
+        gpu.wait().expect("an answer");
+        if repeat == 1 {
+            prefill = context as f64 / start.elapsed().as_secs_f64();
+        }
+    }
+    kernels[0] = take(&gpu);
+    feed(&model, &gpu, &mut timeline, 8, 1);
+    gpu.wait().expect("an answer");
+    reset(&gpu);
+    let launches = gpu.launches();
+    let (mut host, mut all) = (Vec::new(), Vec::new());
+    for token in 0..TOKENS {
+        let before = Instant::now();
+        let mut batch =
+            [Entry { timeline: &mut timeline, tokens: &[token as u32 % 97], wanted: Wanted::Last }];
+        let output = forward(&model, &gpu, &mut batch, &mut NoTap).expect("a batch");
+        host.push(1e3 * before.elapsed().as_secs_f64());
+        gpu.read(&output.logits.expect("wanted")).expect("logits");
+        all.push(1e3 * before.elapsed().as_secs_f64());
+    }
+    [&mut host, &mut all].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
+    let decode_ms = all[TOKENS / 2];
+    kernels[1] = take(&gpu);
+    Report {
+        device: gpu.device().name.clone(),
+        copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
+        prefill,
+        decode_ms,
+        host_ms: host[TOKENS / 2],
+        launches: (gpu.launches() - launches) / TOKENS as u64,
+        kernels,
+    }
+}
+
+fn reset(gpu: &Gpu) {
+    if let Some(profile) = gpu.profile() {
+        profile.reset();
+    }
+}
+
+fn take(gpu: &Gpu) -> Vec<(String, u64, f64)> {
+    let times = gpu.profile().map(|profile| profile.times()).unwrap_or_default();
+    let mut kernels: Vec<_> = times.into_iter().map(|(name, t)| (name, t.launches, t.nanoseconds)).collect();
+    kernels.sort_by(|a, b| b.2.total_cmp(&a.2));
+    kernels
+}
+
+fn feed(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>, count: usize, chunk: usize) {
+    let mut left = count;
+    while left > 0 {
+        let len = left.min(chunk).min(timeline.room());
+        let tokens: Vec<u32> = (0..len as u32).map(|i| i * 7 % 100).collect();
+        let mut batch = [Entry { timeline, tokens: &tokens, wanted: Wanted::None }];
+        forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");
+        left -= len;
+    }
+}
