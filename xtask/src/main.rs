@@ -2,6 +2,7 @@
 
 mod bench_peers;
 mod clients;
+mod device_check;
 mod goldens;
 mod peers;
 mod setup;
@@ -24,6 +25,7 @@ enum Chore {
     Clients(clients::Clients),
     Setup(setup::Setup),
     Goldens(goldens::Goldens),
+    DeviceCheck(device_check::DeviceCheck),
     Peers(peers::Peers),
     BenchPeers(bench_peers::BenchPeers),
     #[command(hide = true)]
@@ -36,6 +38,7 @@ fn main() -> anyhow::Result<()> {
         Chore::Clients(chore) => chore.run(),
         Chore::Setup(chore) => chore.run(),
         Chore::Goldens(chore) => chore.run(),
+        Chore::DeviceCheck(chore) => chore.run(),
         Chore::Peers(chore) => chore.run(),
         Chore::BenchPeers(chore) => chore.run(),
         Chore::Spin(chore) => chore.run(),

@@ -142,6 +142,7 @@ pub fn hardware_may_exist() -> bool {
 /// What a kernel of ours binds at most, and how it is launched.
 const BUFFERS: u32 = 8;
 const THREADS: u32 = 256;
+const WORKGROUP_MEMORY: u32 = 20 << 10;
 pub(crate) const IMMEDIATES: u32 = 64;
 
 /// Why a device cannot run our kernels.
@@ -157,6 +158,10 @@ fn refusal(adapter: &wgpu::Adapter) -> Option<String> {
     let have = limits.max_compute_invocations_per_workgroup;
     if have < THREADS {
         return Some(format!("its workgroups have {have} threads, needed {THREADS}"));
+    }
+    let have = limits.max_compute_workgroup_storage_size;
+    if have < WORKGROUP_MEMORY {
+        return Some(format!("its workgroups have {have} bytes of memory, needed {WORKGROUP_MEMORY}"));
     }
     None
 }

@@ -14,6 +14,11 @@ var<immediate> p: Params;
 //#format w
 //#include reduce
 
+// h of one pair, as x in `linear_vec`.
+const CHUNK = 128u;
+const PITCH = CHUNK + 1u;
+var<workgroup> xs: array<vec4f, 8u * PITCH>;
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -26,24 +31,30 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let pair = group.y * p.used + i;
         let stack_row = ids[pair] * p.d;
         if stack_row < p.first_row || stack_row - p.first_row >= p.rows { continue; }
-        for (var u = lane; u < p.units; u += LANES) {
-            //#repeat r ROWS
-            let w$r = w_unit((stack_row - p.first_row + row$r) * p.units + u);
-            //#end
-            //#repeat r ROWS
-            var unit$r = 0.0;
-            //#end
-            //#repeat k 8
-            {
-                let v = h[(pair * p.units + u) * 8u + $ku];
+        for (var start = 0u; start < p.units; start += CHUNK) {
+            let here = min(CHUNK, p.units - start);
+            workgroupBarrier();
+            for (var j = thread; j < 8u * here; j += THREADS) {
+                xs[(j % 8u) * PITCH + j / 8u] = h[(pair * p.units + start) * 8u + j];
+            }
+            workgroupBarrier();
+            for (var u = lane; u < here; u += LANES) {
                 //#repeat r ROWS
-                unit$r += dot(w$r.w[$k], v);
+                let w$r = w_unit((stack_row - p.first_row + row$r) * p.units + start + u);
+                var unit$r = 0.0;
+                //#end
+                //#repeat k 8
+                {
+                    let v = xs[$ku * PITCH + u];
+                    //#repeat r ROWS
+                    unit$r += dot(w$r.w[$k], v);
+                    //#end
+                }
+                //#end
+                //#repeat r ROWS
+                sum$r += w$r.scale * unit$r;
                 //#end
             }
-            //#end
-            //#repeat r ROWS
-            sum$r += w$r.scale * unit$r;
-            //#end
         }
     }
     //#repeat r ROWS

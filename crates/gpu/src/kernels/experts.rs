@@ -52,7 +52,7 @@ fn few(
     let inner = gate_up(gpu, r, x, stack, Some(routes));
     let (down, used) = (&stack.down, routes.ids.width);
     for part in &down.parts {
-        let rows = team_rows(x.width, 0);
+        let rows = team_rows(x.width);
         let [bits, scales] = part.bind();
         r.launch(
             gpu,

@@ -22,6 +22,11 @@ var<immediate> p: Params;
 //#format up
 //#include reduce
 
+// x, as in `linear_vec`.
+const CHUNK = 128u;
+const PITCH = CHUNK + 1u;
+var<workgroup> xs: array<vec4f, 8u * PITCH>;
+
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let lane = thread % LANES;
@@ -42,28 +47,34 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var g$r = 0.0;
     var u$r = 0.0;
     //#end
-    for (var u = lane; u < p.units; u += LANES) {
-        //#repeat r ROWS
-        let gate$r = gate_unit(at$r + u);
-        let up$r = up_unit(at$r + u);
-        //#end
-        //#repeat r ROWS
-        var gate_sum$r = 0.0;
-        var up_sum$r = 0.0;
-        //#end
-        //#repeat k 8
-        {
-            let v = x[base + 8u * u + $ku];
+    for (var start = 0u; start < p.units; start += CHUNK) {
+        let here = min(CHUNK, p.units - start);
+        workgroupBarrier();
+        for (var j = thread; j < 8u * here; j += THREADS) {
+            xs[(j % 8u) * PITCH + j / 8u] = x[base + 8u * start + j];
+        }
+        workgroupBarrier();
+        for (var u = lane; u < here; u += LANES) {
             //#repeat r ROWS
-            gate_sum$r += dot(gate$r.w[$k], v);
-            up_sum$r += dot(up$r.w[$k], v);
+            let gate$r = gate_unit(at$r + start + u);
+            let up$r = up_unit(at$r + start + u);
+            var gate_sum$r = 0.0;
+            var up_sum$r = 0.0;
+            //#end
+            //#repeat k 8
+            {
+                let v = xs[$ku * PITCH + u];
+                //#repeat r ROWS
+                gate_sum$r += dot(gate$r.w[$k], v);
+                up_sum$r += dot(up$r.w[$k], v);
+                //#end
+            }
+            //#end
+            //#repeat r ROWS
+            g$r += gate$r.scale * gate_sum$r;
+            u$r += up$r.scale * up_sum$r;
             //#end
         }
-        //#end
-        //#repeat r ROWS
-        g$r += gate$r.scale * gate_sum$r;
-        u$r += up$r.scale * up_sum$r;
-        //#end
     }
     //#repeat r ROWS
     {

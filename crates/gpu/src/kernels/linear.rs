@@ -58,7 +58,10 @@ pub(crate) fn linear_into(
     let rows_a_group = w.rows / what.groups;
     let bias = bias(gpu, r, what);
     for part in &w.parts {
-        let rows = team_rows(part.rows, if what.groups > 1 { rows_a_group } else { 0 });
+        let grouped = what.groups > 1;
+        let (outputs, groups) =
+            if grouped { (rows_a_group, part.rows / rows_a_group) } else { (part.rows, 1) };
+        let rows = team_rows(part.rows);
         let columns = [1, 1, 2, 4, 4][x.n.min(4)];
         let variant = teams(gpu, "linear_vec", 256)
             .format("w", w.format)
@@ -66,7 +69,7 @@ pub(crate) fn linear_into(
             .with("COLUMNS", columns)
             .when("NORM", what.norm.is_some())
             .when("BIAS", what.bias.is_some())
-            .when("GROUPED", what.groups > 1);
+            .when("GROUPED", grouped);
         let [bits, scales] = part.bind();
         let mut bindings = vec![x.read(), bits, scales, y.write()];
         bindings.extend(what.norm.map(|(weight, _)| weight.read()));
@@ -77,7 +80,7 @@ pub(crate) fn linear_into(
             variant,
             &bindings,
             &[
-                part.rows as u32,
+                outputs as u32,
                 w.units() as u32,
                 x.n as u32,
                 (x.width / 4) as u32,
@@ -89,20 +92,19 @@ pub(crate) fn linear_into(
                 what.norm.map_or(0.0, |(_, eps)| eps).to_bits(),
                 part.first as u32,
             ],
-            [(part.rows as u32).div_ceil(team_count * rows), (x.n as u32).div_ceil(columns), 1],
+            [(outputs as u32).div_ceil(team_count * rows), (x.n as u32).div_ceil(columns), groups as u32],
         );
     }
 }
 
 /// Outputs of a team: several share what is read of x, as long as there are workgroups enough for all
-/// cores. Outputs of one team must be of one group.
-pub(crate) fn team_rows(rows: usize, group: usize) -> u32 {
-    let wanted = match rows {
+/// cores.
+pub(crate) fn team_rows(rows: usize) -> u32 {
+    match rows {
         16384.. => 4,
         4096.. => 2,
         _ => 1,
-    };
-    if group > 0 && !group.is_multiple_of(wanted as usize) { 1 } else { wanted }
+    }
 }
 
 fn bias(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>) -> Option<[Binding; 2]> {
