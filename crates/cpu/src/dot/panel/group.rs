@@ -149,7 +149,9 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
                         for c in 0..C {
                             let sum = i32::from(chunks[c].sum[2 * j]) + i32::from(chunks[c].sum[2 * j + 1]);
                             let bias = isa.splat_int(-B::BIAS * sum);
-                            step.iter_mut().for_each(|step| step[c] = bias);
+                            for step in &mut step {
+                                step[c] = bias;
+                            }
                         }
                     }
                     add_fours(isa, parts, chunks, v, 8 * half..8 * half + 8, &mut step);
@@ -164,7 +166,9 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
                     let mut step = [[isa.splat_int(0); C]; P];
                     for c in 0..C {
                         let bias = isa.splat_int(-B::BIAS * i32::from(chunks[c].sum[j]));
-                        step.iter_mut().for_each(|step| step[c] = bias);
+                        for step in &mut step {
+                            step[c] = bias;
+                        }
                     }
                     add_fours(isa, parts, chunks, v, 4 * quarter..4 * quarter + 4, &mut step);
                     add_scaled(isa, parts, j, &step, &mut sums);

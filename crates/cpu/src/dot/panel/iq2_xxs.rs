@@ -68,7 +68,9 @@ impl Panelled for Iq2XxsTile {
                 let mut step = [[isa.splat_int(0); C]; P];
                 for c in 0..C {
                     let unbias = isa.splat_int(chunks[c].unbias[g]);
-                    step.iter_mut().for_each(|step| step[c] = unbias);
+                    for step in &mut step {
+                        step[c] = unbias;
+                    }
                 }
                 for i in 0..8 {
                     let mut w = [isa.bytes(&parts[0].w[i / 2][8 * (i % 2) + g].0); P];

@@ -65,7 +65,9 @@ impl<B: Paired> Panelled for PairTile<B> {
                 let mut sums = [[isa.splat_int(0); C]; P];
                 for c in 0..C {
                     let bias = isa.splat_int(-I::PAIR_BIAS * chunks[c].sum[pair % 4][half]);
-                    sums.iter_mut().for_each(|sums| sums[c] = bias);
+                    for sums in &mut sums {
+                        sums[c] = bias;
+                    }
                 }
                 for i in 8 * half..8 * half + 8 {
                     let mut w = [isa.loaded(isa.bytes(&parts[0].w[i].0)); P];
