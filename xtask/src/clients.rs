@@ -50,7 +50,7 @@ impl Clients {
             fuzzer.arg("run").arg(format!("{}/openapi.json", server.url));
             // Requests are read with more liberty than the document grants, on purpose: that what it forbids is
             // refused is not asked for. What it allows must be accepted, and answers must be what it says.
-            fuzzer.args(["--max-examples", "10", "--seed", "1", "--request-timeout", "60"]);
+            fuzzer.args(["--max-examples", "10", "--seed", "1", "--request-timeout", "300"]);
             run(fuzzer.args(["--exclude-checks", "negative_data_rejection"]).current_dir(target()))?;
         }
         if self.wants("load") {

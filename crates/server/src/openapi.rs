@@ -85,8 +85,7 @@ pub struct ChatBody {
     /// Whether to report probabilities of tokens.
     logprobs: Option<bool>,
     /// How hard to think: a number from 1 to 100, or `none`, `minimal`, `low`, `medium`, `high`, `xhigh`, `max`.
-    #[schema(value_type = Option<Value>)]
-    reasoning_effort: Option<Value>,
+    reasoning_effort: Option<String>,
     /// Whether several calls at once are allowed.
     parallel_tool_calls: Option<bool>,
 }
@@ -190,7 +189,7 @@ pub struct ChatUsage {
 pub struct CompletionBody {
     model: Option<String>,
     /// The text; or a list of texts, of token ids, or of lists of token ids.
-    prompt: Prompt,
+    prompt: String,
     #[schema(minimum = 0)]
     max_tokens: Option<i64>,
     #[schema(minimum = 0, maximum = 2)]
@@ -203,15 +202,6 @@ pub struct CompletionBody {
     stream: Option<bool>,
     /// Whether the prompt is repeated before the reply.
     echo: Option<bool>,
-}
-
-/// One prompt or several.
-#[derive(serde::Deserialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code, missing_docs)]
-pub enum Prompt {
-    Text(String),
-    Texts(Vec<String>),
 }
 
 /// A completion.
@@ -245,7 +235,7 @@ pub struct CompletionChoice {
 pub struct ResponsesBody {
     model: Option<String>,
     /// The conversation: a text, or items.
-    input: Input,
+    input: String,
     instructions: Option<String>,
     #[schema(minimum = 1)]
     max_output_tokens: Option<i64>,
@@ -257,33 +247,6 @@ pub struct ResponsesBody {
     /// Whether the response is kept for `previous_response_id`; it is, unless this is false.
     store: Option<bool>,
     parallel_tool_calls: Option<bool>,
-}
-
-/// The input of a response.
-#[derive(serde::Deserialize, ToSchema)]
-#[serde(untagged)]
-#[allow(dead_code, missing_docs)]
-pub enum Input {
-    Text(String),
-    Items(Vec<InputItem>),
-}
-
-/// A message as an item.
-#[derive(serde::Deserialize, ToSchema)]
-#[allow(dead_code)]
-pub struct InputItem {
-    role: ItemRole,
-    content: Option<String>,
-}
-
-/// Who speaks.
-#[derive(serde::Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-#[allow(dead_code, missing_docs)]
-pub enum ItemRole {
-    System,
-    Developer,
-    User,
 }
 
 /// A response.
