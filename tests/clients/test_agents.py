@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import subprocess
+import urllib.request
 
 import pytest
 
@@ -37,6 +38,13 @@ def agent(tmp_path):
 
     run.home, run.work = home, work
     return run
+
+
+def answered(api):
+    """How many requests of an API the server answered with a whole reply."""
+    with urllib.request.urlopen(BASE + "/metrics", timeout=30) as metrics:
+        series = f'ds4_requests_total{{api="{api}",status="ok"}} '
+        return next(int(line[len(series):]) for line in metrics.read().decode().splitlines() if line.startswith(series))
 
 
 def claude(agent, *arguments):
@@ -70,9 +78,10 @@ base_url = "{BASE}/v1"
 wire_api = "responses"
 env_key = "DS4_KEY"
 ''')
-    last = agent.work / "last.txt"
-    agent("codex", "exec", "--skip-git-repo-check", "-o", str(last), "What is 12 + 30?", DS4_KEY="any")
-    assert last.read_text().strip()
+    before = answered("responses")
+    said = agent("codex", "exec", "--skip-git-repo-check", "--json", "What is 12 + 30?", DS4_KEY="any")
+    events = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert "turn.completed" in [event["type"] for event in events] and answered("responses") > before
 
 
 def test_opencode(agent):
@@ -84,4 +93,5 @@ def test_opencode(agent):
         "model": f"ds4/{MODEL}", "small_model": f"ds4/{MODEL}", "autoupdate": False, "share": "disabled",
     }
     (agent.work / "opencode.json").write_text(json.dumps(config))
-    assert "12 + 30 = 42." in agent("opencode", "run", "What is 12 + 30?")
+    before = answered("chat")
+    assert agent("opencode", "run", "What is 12 + 30?").strip() and answered("chat") > before

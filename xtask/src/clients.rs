@@ -132,7 +132,12 @@ struct Server {
 impl Server {
     fn start(model: &Path) -> Result<Server> {
         let mut serve = program(&target().join("debug/ds4"));
-        serve.args(["serve", "--port", "0", "-m"]).arg(model).stdin(Stdio::null()).stderr(Stdio::piped());
+        // Agents choose no temperature; without one the small model says the same each time.
+        serve
+            .args(["serve", "--port", "0", "--temp", "0", "-m"])
+            .arg(model)
+            .stdin(Stdio::null())
+            .stderr(Stdio::piped());
         serve.env_remove("DS4_API_KEY");
         let mut process = serve.spawn().context("starting ds4 serve")?;
         let mut lines = BufReader::new(process.stderr.take().context("its standard error")?).lines();
