@@ -30,8 +30,9 @@ mod q5_k;
 mod q6_k;
 mod q8_0;
 
-pub(crate) use acts::Turned256;
 pub use acts::{ActRow, Acts, Rounding};
+pub(crate) use acts::{Chunk32, Turned256};
+pub(crate) use mxfp4::DOUBLED as MXFP4_DOUBLED;
 
 use crate::isa::{self, Isa, Kernel, Level};
 use floats::FloatTile;
@@ -129,6 +130,9 @@ fn matmul_at(level: Level, w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols
 }
 
 /// How a few rows are multiplied by a few columns.
+///
+/// Implementations use loops where closures would do: a closure that is not inlined is compiled without the
+/// instruction set's features, and every operation in it becomes a call.
 trait Tile {
     /// What a row of weights is made of.
     type Block: FromBytes + Immutable + KnownLayout + Unaligned;
@@ -144,6 +148,36 @@ trait Tile {
         rows: [&[Self::Block]; 4],
         cols: [&[Self::Chunk]; C],
     ) -> [[f32; 4]; C];
+
+    /// The products of 16 rows and `C` columns, if that is better than four times four. Same bits.
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        _: I,
+        _: [&[Self::Block]; 16],
+        _: [&[Self::Chunk]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
+
+    /// The products of 16 rows and `C` columns, one way or the other.
+    #[inline(always)]
+    fn products_of_sixteen<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self::Block]; 16],
+        cols: [&[Self::Chunk]; C],
+    ) -> [[f32; 16]; C] {
+        if let Some(all) = Self::sixteen_rows(isa, rows, cols) {
+            return all;
+        }
+        let mut all = [[0.0; 16]; C];
+        for (i, four) in rows.as_chunks::<4>().0.iter().enumerate() {
+            let products = Self::products(isa, *four, cols);
+            for c in 0..C {
+                all[c][4 * i..][..4].copy_from_slice(&products[c]);
+            }
+        }
+        all
+    }
 }
 
 /// How far ahead of the arithmetic memory is asked for weights, in bytes of each row.
@@ -155,6 +189,19 @@ const REACH: usize = 4096;
 fn prefetch<I: Isa, B: IntoBytes + Immutable>(isa: I, block: &B, i: usize, count: usize) {
     let blocks = REACH / size_of::<B>();
     let rows_between = if i + blocks < count { 0 } else { 3 * count * size_of::<B>() };
+    for line in 0..size_of::<B>().div_ceil(64) {
+        isa.prefetch(block.as_bytes(), blocks * size_of::<B>() + rows_between + 64 * line);
+    }
+}
+
+/// How far ahead for 16 rows at once.
+const REACH_16: usize = 1024;
+
+/// [`prefetch`] for 16 rows at once: at the end of the row, asks for the one 16 below.
+#[inline(always)]
+pub(crate) fn prefetch_below<I: Isa, B: IntoBytes + Immutable>(isa: I, block: &B, i: usize, count: usize) {
+    let blocks = REACH_16 / size_of::<B>();
+    let rows_between = if i + blocks < count { 0 } else { 15 * count * size_of::<B>() };
     for line in 0..size_of::<B>().div_ceil(64) {
         isa.prefetch(block.as_bytes(), blocks * size_of::<B>() + rows_between + 64 * line);
     }
@@ -194,42 +241,48 @@ impl<T: Tile> Kernel for ProductBy<'_, T> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Product { w, rows, acts, cols, out } = self.product;
+    fn eval<I: Isa>(mut self, isa: I) {
+        let (rows, cols) = (self.product.rows.clone(), self.product.cols.len());
+        let mut first = rows.start;
+        while first < rows.end {
+            let height = if rows.end - first >= 16 { 16 } else { 4 };
+            let mut c = 0;
+            while c < cols {
+                c += match cols - c {
+                    1 => self.tile::<I, 1>(isa, first, height, c),
+                    2 => self.tile::<I, 2>(isa, first, height, c),
+                    _ => self.tile::<I, 4>(isa, first, height, c),
+                };
+            }
+            first += height;
+        }
+    }
+}
+
+impl<T: Tile> ProductBy<'_, T> {
+    /// Rows `first..first + height`, 16 or 4 of them, by columns `c..c + C`. Where fewer are left, the last
+    /// row and the last column stand in for those that are missing. Returns `C`.
+    #[inline(always)]
+    fn tile<I: Isa, const C: usize>(&mut self, isa: I, first: usize, height: usize, c: usize) -> usize {
+        let Product { w, rows, acts, cols, out } = &mut self.product;
         let chunks = T::chunks(acts).expect("activations rounded for the format of the weights");
         let width = chunks.len() / acts.n();
-        let column = |c: usize| &chunks[cols[c] * width..][..width];
-        for first in rows.clone().step_by(4) {
-            // At the end the last row stands in for those that are missing.
-            let tile = array::from_fn(|i| w.row::<T::Block>((first + i).min(rows.end - 1)));
-            let mut store = |c: usize, products: &[f32]| {
-                let at = c * rows.len() + (first - rows.start);
-                let count = products.len().min(rows.end - first);
-                out[at..at + count].copy_from_slice(&products[..count]);
-            };
-            let mut c = 0;
-            while c < cols.len() {
-                c += match cols.len() - c {
-                    1 => {
-                        let [products] = T::products(isa, tile, [column(c)]);
-                        store(c, &products);
-                        1
-                    }
-                    2 => {
-                        let products = T::products(isa, tile, [column(c), column(c + 1)]);
-                        (0..2).for_each(|i| store(c + i, &products[i]));
-                        2
-                    }
-                    left => {
-                        // Likewise the last column.
-                        let four = array::from_fn(|i| column((c + i).min(cols.len() - 1)));
-                        let products: [_; 4] = T::products(isa, tile, four);
-                        (0..left.min(4)).for_each(|i| store(c + i, &products[i]));
-                        left.min(4)
-                    }
-                }
-            }
+        let row = |i: usize| w.row::<T::Block>((first + i).min(rows.end - 1));
+        let columns = array::from_fn(|i| &chunks[cols[(c + i).min(cols.len() - 1)] * width..][..width]);
+        let mut store = |c: usize, products: &[f32]| {
+            let at = c * rows.len() + (first - rows.start);
+            let count = products.len().min(rows.end - first);
+            out[at..at + count].copy_from_slice(&products[..count]);
+        };
+        let wanted = C.min(cols.len() - c);
+        if height == 16 {
+            let products: [_; C] = T::products_of_sixteen(isa, array::from_fn(row), columns);
+            (0..wanted).for_each(|i| store(c + i, &products[i]));
+        } else {
+            let products: [_; C] = T::products(isa, array::from_fn(row), columns);
+            (0..wanted).for_each(|i| store(c + i, &products[i]));
         }
+        C
     }
 }
 

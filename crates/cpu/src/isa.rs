@@ -16,7 +16,8 @@ mod avx512;
 mod neon;
 mod scalar;
 
-use crate::dot::{Turned256, iq2_xxs};
+use crate::dot::{Chunk32, Turned256, iq2_xxs};
+use quants::mxfp4::BlockMxfp4;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -170,6 +171,19 @@ pub trait Isa: Copy {
     fn dot_twos(self, sums: Self::Ints, w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
     /// Adds the products of 32-bit integers, which must fit; `factor` as 16 little-endian i32.
     fn add_times(self, sums: Self::Ints, x: Self::Ints, factor: Self::Bytes) -> Self::Ints;
+
+    // ----- whole formats -----
+
+    /// The products of 16 rows of MXFP4 and each column, `[columns, 16 rows]`, if this instruction set has a
+    /// better way than four rows at a time.
+    #[inline(always)]
+    fn mxfp4_products<const C: usize>(
+        self,
+        _rows: [&[BlockMxfp4]; 16],
+        _cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
 
     // ----- floats -----
 

@@ -46,7 +46,7 @@ pub(super) struct ChunkF32 {
 /// 256 values in blocks of 32; those beyond the end of a row are zero.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
-pub(super) struct Chunk32 {
+pub struct Chunk32 {
     /// In the order of the row, two blocks a vector.
     pub q: [[i8; 64]; 4],
     /// By block.

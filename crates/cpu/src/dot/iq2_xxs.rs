@@ -47,8 +47,13 @@ impl Tile for Iq2XxsTile {
         for g in 0..blocks {
             let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
             block.iter().for_each(|block| prefetch(isa, *block, g, blocks));
-            let sums = isa.iq2_xxs_dots(block.map(|block| &block.groups), cols.map(|col| &col[g]));
-            let d = isa.f16x4(block.map(|block| block.d.get()));
+            let groups = [&block[0].groups, &block[1].groups, &block[2].groups, &block[3].groups];
+            let mut chunks = [&cols[0][g]; C];
+            for c in 1..C {
+                chunks[c] = &cols[c][g];
+            }
+            let sums = isa.iq2_xxs_dots(groups, chunks);
+            let d = isa.f16x4([block[0].d.get(), block[1].d.get(), block[2].d.get(), block[3].d.get()]);
             for c in 0..C {
                 for r in 0..4 {
                     totals[c][r] += d[r] * UNIT * cols[c][g].plain.scale * sums[c][r] as f32;
@@ -75,7 +80,11 @@ pub(crate) fn dots_portably<I: Isa, const C: usize>(
             sums[c][r] = isa.dot_group(start, &w, &scale, &activations(isa, chunk));
         }
     }
-    sums.map(|sums| isa.totals(sums))
+    let mut totals = [[0; 4]; C];
+    for c in 0..C {
+        totals[c] = isa.totals(sums[c]);
+    }
+    totals
 }
 
 /// [`Isa::iq2_xxs_turned`] by way of the order of a group.

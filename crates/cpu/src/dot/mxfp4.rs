@@ -1,12 +1,13 @@
 //! MXFP4: a nibble looks up twice its value, and the scale is half the block's power of two.
 
+use super::acts::Chunk32;
 use super::pair::Paired;
 use crate::isa::Isa;
 use quants::mxfp4::BlockMxfp4;
 use quants::{e8m0, fp4};
 
 /// Twice the value of each code, as bytes.
-const DOUBLED: [u8; 16] = {
+pub(crate) const DOUBLED: [u8; 16] = {
     let mut bytes = [0; 16];
     let mut code = 0;
     while code < 16 {
@@ -34,6 +35,15 @@ impl Paired for BlockMxfp4 {
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {
         let nibbles = isa.nibbles_of_two(&blocks[0].qs, &blocks[1].qs);
         isa.signed_lookup(isa.quarters(&DOUBLED), nibbles)
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self]; 16],
+        cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        isa.mxfp4_products(rows, cols)
     }
 
     #[inline(always)]

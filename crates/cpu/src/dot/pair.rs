@@ -23,6 +23,16 @@ pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
 
     /// The scales of four blocks.
     fn scales<I: Isa>(isa: I, blocks: [&Self; 4]) -> [f32; 4];
+
+    /// See [`Tile::sixteen_rows`].
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        _: I,
+        _: [&[Self]; 16],
+        _: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
 }
 
 impl<B: Paired> Tile for PairTile<B> {
@@ -52,6 +62,15 @@ impl<B: Paired> Tile for PairTile<B> {
             add_pair(isa, rows.map(|(_, end)| [end[0], zero]).each_ref(), cols, pairs, &mut totals);
         }
         totals
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[B]; 16],
+        cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        B::sixteen_rows(isa, rows, cols)
     }
 }
 

@@ -1,12 +1,14 @@
 //! AVX-512 with VNNI, VBMI and GFNI: a vector of 64 bytes is one register.
 
 mod iq2_xxs;
+mod mxfp4;
 
 use super::avx2::{f16x4, fold, prefetch, sum};
 use super::{Isa, Kernel};
-use crate::dot::Turned256;
+use crate::dot::{Chunk32, Turned256};
 use core::arch::asm;
 use core::arch::x86_64::*;
+use quants::mxfp4::BlockMxfp4;
 
 /// Proof that this CPU has AVX-512 with what we use of it. Only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -310,6 +312,15 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn add_times(self, sums: __m512i, x: __m512i, factor: __m512i) -> __m512i {
         avx512!(_mm512_add_epi32(sums, _mm512_mullo_epi32(x, factor)))
+    }
+
+    #[inline(always)]
+    fn mxfp4_products<const C: usize>(
+        self,
+        rows: [&[BlockMxfp4]; 16],
+        cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        rows[0].len().is_multiple_of(4).then(|| avx512!(mxfp4::products(self, rows, cols)))
     }
 
     #[inline(always)]

@@ -71,8 +71,11 @@ pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turn
     // SAFETY: the caller has the features; loads are from arrays of at least their size.
     unsafe {
         let (ab, cd) = (TwoBlocks::new(blocks[0], blocks[1]), TwoBlocks::new(blocks[2], blocks[3]));
-        let start = cols.map(|col| twice(_mm256_load_si256(col.unbias.as_ptr().cast())));
-        let (mut sums_ab, mut sums_cd) = (start, start);
+        let (mut sums_ab, mut sums_cd) = ([_mm512_setzero_si512(); C], [_mm512_setzero_si512(); C]);
+        for c in 0..C {
+            sums_ab[c] = twice(_mm256_load_si256(cols[c].unbias.as_ptr().cast()));
+            sums_cd[c] = sums_ab[c];
+        }
         for f in 0..4 {
             let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
             for h in 0..2 {

@@ -1,0 +1,214 @@
+//! MXFP4: four blocks of each of 16 rows at a time.
+//!
+//! The codes of four blocks fill a register: their low nibbles are one vector of weights and their high
+//! nibbles another, both with a block to a quarter. So the two dot products of a row add up in the same four
+//! lanes, and four rows together are two levels of additions away from one lane each. Scales come to lanes by
+//! a masked permutation for each row.
+
+use super::rows_to_lanes;
+use crate::dot::{Chunk32, MXFP4_DOUBLED, prefetch_below};
+use crate::isa::Avx512;
+use core::arch::x86_64::*;
+use quants::mxfp4::BlockMxfp4;
+
+/// Blocks taken together.
+const QUAD: usize = 4;
+
+/// What makes a doubled weight unsigned.
+const BIAS: i32 = 12;
+
+/// `[columns, 16 rows]`, from rows whose blocks are a whole number of quads.
+///
+/// # Safety
+///
+/// Needs AVX-512 F, BW, VNNI and VBMI.
+#[inline(always)]
+pub(super) unsafe fn products<const C: usize>(
+    isa: Avx512,
+    rows: [&[BlockMxfp4]; 16],
+    cols: [&[Chunk32]; C],
+) -> [[f32; 16]; C] {
+    let (quads, width) = (rows[0].len() / QUAD, cols[0].len());
+    assert!(rows.iter().all(|row| row.len() == QUAD * quads) && 2 * width >= quads);
+    assert!(cols.iter().all(|col| col.len() == width));
+    let mut totals = [[0.0; 16]; C];
+    // SAFETY: the caller has the features; stores are to arrays of 16 floats.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); C];
+        for q in 0..quads {
+            let mut acts = [Acts::new(&cols[0][q / 2], q % 2); C];
+            for c in 1..C {
+                acts[c] = Acts::new(&cols[c][q / 2], q % 2);
+            }
+            let mut exponents = _mm512_setzero_si512();
+            let mut fours = [[_mm512_setzero_si512(); 4]; C];
+            for four in 0..4 {
+                let mut w = [[_mm512_setzero_si512(); 2]; 4];
+                for r in 0..4 {
+                    let quad: &[_; QUAD] =
+                        rows[4 * four + r][QUAD * q..].first_chunk().expect("a whole quad");
+                    prefetch_below(isa, quad, q, quads);
+                    w[r] = weights(quad);
+                    exponents = add_exponents(exponents, 4 * four + r, quad);
+                }
+                for c in 0..C {
+                    let a = &acts[c];
+                    fours[c][four] = rows_to_lanes([a.dot(w[0]), a.dot(w[1]), a.dot(w[2]), a.dot(w[3])]);
+                }
+            }
+            for c in 0..C {
+                let blocks = blocks_apart(fours[c]);
+                for (j, dots) in blocks.into_iter().enumerate() {
+                    let scale = _mm512_mul_ps(scales(exponents, j), _mm512_set1_ps(acts[c].scale[j]));
+                    sums[c] = _mm512_add_ps(sums[c], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(dots)));
+                }
+            }
+        }
+        for c in 0..C {
+            _mm512_storeu_ps(totals[c].as_mut_ptr(), sums[c]);
+        }
+    }
+    totals
+}
+
+/// The activations that meet a quad.
+#[derive(Clone, Copy)]
+struct Acts {
+    /// Those of low nibbles: the first 16 of each block.
+    low: __m512i,
+    high: __m512i,
+    /// Minus [`BIAS`] times the sum of each block, in the first lane of its quarter.
+    start: __m512i,
+    scale: [f32; QUAD],
+}
+
+impl Acts {
+    /// Half `half` of a chunk.
+    ///
+    /// # Safety
+    ///
+    /// Needs AVX-512 F.
+    #[inline(always)]
+    unsafe fn new(chunk: &Chunk32, half: usize) -> Self {
+        let at = 2 * half;
+        let ([s0, s1], [s2, s3]) = (chunk.sum[at], chunk.sum[at + 1]);
+        let ([d0, d1], [d2, d3]) = (chunk.scale[at], chunk.scale[at + 1]);
+        // SAFETY: the caller has the feature; loads are of 64 bytes from arrays of that size.
+        unsafe {
+            let first = _mm512_loadu_si512(chunk.q[at].as_ptr().cast());
+            let second = _mm512_loadu_si512(chunk.q[at + 1].as_ptr().cast());
+            let sums = _mm512_castsi128_si512(_mm_mullo_epi32(
+                _mm_setr_epi32(s0, s1, s2, s3),
+                _mm_set1_epi32(-BIAS),
+            ));
+            Self {
+                low: _mm512_shuffle_i64x2::<0b10_00_10_00>(first, second),
+                high: _mm512_shuffle_i64x2::<0b11_01_11_01>(first, second),
+                start: _mm512_maskz_expand_epi32(0x1111, sums),
+                scale: [d0, d1, d2, d3],
+            }
+        }
+    }
+
+    /// Four lanes a block, whose sum is its dot product.
+    ///
+    /// # Safety
+    ///
+    /// Needs AVX-512 F and VNNI.
+    #[inline(always)]
+    unsafe fn dot(&self, [low, high]: [__m512i; 2]) -> __m512i {
+        // SAFETY: the caller has the features.
+        unsafe { _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(self.start, low, self.low), high, self.high) }
+    }
+}
+
+/// Twice the weights of a quad plus [`BIAS`], those of low nibbles and those of high ones.
+///
+/// # Safety
+///
+/// Needs AVX-512 F and BW.
+#[inline(always)]
+unsafe fn weights(quad: &[BlockMxfp4; QUAD]) -> [__m512i; 2] {
+    // SAFETY: the caller has the features; loads are of 16 bytes from arrays of that size.
+    unsafe {
+        let codes = |j: usize| _mm_loadu_si128(quad[j].qs.as_ptr().cast());
+        let mut x = _mm512_castsi128_si512(codes(0));
+        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, codes(1));
+        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, codes(2));
+        x = _mm512_mask_broadcast_i32x4(x, 0xf000, codes(3));
+        let table = const {
+            let mut table = MXFP4_DOUBLED;
+            let mut code = 0;
+            while code < 16 {
+                table[code] = table[code].wrapping_add(BIAS as u8);
+                code += 1;
+            }
+            i128::from_le_bytes(table)
+        };
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128((&raw const table).cast()));
+        let low = _mm512_set1_epi8(15);
+        [
+            _mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
+            _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16::<4>(x), low)),
+        ]
+    }
+}
+
+/// Puts the exponents of a quad into lane `row`, the first into its lowest byte.
+///
+/// # Safety
+///
+/// Needs AVX-512 F and VBMI.
+#[inline(always)]
+unsafe fn add_exponents(exponents: __m512i, row: usize, quad: &[BlockMxfp4; QUAD]) -> __m512i {
+    const SIZE: usize = size_of::<BlockMxfp4>();
+    const { assert!(QUAD * SIZE >= 64 && 3 * SIZE < 64) };
+    const PLACES: i32 = i32::from_le_bytes([0, SIZE as u8, 2 * SIZE as u8, 3 * SIZE as u8]);
+    // SAFETY: the caller has the features; the load is of the first 64 bytes of the quad.
+    unsafe {
+        let bytes = _mm512_loadu_si512(quad.as_ptr().cast());
+        _mm512_mask_permutexvar_epi8(exponents, 0xf << (4 * row), _mm512_set1_epi32(PLACES), bytes)
+    }
+}
+
+/// Half the power of two of block `j` of each row.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn scales(exponents: __m512i, j: usize) -> __m512 {
+    // SAFETY: the caller has the feature.
+    unsafe {
+        let e = _mm512_srlv_epi32(exponents, _mm512_set1_epi32(8 * j as i32));
+        let e = _mm512_and_si512(e, _mm512_set1_epi32(0xff));
+        // The power 2^(e - 128) has exponent bits e - 1; for 0 and 1 it is subnormal, 255 is NaN.
+        let one = _mm512_set1_epi32(1);
+        let normal = _mm512_slli_epi32::<23>(_mm512_sub_epi32(e, one));
+        let subnormal = _mm512_sllv_epi32(_mm512_set1_epi32(1 << 21), e);
+        let bits = _mm512_mask_mov_epi32(normal, _mm512_cmple_epu32_mask(e, one), subnormal);
+        let nan = _mm512_cmpeq_epi32_mask(e, _mm512_set1_epi32(255));
+        _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, nan, _mm512_set1_epi32(f32::NAN.to_bits() as i32)))
+    }
+}
+
+/// From four rows a register and a block a quarter to a block a register.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn blocks_apart(fours: [__m512i; 4]) -> [__m512i; QUAD] {
+    let [a, b, c, d] = fours;
+    // SAFETY: the caller has the feature.
+    unsafe {
+        let (ab01, ab23) = (_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0xee>(a, b));
+        let (cd01, cd23) = (_mm512_shuffle_i64x2::<0x44>(c, d), _mm512_shuffle_i64x2::<0xee>(c, d));
+        [
+            _mm512_shuffle_i64x2::<0x88>(ab01, cd01),
+            _mm512_shuffle_i64x2::<0xdd>(ab01, cd01),
+            _mm512_shuffle_i64x2::<0x88>(ab23, cd23),
+            _mm512_shuffle_i64x2::<0xdd>(ab23, cd23),
+        ]
+    }
+}
