@@ -20,6 +20,7 @@ pub mod reading;
 pub mod sampler;
 pub mod service;
 pub mod session;
+pub mod store;
 pub mod vocabulary;
 
 pub use cancel::Cancel;

@@ -211,6 +211,21 @@ impl Codec {
         out.extend(tokens.iter().flat_map(|token| token.to_le_bytes()));
     }
 
+    /// Saves the end of a page as a tail of no tokens, so that pages can be kept without it; `None` if it has
+    /// none. For a conversation that goes on there it is the same.
+    ///
+    /// - `key`: of the page; `index`: pages before it
+    pub fn end_to_bytes<B: Ops>(&self, key: &PageKey, index: usize, page: &Page<B>) -> Option<Vec<u8>> {
+        let end = page.end()?;
+        let mut out = Vec::with_capacity(self.tail_len((index + 1) * PAGE, 0) as usize);
+        self.head(TAIL_MAGIC, key, index + 1, &[], 0, &mut out);
+        for layer in end {
+            out.extend(layer.window.to_bytes());
+            layer.parts().into_iter().flatten().for_each(|rows| out.extend(rows.to_bytes()));
+        }
+        Some(seal(out))
+    }
+
     /// Reads what a page or tail says of itself: `bytes` may be all of it or just its beginning, of at least
     /// [`Head::MOST_BYTES`] unless it is shorter. Neither rows nor the hash are looked at; whether the tokens
     /// are what was saved shows in the key.
@@ -219,52 +234,22 @@ impl Codec {
     ///
     /// If the bytes are anything else than the beginning of a page or tail of this model and format.
     pub fn head_from_bytes(&self, bytes: &[u8]) -> Result<Head, SnapshotError> {
-        let is_page = bytes.starts_with(PAGE_MAGIC);
-        if !is_page && !bytes.starts_with(TAIL_MAGIC) {
-            return Err(SnapshotError::Magic);
-        }
-        let short = |need: usize| SnapshotError::Length { found: bytes.len() as u64, need: need as u64 };
-        if bytes.len() < HEAD {
-            return Err(short(HEAD));
-        }
-        let mut rest = Cursor(&bytes[PAGE_MAGIC.len()..]);
-        let (version, format) = (rest.u32(), rest.u32());
-        if version != VERSION {
-            return Err(SnapshotError::Version { found: version, need: VERSION });
-        }
-        let found = FORMATS.get(format as usize).ok_or(SnapshotError::Damaged("unknown KV format"))?;
-        if rest.take(32) != self.fingerprint {
+        let label = Label::from_bytes(bytes)?;
+        if label.fingerprint != self.fingerprint {
             return Err(SnapshotError::Model);
         }
-        if *found != self.shape.format {
-            return Err(SnapshotError::Format { found: found.name(), need: self.shape.format.name() });
+        if label.format != self.shape.format {
+            return Err(SnapshotError::Format { found: label.format.name(), need: self.shape.format.name() });
         }
-        let parent = PageKey(rest.take(32).try_into().expect("32 bytes"));
-        let (pages, count, last) = (rest.u64(), rest.u64(), rest.u64());
-        // Positions are u32 in the forward pass, so this also keeps sums below from overflowing.
-        if pages > (u32::MAX as usize / PAGE) as u64 {
-            return Err(SnapshotError::Damaged("impossible number of pages"));
-        }
-        let pages = pages as usize;
-        if count > PAGE as u64 || (count == PAGE as u64) != is_page {
-            return Err(SnapshotError::Damaged("impossible number of tokens"));
-        }
-        let (count, position) = (count as usize, pages * PAGE + count as usize);
-        let most = if is_page { 1 } else { SLACK.min(position) as u64 };
-        if last > most {
-            return Err(SnapshotError::Damaged("impossible slack"));
-        }
-        if rest.0.len() < 4 * count {
-            return Err(short(HEAD + 4 * count));
-        }
-        let tokens = rest.take(4 * count).chunks_exact(4);
-        let tokens: Vec<u32> = tokens.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let Label { is_page, key, parent, pages, tokens, has_end, slack, .. } = label;
         if tokens.iter().any(|&t| t as usize >= self.vocab) {
             return Err(SnapshotError::Damaged("a token outside the vocabulary"));
         }
-        let (has_end, slack) = if is_page { (last == 1, 0) } else { (true, last as usize) };
-        let bytes = if is_page { self.page_len(pages, has_end) } else { self.tail_len(position, slack) };
-        Ok(Head { is_page, key: parent.child(&tokens), parent, pages, tokens, has_end, slack, bytes })
+        let bytes = match is_page {
+            true => self.page_len(pages, has_end),
+            false => self.tail_len(pages * PAGE + tokens.len(), slack),
+        };
+        Ok(Head { is_page, key, parent, pages, tokens, has_end, slack, bytes })
     }
 
     /// Checks everything about saved bytes but the rows themselves; returns what is between head and hash.
@@ -346,6 +331,76 @@ impl Codec {
         let (tokens, slack) = (head.tokens.clone(), head.slack);
         let tail = Tail { pages: head.pages, tokens, slack, layers, shape: shape.clone() };
         Ok((head, tail))
+    }
+}
+
+/// What a saved page or tail says of itself, whatever model it is of. Unlike [`Head`] it does not know how long
+/// the whole should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs)] // as in `Head`
+pub struct Label {
+    pub is_page: bool,
+    /// Of the model.
+    pub fingerprint: [u8; 32],
+    pub format: KvFormat,
+    pub parent: PageKey,
+    pub key: PageKey,
+    pub pages: usize,
+    pub tokens: Vec<u32>,
+    pub has_end: bool,
+    pub slack: usize,
+}
+
+impl Label {
+    /// As [`Codec::head_from_bytes`], for any model.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are anything else than the beginning of a page or tail.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Label, SnapshotError> {
+        let is_page = bytes.starts_with(PAGE_MAGIC);
+        if !is_page && !bytes.starts_with(TAIL_MAGIC) {
+            return Err(SnapshotError::Magic);
+        }
+        let short = |need: usize| SnapshotError::Length { found: bytes.len() as u64, need: need as u64 };
+        if bytes.len() < HEAD {
+            return Err(short(HEAD));
+        }
+        let mut rest = Cursor(&bytes[PAGE_MAGIC.len()..]);
+        let (version, format) = (rest.u32(), rest.u32());
+        if version != VERSION {
+            return Err(SnapshotError::Version { found: version, need: VERSION });
+        }
+        let format = *FORMATS.get(format as usize).ok_or(SnapshotError::Damaged("unknown KV format"))?;
+        let fingerprint = rest.take(32).try_into().expect("32 bytes");
+        let parent = PageKey(rest.take(32).try_into().expect("32 bytes"));
+        let (pages, count, last) = (rest.u64(), rest.u64(), rest.u64());
+        // Positions are u32 in the forward pass, so this also keeps sums from overflowing.
+        if pages > (u32::MAX as usize / PAGE) as u64 {
+            return Err(SnapshotError::Damaged("impossible number of pages"));
+        }
+        let pages = pages as usize;
+        if count > PAGE as u64 || (count == PAGE as u64) != is_page {
+            return Err(SnapshotError::Damaged("impossible number of tokens"));
+        }
+        let (count, position) = (count as usize, pages * PAGE + count as usize);
+        let most = if is_page { 1 } else { SLACK.min(position) as u64 };
+        if last > most {
+            return Err(SnapshotError::Damaged("impossible slack"));
+        }
+        if rest.0.len() < 4 * count {
+            return Err(short(HEAD + 4 * count));
+        }
+        let tokens = rest.take(4 * count).chunks_exact(4);
+        let tokens: Vec<u32> = tokens.map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let (has_end, slack) = if is_page { (last == 1, 0) } else { (true, last as usize) };
+        let key = parent.child(&tokens);
+        Ok(Label { is_page, fingerprint, format, parent, key, pages, tokens, has_end, slack })
+    }
+
+    /// Whether saved bytes are as they were written: their hash matches.
+    pub fn is_sealed(bytes: &[u8]) -> bool {
+        bytes.split_last_chunk::<HASH>().is_some_and(|(body, hash)| blake3::hash(body).as_bytes() == hash)
     }
 }
 
