@@ -11,6 +11,7 @@ mod evict;
 mod find;
 mod spelling;
 
+pub(crate) use evict::Evicted;
 pub(crate) use find::Found;
 pub(crate) use spelling::Spelling;
 
@@ -168,6 +169,11 @@ impl<B: Ops> Cache<B> {
         self.next_id += 1;
         self.ghosts.forget(&parent.child(tail.tokens()));
         node.tails.push(Kept { id, tail: Arc::new(tail), spelling, kind, used: self.clock });
+    }
+
+    /// Whether a page is kept, or it is the key of no tokens.
+    pub(crate) fn has(&self, key: &PageKey) -> bool {
+        self.nodes.contains_key(key)
     }
 
     /// Pages kept.

@@ -4,6 +4,7 @@
 //! One thread owns the model ([`worker`]); everybody else talks to it through the [`inbox`] and the ticket's
 //! channel. How a batch is shared out among conversations is in [`share`].
 
+mod fetch;
 mod inbox;
 mod job;
 mod ledger;
@@ -20,10 +21,12 @@ use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::constraint::Constraints;
 use crate::loaded::LoadedModel;
-use inbox::{Inbox, Waiting};
+use crate::store::PageStore;
+use fetch::Fetcher;
+use inbox::{Fetch, Inbox, Waiting};
 use ledger::Ledger;
 use model::kv::KvFormatError;
-use model::{Codec, KvFormat, NoTap, Ops, Tap};
+use model::{Codec, KvFormat, NoTap, Ops, PageKey, Tap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -48,7 +51,7 @@ struct Handle {
 }
 
 /// How an engine works.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineOptions {
     /// How cached rows are stored; `None` for what suits the model best.
     pub kv: Option<KvFormat>,
@@ -63,11 +66,21 @@ pub struct EngineOptions {
     /// Rows of prompts in one batch; `None` for as many as the device reads in a short time. Results do not
     /// depend on it.
     pub rows: Option<usize>,
+    /// Where pages and tails are kept beyond memory and restarts.
+    pub store: Option<PageStore>,
 }
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        EngineOptions { kv: None, context: None, sessions: 16, queue: 64, memory: None, rows: None }
+        EngineOptions {
+            kv: None,
+            context: None,
+            sessions: 16,
+            queue: 64,
+            memory: None,
+            rows: None,
+            store: None,
+        }
     }
 }
 
@@ -81,6 +94,9 @@ pub enum StartError {
     /// Nothing could ever be done.
     #[error("at least one session is needed")]
     NoSessions,
+    /// The page store is of another model or KV format.
+    #[error("the page store was opened for another model or another KV format")]
+    Store,
     /// The system gave no thread.
     #[error("starting the engine's thread: {0}")]
     Thread(#[from] std::io::Error),
@@ -124,6 +140,13 @@ impl Engine {
         if options.sessions == 0 {
             return Err(StartError::NoSessions);
         }
+        if options
+            .store
+            .as_ref()
+            .is_some_and(|store| store.root() != PageKey::root(&loaded.model.fingerprint, kv))
+        {
+            return Err(StartError::Store);
+        }
         let context = options.context.map_or(config.context, |wanted| wanted.min(config.context));
         let limit = options.memory.unwrap_or_else(|| ledger::usual_limit(loaded.bytes));
         let codec = Codec::new(config, kv, loaded.model.fingerprint);
@@ -146,6 +169,10 @@ impl Engine {
             active_limit: options.sessions,
             ..Status::default()
         }));
+        let store = options.store;
+        let fetcher =
+            store.as_ref().map(|store| Fetcher::start(store.clone(), loaded.clone(), inbox.clone()));
+        let fetcher = fetcher.transpose()?;
         let tokenizer = loaded.tokenizer.clone();
         let constraints = loaded.constraints.clone();
         let thread = std::thread::Builder::new().name("ds4-engine".to_owned());
@@ -153,7 +180,8 @@ impl Engine {
             let (inbox, board) = (inbox.clone(), board.clone());
             thread.spawn(move || {
                 let _closed_at_the_end = Closing(&inbox);
-                Worker::new(&loaded, &settings, &inbox, &board, &mut tap).run();
+                let beneath = store.zip(fetcher);
+                Worker::new(&loaded, &settings, &inbox, &board, beneath, &mut tap).run();
             })?
         };
         let thread = Mutex::new(Some(thread));
@@ -201,7 +229,7 @@ impl Engine {
         if need > ledger.limit() {
             return Err(Refusal::Memory { need, free: ledger.limit() });
         }
-        let prompt = Spelling::new(tokenizer, prompt);
+        let prompt = Arc::new(Spelling::new(tokenizer, prompt));
         let (sender, events) = mpsc::unbounded_channel();
         let cancel = Cancel::new();
         let id = inbox.put(retry_after, |id| Waiting {
@@ -214,6 +242,7 @@ impl Engine {
             submitted: Instant::now(),
             events: sender,
             cancel: cancel.clone(),
+            fetch: Fetch::NotYet,
         })?;
         Ok(Ticket { id, prompt_tokens, events, cancel, inbox: Arc::downgrade(inbox) })
     }

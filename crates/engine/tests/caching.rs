@@ -1,14 +1,17 @@
 //! What was read before is not read again, and nobody can tell from the reply. On a tiny model, as short stories.
 
 use cpu::Cpu;
+use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
     Engine, EngineOptions, Form, Job, JobPrompt, LoadedModel, Miss, Priority, Reply, Request, Sampling,
     Session,
 };
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
-use model::{KvFormat, PAGE};
+use model::{Codec, KvFormat, PAGE};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use text::{Marker, Prompt};
 
 type Loaded = Arc<LoadedModel<Cpu>>;
@@ -216,6 +219,84 @@ fn text_in_another_spelling_is_recognised() {
     assert!(reply.stats.prompt.cached >= spelled.len(), "{:?}", reply.stats);
     let spelled_on = [&tokens[..], &tokenizer.encode("And so on.")].concat();
     assert_eq!(reply.tokens, fresh(&loaded, &spelled_on));
+}
+
+fn store(loaded: &Loaded, folder: &Path) -> PageStore {
+    let codec = Codec::new(&loaded.model.config, KvFormat::F16, loaded.model.fingerprint);
+    let place = Place::parse(folder.to_str().unwrap()).unwrap();
+    PageStore::open(&place, codec, StoreOptions::default()).unwrap()
+}
+
+fn engine_over(loaded: &Loaded, store: PageStore, memory: Option<u64>) -> Engine {
+    let kv = Some(KvFormat::F16);
+    let options = EngineOptions { kv, memory, store: Some(store), ..EngineOptions::default() };
+    Engine::start(loaded.clone(), options).unwrap()
+}
+
+/// After a restart the next turn reads what is new, and nothing else.
+#[test]
+fn a_restarted_engine_goes_on_where_it_stopped() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    for (nth, system) in [60, PAGE + 200].into_iter().enumerate() {
+        let mut prompt = conversation(&loaded, &[&words(nth, system), &words(2, 20)]);
+        let engine = engine_over(&loaded, store(&loaded, folder.path()), None);
+        prompt.extend(ask(&engine, &loaded, &prompt).tokens);
+        engine.shutdown(Duration::ZERO);
+        drop(engine);
+
+        let known = prompt.len() - 1;
+        prompt.push(user(&loaded));
+        prompt.extend(words(3, 30));
+        let engine = engine_over(&loaded, store(&loaded, folder.path()), None);
+        check(&engine, &loaded, &prompt, known, Some(Miss::Beyond));
+    }
+}
+
+/// An engine that is killed has saved its finished pages.
+#[test]
+fn a_killed_engine_loses_the_unfinished_page_only() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = words(1, PAGE + 300);
+    let first = store(&loaded, folder.path());
+    let killed = engine_over(&loaded, first.clone(), None);
+    ask(&killed, &loaded, &prompt);
+    assert!(first.settle(Duration::from_secs(60)));
+    let engine = engine_over(&loaded, store(&loaded, folder.path()), None);
+    let reply = ask(&engine, &loaded, &prompt);
+    assert_eq!(reply.stats.prompt.cached, PAGE);
+    assert_eq!(reply.tokens, fresh(&loaded, &prompt));
+}
+
+/// What memory forgets is on disk, and comes back from there.
+#[test]
+fn what_was_evicted_comes_back_from_the_store() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    let store = store(&loaded, folder.path());
+    let engine = engine_over(&loaded, store.clone(), Some(4 << 20));
+    let prompts: Vec<_> = (0..4).map(|nth| words(nth + 1, PAGE + 100)).collect();
+    for prompt in &prompts {
+        ask(&engine, &loaded, prompt);
+        assert!(store.settle(Duration::from_secs(60)));
+    }
+    assert!(engine.status().cache.evicted > 0);
+    for prompt in &prompts {
+        let reply = ask(&engine, &loaded, prompt);
+        assert!(reply.stats.prompt.cached >= PAGE, "{:?}", reply.stats);
+        assert!(store.settle(Duration::from_secs(60)));
+    }
+    assert_eq!(ask(&engine, &loaded, &prompts[0]).tokens, fresh(&loaded, &prompts[0]));
+}
+
+#[test]
+fn a_store_of_another_kind_is_refused() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    let store = Some(store(&loaded, folder.path()));
+    let options = EngineOptions { kv: Some(KvFormat::F32), store, ..EngineOptions::default() };
+    assert!(matches!(Engine::start(loaded, options), Err(engine::StartError::Store)));
 }
 
 /// Many conversations that share beginnings, go on, are edited and cut, at once and one after another, in memory

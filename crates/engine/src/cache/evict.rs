@@ -1,18 +1,17 @@
 //! What is forgotten when memory is short: what saves the fewest tokens for the bytes it takes, seen from how
 //! likely somebody is to come back to it and how long ago somebody did.
 
-use super::{Cache, Node, TailKind};
+use super::{Cache, Kept, Node, TailKind};
 use model::{Ops, PAGE, Page, PageKey, Tail};
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 
 /// Something that was forgotten, for whoever wants to keep it elsewhere.
-#[expect(dead_code, reason = "for the page store, which is not there yet")]
 pub(crate) enum Evicted<B: Ops> {
     /// A page, with the key of the page before it and how many there are before it.
     Page { parent: PageKey, index: usize, page: Arc<Page<B>> },
-    /// A tail, with the key of the page before it.
-    Tail { parent: PageKey, tail: Arc<Tail<B>> },
+    /// A tail, with the key of the page before it, and what it was kept for.
+    Tail { parent: PageKey, tail: Arc<Tail<B>>, kind: TailKind },
 }
 
 /// Something that can be forgotten.
@@ -60,7 +59,6 @@ impl<B: Ops> Cache<B> {
     }
 
     /// Everything, for whoever wants to keep it elsewhere; pages before what follows them.
-    #[expect(dead_code, reason = "for the page store, which is not there yet")]
     pub(crate) fn all(&self) -> Vec<Evicted<B>> {
         let mut nodes: Vec<_> = self.nodes.iter().collect();
         nodes.sort_by_key(|(_, node)| node.depth);
@@ -69,7 +67,7 @@ impl<B: Ops> Cache<B> {
             if let (Some(page), Some(parent)) = (&node.page, node.parent) {
                 all.push(Evicted::Page { parent, index: node.depth - 1, page: page.clone() });
             }
-            all.extend(node.tails.iter().map(|kept| Evicted::Tail { parent: *key, tail: kept.tail.clone() }));
+            all.extend(node.tails.iter().map(|kept| kept.evicted(*key)));
         }
         all
     }
@@ -112,7 +110,7 @@ impl<B: Ops> Cache<B> {
                 let kept = node.tails.swap_remove(nth);
                 let bytes = kept.memory() as u64;
                 self.ghosts.add(key.child(kept.tail.tokens()));
-                evicted.push(Evicted::Tail { parent: key, tail: kept.tail });
+                evicted.push(kept.evicted(key));
                 bytes
             }
             Item::End(key) => {
@@ -134,6 +132,12 @@ impl<B: Ops> Cache<B> {
                 memory
             }
         }
+    }
+}
+
+impl<B: Ops> Kept<B> {
+    fn evicted(&self, parent: PageKey) -> Evicted<B> {
+        Evicted::Tail { parent, tail: self.tail.clone(), kind: self.kind }
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) struct Found<B: Ops> {
     pub(crate) keys: Vec<PageKey>,
     /// Tokens that are known.
     pub(crate) cached: usize,
+    /// The prompt's token that is next, as the tokenizer spells the prompt.
+    pub(crate) next: usize,
     /// The whole prompt, its known part in the spelling in which it is known.
     pub(crate) tokens: Vec<u32>,
     /// Why not more was found; `None` if nothing but the last token is left to read.
@@ -80,7 +82,7 @@ impl<B: Ops> Cache<B> {
                 Miss::Beyond
             }
         });
-        Found { pages, tail, keys, cached: best.cached, tokens, miss }
+        Found { pages, tail, keys, cached: best.cached, next: best.next, tokens, miss }
     }
 
     /// Whether the page after the best place was known once.
@@ -198,6 +200,13 @@ impl Search {
 }
 
 impl<B: Ops> Found<B> {
+    /// How many of its pages are in use by others, so that going on from them takes no memory.
+    pub(crate) fn pages_in_use(&self) -> usize {
+        // Two hold each in any case: the cache and this.
+        let in_use = |page: &&Arc<Page<B>>| page.is_shared() || Arc::strong_count(page) > 2;
+        self.pages.iter().filter(in_use).count()
+    }
+
     /// The state as a conversation of its own.
     pub(crate) fn timeline(&self, ops: &B, config: &Config, format: KvFormat) -> Timeline<B> {
         // Only the last page's end can be needed, and a conversation should not hold the others.

@@ -4,7 +4,7 @@ use super::job::{JobEvent, Priority, Refusal};
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::generate::Request;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -12,7 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 pub(super) struct Waiting {
     pub(super) id: u64,
     /// The prompt as the tokenizer spells it.
-    pub(super) prompt: Spelling,
+    pub(super) prompt: Arc<Spelling>,
     /// Whether another spelling of the same bytes will do.
     pub(super) any_spelling: bool,
     pub(super) request: Request,
@@ -21,6 +21,15 @@ pub(super) struct Waiting {
     pub(super) submitted: Instant,
     pub(super) events: UnboundedSender<JobEvent>,
     pub(super) cancel: Cancel,
+    pub(super) fetch: Fetch,
+}
+
+/// Whether the page store was asked for what the job needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fetch {
+    NotYet,
+    Asked,
+    Done,
 }
 
 impl Waiting {
@@ -104,12 +113,19 @@ impl Inbox {
 
     /// Takes out the first job that `admit` agrees to, asked in order: the most important first, among equals
     /// who came first.
-    pub(super) fn take(&self, mut admit: impl FnMut(&Waiting) -> bool) -> Option<Waiting> {
+    pub(super) fn take(&self, mut admit: impl FnMut(&mut Waiting) -> bool) -> Option<Waiting> {
         let mut state = self.lock();
         let mut order: Vec<usize> = (0..state.waiting.len()).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(state.waiting[i].priority), state.waiting[i].id));
-        let chosen = order.into_iter().find(|&i| admit(&state.waiting[i]))?;
+        let chosen = order.into_iter().find(|&i| admit(&mut state.waiting[i]))?;
         Some(state.waiting.remove(chosen))
+    }
+
+    /// Takes note that the page store has answered for a job.
+    pub(super) fn fetched(&self, id: u64) {
+        for job in self.lock().waiting.iter_mut().filter(|job| job.id == id) {
+            job.fetch = Fetch::Done;
+        }
     }
 
     /// Whether the worker has been asked to stop, and when it has to.

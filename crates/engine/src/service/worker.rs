@@ -6,17 +6,19 @@
 //! that fails alone is ended; the others go on as if nothing had happened.
 
 use super::Settings;
-use super::inbox::{Inbox, Waiting};
+use super::fetch::{Fetched, Fetcher, Query};
+use super::inbox::{Fetch, Inbox, Waiting};
 use super::job::JobError;
 use super::ledger::Ledger;
 use super::running::{End, Running, tell};
 use super::share::{Want, share};
 use super::status::{CacheStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
-use crate::cache::{Cache, Found, TailKind};
+use crate::cache::{Cache, Evicted, Found, TailKind};
 use crate::generate::{Finish, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
+use crate::store::{PageStore, Saved};
 use model::{BatchError, Ops, PageKey, Tap, forward};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -33,6 +35,9 @@ const BESIDE: Duration = Duration::from_millis(250);
 /// By how much the end of a reply can be cut back: the client may have dropped its last words.
 const END_SLACK: usize = 16;
 
+/// How long an engine that is shut down waits for the page store.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// From how many tokens on it is better to wait for somebody who reads them than to read them too.
 const WORTH_WAITING: usize = 16;
 
@@ -43,6 +48,8 @@ pub(super) struct Worker<'m, B: Ops> {
     inbox: &'m Inbox,
     board: &'m Mutex<Status>,
     tap: &'m mut dyn Tap<B>,
+    /// What is beneath the cache.
+    store: Option<(PageStore, Fetcher<B>)>,
     active: Vec<Running<'m, B>>,
     cache: Cache<B>,
     ledger: &'m Ledger,
@@ -75,12 +82,13 @@ impl Rate {
     }
 }
 
-impl<'m, B: Ops> Worker<'m, B> {
+impl<'m, B: Ops + 'static> Worker<'m, B> {
     pub(super) fn new(
         loaded: &'m LoadedModel<B>,
         settings: &'m Settings,
         inbox: &'m Inbox,
         board: &'m Mutex<Status>,
+        store: Option<(PageStore, Fetcher<B>)>,
         tap: &'m mut dyn Tap<B>,
     ) -> Self {
         let root = PageKey::root(&loaded.model.fingerprint, settings.kv);
@@ -91,6 +99,7 @@ impl<'m, B: Ops> Worker<'m, B> {
             inbox,
             board,
             tap,
+            store,
             active: Vec::new(),
             cache: Cache::new(loaded.tokenizer.clone(), root),
             ledger: &settings.ledger,
@@ -107,12 +116,13 @@ impl<'m, B: Ops> Worker<'m, B> {
     pub(super) fn run(&mut self) {
         loop {
             self.look_around();
+            self.take_fetched();
             self.admit();
             self.report();
             if !self.active.is_empty() {
                 self.step();
             } else if self.inbox.closing().is_some() && self.inbox.len() == 0 {
-                return;
+                return self.save_all();
             } else {
                 self.inbox.sleep(self.inbox.len());
             }
@@ -165,7 +175,7 @@ impl<'m, B: Ops> Worker<'m, B> {
 
     /// The next job that can start, and where.
     fn next_job(&mut self) -> Option<(Waiting, Found<B>)> {
-        let (cache, active, ledger) = (&self.cache, &self.active, &self.ledger);
+        let (cache, active, ledger, store) = (&self.cache, &self.active, &self.ledger, &self.store);
         let committed = self.committed();
         let (mut start, mut full) = (None, false);
         let job = self.inbox.take(|job| {
@@ -176,8 +186,14 @@ impl<'m, B: Ops> Worker<'m, B> {
             if active.iter().any(|other| is_worth_waiting_for(other, job, &found)) {
                 return false;
             }
+            if let Some((_, fetcher)) = store
+                && is_being_fetched(fetcher, job, &found)
+            {
+                return false;
+            }
             let tokens = ledger.tokens(found.tokens.len(), job.request.max_tokens);
-            full = !active.is_empty() && committed + ledger.need(tokens, found.keys.len()) > ledger.limit();
+            full =
+                !active.is_empty() && committed + ledger.need(tokens, found.pages_in_use()) > ledger.limit();
             if !full {
                 start = Some(found);
             }
@@ -286,7 +302,7 @@ impl<'m, B: Ops> Worker<'m, B> {
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
             self.totals.written_tokens += (job.written() - before) as u64;
             ends.extend(end.map(|end| (at, end)));
-            keep(&mut self.cache, job);
+            keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), job);
         }
         for (at, end) in ends.into_iter().rev() {
             self.end(at, end);
@@ -315,7 +331,7 @@ impl<'m, B: Ops> Worker<'m, B> {
         self.count(&end);
         let mut job = self.active.remove(at);
         if !matches!(end, End::Failed(JobError::Internal(_) | JobError::Device(_))) {
-            keep(&mut self.cache, &mut job);
+            keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), &mut job);
             let last = job.keys.last().copied().unwrap_or(self.cache.root());
             self.cache.put_tail(last, job.timeline.tail(END_SLACK), TailKind::End);
         }
@@ -323,12 +339,58 @@ impl<'m, B: Ops> Worker<'m, B> {
         job.end(end);
     }
 
+    /// Puts what came from the page store into the cache.
+    fn take_fetched(&mut self) {
+        let Some((_, fetcher)) = &self.store else { return };
+        while let Ok(Fetched { id, pages, tail }) = fetcher.fetched.try_recv() {
+            // Memory may have forgotten a page meanwhile that what follows it needs.
+            for (before, page) in pages {
+                if self.cache.has(&before) {
+                    self.cache.put_page(before, page);
+                }
+            }
+            if let Some((before, tail)) = tail
+                && self.cache.has(&before)
+            {
+                self.cache.put_tail(before, tail, TailKind::End);
+            }
+            self.inbox.fetched(id);
+        }
+    }
+
+    /// Hands something to the page store, without waiting.
+    fn save(&self, evicted: &Evicted<B>) -> Saved {
+        let Some((store, _)) = &self.store else { return Saved::Dropped };
+        match evicted {
+            Evicted::Page { parent, index, page } => store.save_page(parent, *index, page),
+            Evicted::Tail { kind: TailKind::Inside, .. } => Saved::Dropped,
+            Evicted::Tail { parent, tail, .. } => store.save_tail(parent, tail),
+        }
+    }
+
+    /// At the end: everything goes to the page store, as far as that takes no longer than [`PATIENCE`].
+    fn save_all(&self) {
+        let Some((store, _)) = &self.store else { return };
+        let end = Instant::now() + PATIENCE;
+        let left = || end.saturating_duration_since(Instant::now());
+        for evicted in self.cache.all() {
+            if self.save(&evicted) == Saved::Dropped && !left().is_zero() {
+                store.settle(left()); // too much waits
+                self.save(&evicted);
+            }
+        }
+        store.settle(left());
+    }
+
     /// Forgets what was read before, as far as memory is short.
     fn make_room(&mut self) {
         let used = self.cache.memory().0 + self.active.iter().map(Running::tail_memory).sum::<u64>();
         let excess = used.saturating_sub(self.ledger.limit());
         if excess > 0 {
-            self.cache.free(excess);
+            let evicted = self.cache.free(excess);
+            for evicted in &evicted {
+                self.save(evicted); // or it is lost: a miss later
+            }
             self.end_one_that_outgrew();
         }
     }
@@ -376,12 +438,15 @@ impl<'m, B: Ops> Worker<'m, B> {
 }
 
 /// Puts what a job has read into the cache: finished pages, and its state where it is to be kept.
-fn keep<B: Ops>(cache: &mut Cache<B>, job: &mut Running<'_, B>) {
+fn keep<B: Ops + 'static>(cache: &mut Cache<B>, store: Option<&PageStore>, job: &mut Running<'_, B>) {
     job.keys.truncate(job.timeline.pages().len()); // it may have lost some
     while let Some(page) = job.timeline.pages().get(job.keys.len()) {
         let index = job.keys.len();
         let before = job.keys.last().copied().unwrap_or(cache.root());
         let (key, page) = cache.put_page(before, page.clone());
+        if let Some(store) = store {
+            store.save_page(&before, index, &page); // also what is known when the power goes
+        }
         job.timeline.share_page(index, page);
         if let Some(before) = index.checked_sub(1) {
             // Only the last page's end can be needed by the job itself.
@@ -394,6 +459,21 @@ fn keep<B: Ops>(cache: &mut Cache<B>, job: &mut Running<'_, B>) {
         let last = job.keys.last().copied().unwrap_or(cache.root());
         cache.put_tail(last, job.timeline.tail(STOP_SLACK), kind);
     }
+}
+
+/// Whether the page store may know more of a job than memory, and has not answered yet.
+fn is_being_fetched<B: Ops + 'static>(fetcher: &Fetcher<B>, job: &mut Waiting, found: &Found<B>) -> bool {
+    if job.fetch == Fetch::NotYet {
+        let query = Query {
+            id: job.id,
+            prompt: job.prompt.clone(),
+            any_spelling: job.any_spelling,
+            have: found.keys.clone(),
+            known: found.next,
+        };
+        job.fetch = if fetcher.ask(query) { Fetch::Asked } else { Fetch::Done };
+    }
+    job.fetch == Fetch::Asked
 }
 
 /// Whether `other` is reading what `job` has to read too, so far that it is better to wait and start there.
