@@ -13,7 +13,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -28,6 +28,9 @@ const MAX_HEAD: usize = 64 << 10;
 
 /// The most headers.
 const MAX_HEADERS: usize = 128;
+
+/// How long bytes are taken that nobody wants any more, after the last of ours.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// Why a server ended before somebody ended it.
 #[derive(Debug, thiserror::Error)]
@@ -190,17 +193,21 @@ async fn serve_one(stream: TcpStream, router: Router, options: Options, mut clos
     }
 }
 
-/// A connection that is given up if the other side leaves our bytes unread for too long.
+/// A connection that is given up if the other side leaves our bytes unread for too long, and that at its end takes
+/// what the other side is still sending, for a moment: the system resets a socket that is closed with bytes unread,
+/// and a reset destroys an answer ("too large", say) that was not read yet.
 struct Impatient {
     stream: TcpStream,
     patience: Duration,
     /// Runs while bytes wait to be taken.
     waiting: Option<Pin<Box<Sleep>>>,
+    /// Runs when our side is closed.
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 impl Impatient {
     fn new(stream: TcpStream, patience: Duration) -> Impatient {
-        Impatient { stream, patience, waiting: None }
+        Impatient { stream, patience, waiting: None, lingering: None }
     }
 
     /// Passes a result of writing on, and keeps the time if there is none.
@@ -255,6 +262,49 @@ impl AsyncWrite for Impatient {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let Impatient { stream, lingering, .. } = &mut *self;
+        if lingering.is_none() {
+            ready!(Pin::new(&mut *stream).poll_shutdown(cx))?;
+        }
+        let clock = lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut unwanted = [0; 4096];
+        while clock.as_mut().poll(cx).is_pending() {
+            let mut unwanted = ReadBuf::new(&mut unwanted);
+            let read = ready!(Pin::new(&mut *stream).poll_read(cx, &mut unwanted));
+            if read.is_err() || unwanted.filled().is_empty() {
+                break;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// A client that first sends all it has still gets to read that it was too much.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refusal_is_not_lost_with_what_was_sent_for_nothing() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let app = Router::new().fallback(async || StatusCode::PAYLOAD_TOO_LARGE);
+        tokio::spawn(async move {
+            serve(listener, app, &Options::default(), std::future::pending(), Duration::ZERO).await
+        });
+        for round in 0..50 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let head = format!("POST / HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n\r\n", 64 << 20);
+            client.write_all(head.as_bytes()).await.unwrap();
+            client
+                .write_all(&vec![b' '; 1 << 20])
+                .await
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+            let mut answer = Vec::new();
+            client.read_to_end(&mut answer).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+            assert!(answer.starts_with(b"HTTP/1.1 413"), "round {round}: {}", answer.escape_ascii());
+        }
     }
 }
