@@ -55,7 +55,7 @@ struct State {
     /// When the worker has to stop; no new jobs from then on.
     closing: Option<Instant>,
     next_id: u64,
-    /// Somebody wants the worker to look around.
+    /// There is something that the worker has not looked at: a new job, or somebody wants it to look around.
     woken: bool,
 }
 
@@ -97,6 +97,7 @@ impl Inbox {
         let id = state.next_id;
         state.next_id += 1;
         state.waiting.push(job(id));
+        state.woken = true;
         drop(state);
         self.changed.notify_all();
         Ok(id)
@@ -148,10 +149,11 @@ impl Inbox {
         self.changed.notify_all();
     }
 
-    /// Sleeps until there is something to look at: a job, a wake-up, or the time of the earliest deadline.
-    pub(super) fn sleep(&self, seen: usize) {
+    /// Sleeps until there is something to look at: a job that came, or a wake-up, since the last sleep ended; or the
+    /// time of the earliest deadline.
+    pub(super) fn sleep(&self) {
         let mut state = self.lock();
-        while !state.woken && state.waiting.len() <= seen {
+        while !state.woken {
             let until = state.waiting.iter().filter_map(|job| job.deadline).chain(state.closing).min();
             state = match until {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -165,5 +167,55 @@ impl Inbox {
             };
         }
         state.woken = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reading::Form;
+    use crate::sampler::Sampling;
+    use std::sync::mpsc;
+
+    fn job(id: u64) -> Waiting {
+        let request = Request {
+            sampling: Sampling::default(),
+            seed: 0,
+            max_tokens: None,
+            logprobs: None,
+            form: Form::Plain { stop: Vec::new() },
+            strict_markup: false,
+            constraint: None,
+            think_budget: None,
+            forced: Vec::new(),
+        };
+        Waiting {
+            id,
+            prompt: Arc::default(),
+            any_spelling: true,
+            request,
+            priority: Priority::Normal,
+            deadline: None,
+            submitted: Instant::now(),
+            events: tokio::sync::mpsc::unbounded_channel().0,
+            cancel: Cancel::default(),
+            fetch: Fetch::NotYet,
+        }
+    }
+
+    /// The worker has looked and found nothing; then a job comes, and only then does the worker go to sleep.
+    #[test]
+    fn a_job_that_comes_just_before_the_worker_sleeps_wakes_it() {
+        let inbox = Arc::new(Inbox::new(4));
+        assert!(inbox.take(|_| true).is_none());
+        inbox.put(Duration::ZERO, job).unwrap();
+        let (awake, waking) = mpsc::channel();
+        let sleeper = inbox.clone();
+        std::thread::spawn(move || {
+            sleeper.sleep();
+            awake.send(()).unwrap();
+        });
+        waking.recv_timeout(Duration::from_secs(10)).expect("the worker is awake");
+        assert_eq!(inbox.take(|_| true).map(|job| job.id), Some(1));
     }
 }

@@ -124,7 +124,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             } else if self.inbox.closing().is_some() && self.inbox.len() == 0 {
                 return self.save_all();
             } else {
-                self.inbox.sleep(self.inbox.len());
+                self.inbox.sleep();
             }
         }
     }
