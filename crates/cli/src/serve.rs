@@ -3,9 +3,10 @@
 use crate::backend::{BackendArgs, Task};
 use crate::model_arg::ModelArg;
 use anyhow::{Context, bail, ensure};
+use engine::store::{PageStore, Place, StoreOptions};
 use engine::{Engine, EngineOptions, LoadedModel, Sampling};
 use gguf::Gguf;
-use model::{KvFormat, Ops};
+use model::{Codec, KvFormat, Ops};
 use server::listen::RunError;
 use server::options::ReasoningField;
 use server::{Options, Speaker};
@@ -122,6 +123,13 @@ pub struct Serve {
     /// Memory for cached conversations, in MiB. Default: a part of what is free
     #[arg(long, value_name = "MIB", help_heading = "Engine")]
     kv_memory: Option<u64>,
+    /// Keep what was read here, so that it need not be read again after a restart: a folder, which only its
+    /// owner can read
+    #[arg(long, value_name = "FOLDER", help_heading = "Engine")]
+    store: Option<String>,
+    /// The most space that this may take, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32 << 10, help_heading = "Engine", requires = "store", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    store_limit: u64,
     /// Whose words prompts are written in: v4 or v4-0731. Default: what the file says it is
     #[arg(long, value_name = "NAME", value_parser = Profile::from_str, help_heading = "Engine")]
     profile: Option<Profile>,
@@ -130,6 +138,7 @@ pub struct Serve {
 const EXAMPLES: &str = "\
 Examples:
   ds4 serve
+  ds4 serve --store ~/.cache/ds4
   ds4 serve --host 0.0.0.0 --api-key-file keys.txt
   OPENAI_BASE_URL=http://127.0.0.1:8080/v1 OPENAI_API_KEY=any codex
   ANTHROPIC_BASE_URL=http://127.0.0.1:8080 ANTHROPIC_API_KEY=any claude";
@@ -150,10 +159,13 @@ impl Serve {
             for warning in &engine.info().warnings {
                 eprintln!("warning: {warning}");
             }
-            eprintln!("ready: {} with a context of {} tokens", engine.info().name, engine.info().context);
             Ok(Arc::new(engine))
         };
-        match server::listen::run(listener, options, grace, load) {
+        let ready = |speaker: &dyn Speaker| {
+            let info = speaker.info();
+            eprintln!("ready: {} with a context of {} tokens", info.name, info.context);
+        };
+        match server::listen::run(listener, options, grace, load, ready) {
             Ok(()) => Ok(()),
             Err(RunError::Load(error)) => Err(error),
             Err(error) => Err(anyhow::anyhow!("{error}")),
@@ -240,12 +252,23 @@ impl Task for Start<'_> {
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<Engine> {
         let args = self.args;
         let loaded = LoadedModel::load(ops, &self.gguf, args.profile).context("loading the model")?;
+        let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
+        kv.check(&loaded.model.config)?;
+        let store = args.store.as_deref().map(|address| {
+            let codec = Codec::new(&loaded.model.config, kv, loaded.model.fingerprint);
+            let options = StoreOptions { limit: args.store_limit << 20, ..StoreOptions::default() };
+            let opened = Place::parse(address).map_err(anyhow::Error::from);
+            let opened = opened.and_then(|place| Ok(PageStore::open(&place, codec, options)?));
+            opened.with_context(|| format!("opening the page store {address}"))
+        });
+        let store = store.transpose()?;
         let options = EngineOptions {
-            kv: args.kv,
+            kv: Some(kv),
             context: args.ctx.map(|n| n as usize),
             sessions: args.sessions.get(),
             queue: args.max_queue.unwrap_or(4 * args.sessions.get()),
             memory: args.kv_memory.map(|mib| mib << 20),
+            store,
             ..EngineOptions::default()
         };
         Engine::start(Arc::new(loaded), options).context("starting the engine")

@@ -45,6 +45,7 @@ pub enum RunError<E> {
 }
 
 /// Runs a server until it gets SIGTERM or Ctrl-C: probes are answered at once, requests when `load` has returned.
+/// `ready` is called when they are.
 ///
 /// At the end requests that run have `grace` to finish; a second signal ends the process at once.
 ///
@@ -56,6 +57,7 @@ pub fn run<E: Send + 'static>(
     options: Options,
     grace: Duration,
     load: impl FnOnce() -> Result<Arc<dyn Speaker>, E> + Send + 'static,
+    ready: impl FnOnce(&dyn Speaker) + Send + 'static,
 ) -> Result<(), RunError<E>> {
     listener.set_nonblocking(true)?;
     let app = App::loading(options)?;
@@ -66,7 +68,10 @@ pub fn run<E: Send + 'static>(
         let loading = app.clone();
         // Not one of the runtime's own threads: those would be waited for at the end.
         std::thread::Builder::new().name("ds4-load".to_owned()).spawn(move || match load() {
-            Ok(speaker) => loading.ready(speaker),
+            Ok(speaker) => {
+                loading.ready(speaker.clone());
+                ready(&*speaker);
+            }
             Err(error) => drop(failed.send(error)),
         })?;
         let mut load_error = None;

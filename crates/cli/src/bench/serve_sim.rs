@@ -1,17 +1,19 @@
 //! `ds4 bench --serve-sim`: the engine in service, without HTTP.
 //!
-//! Three questions: what do many sessions get at once, compared with one after another; how long does a newcomer
-//! wait while somebody else's long prompt is read; and how much of what agents send is known already
+//! Four questions: what do many sessions get at once, compared with one after another; how long does a newcomer
+//! wait while somebody else's long prompt is read; what has to be read again after a restart, with a page store
+//! and without; and how much of what agents send is known already
 //! ([`traces`]), compared with a server that has one slot and keeps what its last request has in common with the
 //! next. Tokens are arbitrary but always the same; replies are greedy and go on to their full length.
 
 mod traces;
 
+use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
     Engine, EngineOptions, Event, Form, Job, JobEvent, JobPrompt, LoadedModel, Priority, Reply, Request,
     Sampling, Ticket,
 };
-use model::{KvFormat, Ops};
+use model::{Codec, KvFormat, Ops};
 use serde::Serialize;
 use std::io::Write;
 use std::sync::Arc;
@@ -46,6 +48,7 @@ struct Report {
     reply: usize,
     sessions: Vec<Sessions>,
     newcomer: Option<Newcomer>,
+    restart: Option<Restart>,
     traces: Vec<Hits>,
 }
 
@@ -84,6 +87,26 @@ struct Newcomer {
     /// How long the long prompt took with all this, and alone.
     long_beside: f64,
     long_alone: f64,
+}
+
+/// The next turn of a long conversation after a restart. Times in seconds.
+#[derive(Serialize)]
+struct Restart {
+    /// Tokens of the turn's prompt, of which the last are new.
+    prompt: usize,
+    new: usize,
+    warm: Turn,
+    cold: Turn,
+    /// Bytes in the page store, and how long stopping took.
+    stored: u64,
+    stopping: f64,
+}
+
+/// Tokens that had to be read, and the time to the first token, that of starting the engine included.
+#[derive(Serialize)]
+struct Turn {
+    computed: usize,
+    first: f64,
 }
 
 /// How many tokens of a trace's prompts were known.
@@ -129,7 +152,7 @@ pub fn run<B: Ops + 'static>(
         loaded: Arc::new(loaded),
     };
     let context = simulation.loaded.model.config.context;
-    let longest = (prompt + reply).max(if args.long > 0 { args.long + 16 } else { 0 });
+    let longest = (prompt + reply).max(if args.long > 0 { args.long + 64 } else { 0 });
     anyhow::ensure!(longest <= context, "{longest} positions needed, and this model knows {context}");
     simulation.warm_up(prompt)?;
     let mut sessions = Vec::new();
@@ -143,6 +166,10 @@ pub fn run<B: Ops + 'static>(
         eprintln!("a newcomer beside a prompt of {} tokens", args.long);
         simulation.newcomer(args.long)
     });
+    let restart = (args.long > 0).then(|| {
+        eprintln!("a restart in a conversation of {} tokens", args.long);
+        simulation.restart(args.long)
+    });
     let mut traces = Vec::new();
     if !args.no_traces {
         for trace in traces::all() {
@@ -152,7 +179,8 @@ pub fn run<B: Ops + 'static>(
     }
     let model = simulation.loaded.name.clone();
     let newcomer = newcomer.transpose()?;
-    let report = Report { model, kv: kv.name(), prompt, reply, sessions, newcomer, traces };
+    let restart = restart.transpose()?;
+    let report = Report { model, kv: kv.name(), prompt, reply, sessions, newcomer, restart, traces };
     if json {
         serde_json::to_writer_pretty(&mut *out, &report)?;
         writeln!(out)?;
@@ -164,7 +192,12 @@ pub fn run<B: Ops + 'static>(
 
 impl<B: Ops + 'static> Simulation<B> {
     fn engine(&self, sessions: usize) -> anyhow::Result<Engine> {
-        let options = EngineOptions { kv: Some(self.kv), sessions, queue: 1024, ..EngineOptions::default() };
+        self.engine_over(None, sessions)
+    }
+
+    fn engine_over(&self, store: Option<PageStore>, sessions: usize) -> anyhow::Result<Engine> {
+        let kv = Some(self.kv);
+        let options = EngineOptions { kv, sessions, queue: 1024, store, ..EngineOptions::default() };
         Ok(Engine::start(self.loaded.clone(), options)?)
     }
 
@@ -286,6 +319,35 @@ impl<B: Ops + 'static> Simulation<B> {
         })
     }
 
+    fn restart(&self, long: usize) -> anyhow::Result<Restart> {
+        const NEW: usize = 32;
+        let folder = tempfile::tempdir()?;
+        let open = || -> anyhow::Result<PageStore> {
+            let model = &self.loaded.model;
+            let codec = Codec::new(&model.config, self.kv, model.fingerprint);
+            Ok(PageStore::open(&Place::Folder(folder.path().into()), codec, StoreOptions::default())?)
+        };
+        let mut prompt = self.text(1, long);
+        let engine = self.engine_over(Some(open()?), 1)?;
+        prompt.extend(self.submit(&engine, prompt.clone(), 16, false)?.wait()?.tokens);
+        let start = Instant::now();
+        engine.shutdown(Duration::ZERO);
+        drop(engine);
+        let stopping = start.elapsed().as_secs_f64();
+        let stored = open()?.stats().bytes;
+        prompt.push(self.user);
+        prompt.extend(self.text(2, NEW - 1));
+        let turn = |store: &dyn Fn() -> anyhow::Result<Option<PageStore>>| -> anyhow::Result<Turn> {
+            let start = Instant::now();
+            let engine = self.engine_over(store()?, 1)?;
+            let reply = self.submit(&engine, prompt.clone(), 1, false)?.wait()?;
+            Ok(Turn { computed: reply.stats.prompt.computed, first: start.elapsed().as_secs_f64() })
+        };
+        let warm = turn(&|| open().map(Some))?;
+        let cold = turn(&|| Ok(None))?;
+        Ok(Restart { prompt: prompt.len(), new: NEW, warm, cold, stored, stopping })
+    }
+
     /// Sends a trace's requests, and counts what was known.
     fn play(&self, trace: &Trace) -> anyhow::Result<Hits> {
         let engine = self.engine(16)?;
@@ -384,6 +446,24 @@ impl Report {
                 "  who writes meanwhile waits {median_gap:.2} s for a token (median), {longest_gap:.2} s at most"
             )?;
             writeln!(out, "  the long prompt: {long_beside:.2} s with all this, {long_alone:.2} s alone")?;
+        }
+        if let Some(Restart { prompt, new, warm, cold, stored, stopping }) = &self.restart {
+            let megabytes = *stored as f64 / 1e6;
+            writeln!(
+                out,
+                "\nafter a restart, the next turn of a conversation: {prompt} tokens, {new} of them new"
+            )?;
+            writeln!(
+                out,
+                "  with its page store: {} tokens to read, {:.3} s to the first token",
+                warm.computed, warm.first
+            )?;
+            writeln!(
+                out,
+                "  without: {} tokens to read, {:.3} s to the first token",
+                cold.computed, cold.first
+            )?;
+            writeln!(out, "  the store has {megabytes:.1} MB; stopping took {stopping:.2} s")?;
         }
         if !self.traces.is_empty() {
             writeln!(out, "\nprompt tokens that were known")?;
