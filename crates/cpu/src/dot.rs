@@ -180,28 +180,33 @@ trait Tile {
     }
 }
 
-/// How far ahead of the arithmetic memory is asked for weights, in bytes of each row.
-const REACH: usize = 4096;
-
-/// Asks for the weights that come [`REACH`] after block `i` of `count` in a row: further on in this
-/// row, or else at the start of the row four below, where the next tile begins.
-#[inline(always)]
-fn prefetch<I: Isa, B: IntoBytes + Immutable>(isa: I, block: &B, i: usize, count: usize) {
-    let blocks = REACH / size_of::<B>();
-    let rows_between = if i + blocks < count { 0 } else { 3 * count * size_of::<B>() };
-    for line in 0..size_of::<B>().div_ceil(64) {
-        isa.prefetch(block.as_bytes(), blocks * size_of::<B>() + rows_between + 64 * line);
-    }
+/// How far ahead of the arithmetic memory is asked for weights.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    /// Bytes of each row.
+    bytes: usize,
+    /// Rows that are taken together.
+    rows: usize,
 }
 
-/// How far ahead for 16 rows at once.
-const REACH_16: usize = 1024;
+/// For tiles of four rows.
+const FOUR_ROWS: Ahead = Ahead { bytes: 4096, rows: 4 };
 
-/// [`prefetch`] for 16 rows at once: at the end of the row, asks for the one 16 below.
+/// For tiles of 16 rows: less of each, so that the start of a tile does not come too soon.
+pub(crate) const SIXTEEN_ROWS: Ahead = Ahead { bytes: 1024, rows: 16 };
+
+/// Asks for the weights that come so far after block `i` of `count` in a row: further on in this row, or
+/// else at the start of the row that is as many below as are taken together, where the next tile begins.
 #[inline(always)]
-pub(crate) fn prefetch_below<I: Isa, B: IntoBytes + Immutable>(isa: I, block: &B, i: usize, count: usize) {
-    let blocks = REACH_16 / size_of::<B>();
-    let rows_between = if i + blocks < count { 0 } else { 15 * count * size_of::<B>() };
+pub(crate) fn prefetch<I: Isa, B: IntoBytes + Immutable>(
+    isa: I,
+    ahead: Ahead,
+    block: &B,
+    i: usize,
+    count: usize,
+) {
+    let blocks = ahead.bytes / size_of::<B>();
+    let rows_between = if i + blocks < count { 0 } else { (ahead.rows - 1) * count * size_of::<B>() };
     for line in 0..size_of::<B>().div_ceil(64) {
         isa.prefetch(block.as_bytes(), blocks * size_of::<B>() + rows_between + 64 * line);
     }

@@ -4,7 +4,7 @@
 //! the lanes are added as a tree ([`Isa::sum`]).
 
 use super::acts::{Acts, ChunkF32, Chunks};
-use super::{Tile, prefetch};
+use super::{FOUR_ROWS, Tile, prefetch};
 use crate::isa::Isa;
 use quants::float::{BlockBF16, BlockF16, BlockF32};
 use std::array;
@@ -42,7 +42,7 @@ impl<B: Float> Tile for FloatTile<B> {
         let mut sums = [[isa.no_floats(); 4]; C];
         for i in 0..whole {
             let w = [&rows[0].0[i], &rows[1].0[i], &rows[2].0[i], &rows[3].0[i]];
-            w.iter().for_each(|w| prefetch(isa, *w, i, whole));
+            w.iter().for_each(|w| prefetch(isa, FOUR_ROWS, *w, i, whole));
             add_products(isa, w, cols, i, &mut sums);
         }
         if !rows[0].1.is_empty() {

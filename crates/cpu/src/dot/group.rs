@@ -10,7 +10,7 @@
 //! ```
 
 use super::acts::{Acts, Chunk256, Chunks};
-use super::{Tile, prefetch};
+use super::{FOUR_ROWS, Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
@@ -81,7 +81,7 @@ impl<B: Grouped> Tile for GroupTile<B> {
         let mut totals = [[0.0; 4]; C];
         for g in 0..blocks {
             let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
-            block.iter().for_each(|block| prefetch(isa, *block, g, blocks));
+            block.iter().for_each(|block| prefetch(isa, FOUR_ROWS, *block, g, blocks));
             let first = two_rows(isa, [block[0], block[1]], cols, g);
             let second = two_rows(isa, [block[2], block[3]], cols, g);
             let d = isa.f16x4([block[0].d(), block[1].d(), block[2].d(), block[3].d()]);

@@ -7,7 +7,7 @@
 use super::acts::{Acts, Chunks, Turned256};
 use super::group::{Group, activations};
 use super::q4_k::twice;
-use super::{Tile, prefetch};
+use super::{FOUR_ROWS, Tile, prefetch};
 use crate::isa::Isa;
 use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
 
@@ -46,7 +46,7 @@ impl Tile for Iq2XxsTile {
         let mut totals = [[0.0; 4]; C];
         for g in 0..blocks {
             let block = [&rows[0][g], &rows[1][g], &rows[2][g], &rows[3][g]];
-            block.iter().for_each(|block| prefetch(isa, *block, g, blocks));
+            block.iter().for_each(|block| prefetch(isa, FOUR_ROWS, *block, g, blocks));
             let groups = [&block[0].groups, &block[1].groups, &block[2].groups, &block[3].groups];
             let mut chunks = [&cols[0][g]; C];
             for c in 1..C {

@@ -5,7 +5,7 @@
 //! ```
 
 use super::acts::{Acts, Chunk32, Chunks};
-use super::{Tile, prefetch};
+use super::{FOUR_ROWS, Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -54,7 +54,7 @@ impl<B: Paired> Tile for PairTile<B> {
         let mut totals = [[0.0; 4]; C];
         for p in 0..pairs {
             let pair = [&rows[0].0[p], &rows[1].0[p], &rows[2].0[p], &rows[3].0[p]];
-            pair.iter().for_each(|pair| prefetch(isa, *pair, p, pairs));
+            pair.iter().for_each(|pair| prefetch(isa, FOUR_ROWS, *pair, p, pairs));
             add_pair(isa, pair, cols, p, &mut totals);
         }
         if !rows[0].1.is_empty() {

@@ -6,7 +6,7 @@
 //! a masked permutation for each row.
 
 use super::rows_to_lanes;
-use crate::dot::{Chunk32, MXFP4_DOUBLED, prefetch_below};
+use crate::dot::{Chunk32, MXFP4_DOUBLED, SIXTEEN_ROWS, prefetch};
 use crate::isa::Avx512;
 use core::arch::x86_64::*;
 use quants::mxfp4::BlockMxfp4;
@@ -47,7 +47,7 @@ pub(super) unsafe fn products<const C: usize>(
                 for r in 0..4 {
                     let quad: &[_; QUAD] =
                         rows[4 * four + r][QUAD * q..].first_chunk().expect("a whole quad");
-                    prefetch_below(isa, quad, q, quads);
+                    prefetch(isa, SIXTEEN_ROWS, quad, q, quads);
                     w[r] = weights(quad);
                     exponents = add_exponents(exponents, 4 * four + r, quad);
                 }
