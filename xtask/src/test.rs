@@ -5,6 +5,9 @@ use crate::setup::{Setup, tokenizer};
 use crate::shell::{command, exists, run};
 use anyhow::Result;
 
+/// How many writers of the page store are killed: about a minute.
+const KILL_ROUNDS: &str = "1000";
+
 /// Run all tests: format, lints, unit and integration tests, the program as a process, real clients.
 ///
 /// Fetches what it needs first; on a fresh machine with Rust nothing else has to be installed.
@@ -28,7 +31,10 @@ impl Test {
         } else {
             "cargo test --lib --bins --tests"
         };
-        run(command(runner).args(["--workspace", "--no-fail-fast"]).env("DS4_TOKENIZER_JSON", tokenizer()))?;
+        run(command(runner)
+            .args(["--workspace", "--no-fail-fast"])
+            .env("DS4_TOKENIZER_JSON", tokenizer())
+            .env("DS4_KILL_ROUNDS", KILL_ROUNDS))?;
         run(&mut command("cargo test --workspace --doc --quiet"))?;
         Clients::all().run()
     }
