@@ -16,8 +16,11 @@ mod avx512;
 mod neon;
 mod scalar;
 
-use crate::dot::{Chunk32, Turned256, iq2_xxs};
+use crate::dot::{Chunk32, Chunk256, Turned256, iq2_xxs};
+use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
+use quants::q2_k::BlockQ2K;
+use quants::q8_0::BlockQ8_0;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -172,15 +175,42 @@ pub trait Isa: Copy {
     /// Adds the products of 32-bit integers, which must fit; `factor` as 16 little-endian i32.
     fn add_times(self, sums: Self::Ints, x: Self::Ints, factor: Self::Bytes) -> Self::Ints;
 
-    // ----- whole formats -----
+    // ----- whole formats: the products of 16 rows and each column, `[columns, 16 rows]`, if this instruction
+    //       set has a better way than four rows at a time -----
 
-    /// The products of 16 rows of MXFP4 and each column, `[columns, 16 rows]`, if this instruction set has a
-    /// better way than four rows at a time.
+    /// 16 rows of MXFP4.
     #[inline(always)]
     fn mxfp4_products<const C: usize>(
         self,
         _rows: [&[BlockMxfp4]; 16],
         _cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
+    /// 16 rows of Q8_0.
+    #[inline(always)]
+    fn q8_0_products<const C: usize>(
+        self,
+        _rows: [&[BlockQ8_0]; 16],
+        _cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
+    /// 16 rows of Q2_K.
+    #[inline(always)]
+    fn q2_k_products<const C: usize>(
+        self,
+        _rows: [&[BlockQ2K]; 16],
+        _cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
+    /// 16 rows of IQ2_XXS.
+    #[inline(always)]
+    fn iq2_xxs_products<const C: usize>(
+        self,
+        _rows: [&[BlockIq2Xxs]; 16],
+        _cols: [&[Turned256]; C],
     ) -> Option<[[f32; 16]; C]> {
         None
     }

@@ -58,7 +58,7 @@ pub struct Chunk32 {
 /// 256 values with one scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
-pub(crate) struct Chunk256 {
+pub struct Chunk256 {
     /// In the order of a group, see [`Isa`](crate::isa::Isa).
     pub q: [[i8; 64]; 4],
     /// The sums of each 16 values, in the order of the row.

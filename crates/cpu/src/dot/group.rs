@@ -42,7 +42,7 @@ pub(super) enum Scales {
 }
 
 /// A format with blocks of 256.
-pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned {
+pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Sized {
     /// Whether the offsets are minima, with [`dmin`](Self::dmin) as their unit.
     const MINIMA: bool = false;
     /// What became of the scales in panels.
@@ -61,6 +61,16 @@ pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unal
 
     /// Unpacks one block.
     fn unpack<I: Isa>(&self, isa: I) -> Group<I>;
+
+    /// See [`Tile::sixteen_rows`].
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        _: I,
+        _: [&[Self]; 16],
+        _: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
 }
 
 impl<B: Grouped> Tile for GroupTile<B> {
@@ -102,6 +112,15 @@ impl<B: Grouped> Tile for GroupTile<B> {
             }
         }
         totals
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[B]; 16],
+        cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        B::sixteen_rows(isa, rows, cols)
     }
 }
 

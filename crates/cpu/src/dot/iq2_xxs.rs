@@ -19,7 +19,7 @@ const MINUS_BIAS: i16 = -43;
 const _: () = assert!(MINUS_BIAS == -(BIAS as i16));
 
 /// `d (s + 1/2) / 4 = (d / 8) (2 s + 1)`.
-pub(super) const UNIT: f32 = 0.125;
+pub(crate) const UNIT: f32 = 0.125;
 
 /// Rows of IQ2_XXS.
 pub(super) struct Iq2XxsTile;
@@ -61,6 +61,15 @@ impl Tile for Iq2XxsTile {
             }
         }
         totals
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[BlockIq2Xxs]; 16],
+        cols: [&[Turned256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        isa.iq2_xxs_products(rows, cols)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Q2_K: four planes of two bits; 4-bit scales and minima.
 
+use super::acts::Chunk256;
 use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
 use quants::q2_k::BlockQ2K;
@@ -29,6 +30,15 @@ impl Grouped for BlockQ2K {
             by_sixteen: scale,
             offset: isa.sixteen([scales[0] >> 4 & LOW, scales[1] >> 4 & LOW]),
         }
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self]; 16],
+        cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        isa.q2_k_products(rows, cols)
     }
 }
 

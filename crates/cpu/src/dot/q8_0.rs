@@ -1,5 +1,6 @@
 //! Q8_0 is signed bytes already.
 
+use super::acts::Chunk32;
 use super::pair::Paired;
 use crate::isa::Isa;
 use quants::q8_0::BlockQ8_0;
@@ -12,6 +13,15 @@ impl Paired for BlockQ8_0 {
     #[inline(always)]
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {
         isa.signed(isa.halves(transmute_ref!(&blocks[0].q), transmute_ref!(&blocks[1].q)))
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self]; 16],
+        cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        isa.q8_0_products(rows, cols)
     }
 
     #[inline(always)]

@@ -247,7 +247,7 @@ fn every_code_of_every_byte_is_understood() {
 fn nothing_is_read_after_the_last_row() {
     const PAGE: usize = 1 << 16; // a multiple of every page size there is
     for format in Format::ALL {
-        for rows in [1, 3, 5] {
+        for rows in [1, 3, 5, 16, 19] {
             let k = row_length(format, 8);
             let case = Case::random(format, k, rows, 5, 1);
             let mut file = tempfile::tempfile().unwrap();

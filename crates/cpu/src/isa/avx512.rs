@@ -2,13 +2,18 @@
 
 mod iq2_xxs;
 mod mxfp4;
+mod q2_k;
+mod q8_0;
 
 use super::avx2::{f16x4, fold, prefetch, sum};
 use super::{Isa, Kernel};
-use crate::dot::{Chunk32, Turned256};
+use crate::dot::{Chunk32, Chunk256, Turned256};
 use core::arch::asm;
 use core::arch::x86_64::*;
+use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
+use quants::q2_k::BlockQ2K;
+use quants::q8_0::BlockQ8_0;
 
 /// Proof that this CPU has AVX-512 with what we use of it. Only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -324,6 +329,33 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn q8_0_products<const C: usize>(
+        self,
+        rows: [&[BlockQ8_0]; 16],
+        cols: [&[Chunk32]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        rows[0].len().is_multiple_of(2).then(|| avx512!(q8_0::products(self, rows, cols)))
+    }
+
+    #[inline(always)]
+    fn q2_k_products<const C: usize>(
+        self,
+        rows: [&[BlockQ2K]; 16],
+        cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        Some(avx512!(q2_k::products(self, rows, cols)))
+    }
+
+    #[inline(always)]
+    fn iq2_xxs_products<const C: usize>(
+        self,
+        rows: [&[BlockIq2Xxs]; 16],
+        cols: [&[Turned256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        Some(avx512!(iq2_xxs::products(self, rows, cols)))
+    }
+
+    #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
         avx512!(f16x4(bits))
     }
@@ -455,6 +487,24 @@ impl Isa for Avx512 {
     }
 }
 
+/// 64 bytes that are loaded at once.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Aligned<T>(T);
+
+impl Aligned<[u32; 16]> {
+    /// The words, a lane each. The read is volatile because the compiler would otherwise put the vector together
+    /// word by word in the shuffle units, which are busy.
+    ///
+    /// Needs AVX-512 F; inlined as the compiler's own intrinsics are.
+    #[inline]
+    #[target_feature(enable = "avx512f")]
+    fn load(&self) -> __m512i {
+        // SAFETY: the array has the size and the alignment of the vector.
+        unsafe { (&raw const self.0).cast::<__m512i>().read_volatile() }
+    }
+}
+
 /// Adds products of 16-bit numbers, two to a lane: `vpdpwssd`, which the compiler would take apart.
 ///
 /// Needs AVX-512 F and VNNI; inlined as the compiler's own intrinsics are.
@@ -474,6 +524,29 @@ fn dot_words(mut sums: __m512i, a: __m512i, b: __m512i) -> __m512i {
     sums
 }
 
+/// Puts four of 64 bytes into lane `row`: those at the places that lane of `places` says.
+///
+/// As an instruction, since the compiler knows better: of sixteen such loads and shuffles in a row it makes several
+/// times as many.
+///
+/// Needs AVX-512 F and VBMI; inlined as the compiler's own intrinsics are.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vbmi")]
+fn put_lane(mut lanes: __m512i, row: usize, places: __m512i, bytes: &[u8; 64]) -> __m512i {
+    // SAFETY: the CPU has AVX-512 VBMI, and the instruction reads only the bytes.
+    unsafe {
+        asm!(
+            "vpermb {lanes} {{{lane}}}, {places}, zmmword ptr [{bytes}]",
+            lanes = inout(zmm_reg) lanes,
+            lane = in(kreg) 0xf_u64 << (4 * row),
+            places = in(zmm_reg) places,
+            bytes = in(reg) bytes.as_ptr(),
+            options(pure, readonly, nostack, preserves_flags),
+        );
+    }
+    lanes
+}
+
 /// Adds within each quarter so that lane `r` of a quarter belongs to row `r`.
 ///
 /// # Safety
@@ -487,6 +560,58 @@ unsafe fn rows_to_lanes(s: [__m512i; 4]) -> __m512i {
         let cd = _mm512_add_epi32(_mm512_unpacklo_epi32(s[2], s[3]), _mm512_unpackhi_epi32(s[2], s[3]));
         _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd))
     }
+}
+
+/// Adds up quarters: from four registers of [`rows_to_lanes`], the total of row `r` in lane `r`.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn row_totals([a, b, c, d]: [__m512i; 4]) -> __m512i {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_shuffle_i64x2::<0x44>(a, b), _mm512_shuffle_i64x2::<0xee>(a, b));
+        let cd = _mm512_add_epi32(_mm512_shuffle_i64x2::<0x44>(c, d), _mm512_shuffle_i64x2::<0xee>(c, d));
+        _mm512_add_epi32(_mm512_shuffle_i64x2::<0x88>(ab, cd), _mm512_shuffle_i64x2::<0xdd>(ab, cd))
+    }
+}
+
+/// As [`row_totals`], of the first two quarters and of the last two.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn half_totals([a, b, c, d]: [__m512i; 4]) -> [__m512i; 2] {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe {
+        let ab = _mm512_add_epi32(_mm512_shuffle_i64x2::<0x88>(a, b), _mm512_shuffle_i64x2::<0xdd>(a, b));
+        let cd = _mm512_add_epi32(_mm512_shuffle_i64x2::<0x88>(c, d), _mm512_shuffle_i64x2::<0xdd>(c, d));
+        [_mm512_shuffle_i64x2::<0x88>(ab, cd), _mm512_shuffle_i64x2::<0xdd>(ab, cd)]
+    }
+}
+
+/// The values of the f16 in the lower half of each lane.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn words_as_f32(x: __m512i) -> __m512 {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(x)) }
+}
+
+/// The upper half of each lane, as the lower.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn upper_words(x: __m512i) -> __m512i {
+    // SAFETY: the caller has AVX-512 F.
+    unsafe { _mm512_srli_epi32::<16>(x) }
 }
 
 /// Transposes a square of 32-bit words.

@@ -11,14 +11,14 @@
 //! The signs need to be turned the same way: a mask for each place in a row. With the sign bits as its
 //! matrix, GFNI turns eight rows and adds the parity; a permutation brings together what belongs to a mask.
 
-use crate::dot::Turned256;
-use crate::dot::iq2_xxs::BIAS;
-use core::arch::x86_64::*;
-use quants::iq2_xxs::{GRID_LEVELS, Group, MAGNITUDES};
+#![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
-/// 64 bytes of constants, for one load.
-#[repr(C, align(64))]
-struct Aligned<T>(T);
+use super::{Aligned, words_as_f32};
+use crate::dot::iq2_xxs::{BIAS, UNIT};
+use crate::dot::{SIXTEEN_ROWS, Turned256, prefetch};
+use crate::isa::Avx512;
+use core::arch::x86_64::*;
+use quants::iq2_xxs::{BlockIq2Xxs, GRID_LEVELS, Group, MAGNITUDES};
 
 /// The codes of the rows: first the low bytes of all 256 (weights 0 to 3), then the high bytes.
 static CODES: Aligned<[[u8; 256]; 2]> = {
@@ -61,6 +61,80 @@ static TURN: Aligned<[u8; 64]> = {
     Aligned(turn)
 };
 
+/// `[columns, 16 rows]`
+///
+/// # Safety
+///
+/// Needs AVX-512 F, BW, DQ, VL, VNNI, VBMI and GFNI, and F16C.
+#[inline(always)]
+pub(super) unsafe fn products<const C: usize>(
+    isa: Avx512,
+    rows: [&[BlockIq2Xxs]; 16],
+    cols: [&[Turned256]; C],
+) -> [[f32; 16]; C] {
+    let blocks = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == blocks) && cols.iter().all(|col| col.len() == blocks));
+    let mut totals = [[0.0; 16]; C];
+    // SAFETY: the caller has the features; loads and stores are of arrays of their size.
+    unsafe {
+        let mut sums = [_mm512_setzero_ps(); C];
+        if blocks == 0 {
+            return totals;
+        }
+        let mut next = four_blocks(&rows, 0, 0);
+        for g in 0..blocks {
+            let mut chunks = [&cols[0][g]; C];
+            for c in 1..C {
+                chunks[c] = &cols[c][g];
+            }
+            let mut units = Aligned([0_u32; 16]);
+            for r in 0..16 {
+                // Inside, as all blocks below, by the assertion on lengths.
+                let block = rows[r].get_unchecked(g);
+                prefetch(isa, SIXTEEN_ROWS, block, g, blocks);
+                units.0[r] = block.d.get().into();
+            }
+            // Rows are paired so that their totals come out in order.
+            let mut eights = [[_mm512_setzero_si512(); 2]; C];
+            for eight in 0..2 {
+                let mut fours = [[_mm512_setzero_si512(); 2]; C];
+                for two in 0..2 {
+                    let now = next;
+                    // The signs take a while to get ready, so the next rows are begun before these are used.
+                    let (eight_after, two_after) = [(0, 1), (1, 0), (1, 1), (0, 0)][2 * eight + two];
+                    let g_after = if eight_after + two_after > 0 { g } else { (g + 1).min(blocks - 1) };
+                    next = four_blocks(&rows, 8 * eight_after + 2 * two_after, g_after);
+                    let groups = group_sums(&now, chunks);
+                    for c in 0..C {
+                        let [ab, cd] = groups[c];
+                        fours[c][two] =
+                            _mm512_add_epi32(_mm512_unpacklo_epi32(ab, cd), _mm512_unpackhi_epi32(ab, cd));
+                    }
+                }
+                for c in 0..C {
+                    let [ac, bd] = fours[c];
+                    eights[c][eight] =
+                        _mm512_add_epi32(_mm512_unpacklo_epi64(ac, bd), _mm512_unpackhi_epi64(ac, bd));
+                }
+            }
+            let d = _mm512_mul_ps(words_as_f32(units.load()), _mm512_set1_ps(UNIT));
+            for c in 0..C {
+                let [low, high] = eights[c];
+                let dots = _mm512_add_epi32(
+                    _mm512_shuffle_i64x2::<0x88>(low, high),
+                    _mm512_shuffle_i64x2::<0xdd>(low, high),
+                );
+                let scale = _mm512_mul_ps(d, _mm512_set1_ps(chunks[c].plain.scale));
+                sums[c] = _mm512_add_ps(sums[c], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(dots)));
+            }
+        }
+        for c in 0..C {
+            _mm512_storeu_ps(totals[c].as_mut_ptr(), sums[c]);
+        }
+    }
+    totals
+}
+
 /// See [`Isa::iq2_xxs_dots`](crate::isa::Isa::iq2_xxs_dots).
 ///
 /// # Safety
@@ -70,28 +144,11 @@ static TURN: Aligned<[u8; 64]> = {
 pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turned256; C]) -> [[i32; 4]; C] {
     // SAFETY: the caller has the features; loads are from arrays of at least their size.
     unsafe {
-        let (ab, cd) = (TwoBlocks::new(blocks[0], blocks[1]), TwoBlocks::new(blocks[2], blocks[3]));
-        let (mut sums_ab, mut sums_cd) = ([_mm512_setzero_si512(); C], [_mm512_setzero_si512(); C]);
-        for c in 0..C {
-            sums_ab[c] = twice(_mm256_load_si256(cols[c].unbias.as_ptr().cast()));
-            sums_cd[c] = sums_ab[c];
-        }
-        for f in 0..4 {
-            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
-            for h in 0..2 {
-                let (w_ab, w_cd) = (ab.weights(map, h, 4 * h + f), cd.weights(map, h, 4 * h + f));
-                for c in 0..C {
-                    let a = twice(_mm256_load_si256(cols[c].turned[4 * h + f].as_ptr().cast()));
-                    sums_ab[c] = _mm512_dpbusd_epi32(sums_ab[c], w_ab, a);
-                    sums_cd[c] = _mm512_dpbusd_epi32(sums_cd[c], w_cd, a);
-                }
-            }
-        }
-        let (scales_ab, scales_cd) = (ab.scales(), cd.scales());
+        let both = [TwoBlocks::new(blocks[0], blocks[1]), TwoBlocks::new(blocks[2], blocks[3])];
+        let sums = group_sums(&both, cols);
         let mut totals = [[0; 4]; C];
         for c in 0..C {
-            let ab = _mm512_mullo_epi32(sums_ab[c], scales_ab);
-            let cd = _mm512_mullo_epi32(sums_cd[c], scales_cd);
+            let [ab, cd] = sums[c];
             // The lanes of a, then of b; of c, then of d. Brought side by side, a and c take turns.
             let x = _mm512_add_epi32(_mm512_unpacklo_epi32(ab, cd), _mm512_unpackhi_epi32(ab, cd));
             let x = _mm512_add_epi32(x, _mm512_shuffle_epi32::<0b01_00_11_10>(x));
@@ -100,6 +157,57 @@ pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turn
             _mm_storeu_si128(totals[c].as_mut_ptr().cast(), _mm_unpacklo_epi32(ac, bd));
         }
         totals
+    }
+}
+
+/// Block `g` of rows `first` and four further on, and of the rows after these.
+///
+/// # Safety
+///
+/// As [`dots`], and the blocks must exist.
+#[inline(always)]
+unsafe fn four_blocks(rows: &[&[BlockIq2Xxs]; 16], first: usize, g: usize) -> [TwoBlocks; 2] {
+    // SAFETY: the caller has the features and the blocks.
+    unsafe {
+        let block = |r: usize| &rows[first + r].get_unchecked(g).groups;
+        [TwoBlocks::new(block(0), block(4)), TwoBlocks::new(block(1), block(5))]
+    }
+}
+
+/// The dot products of each group of 32 weights and each column, times the group's scale: a lane for each.
+///
+/// # Safety
+///
+/// As [`dots`].
+#[inline(always)]
+unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned256; C]) -> [[__m512i; 2]; C] {
+    // SAFETY: the caller has the features; loads are from arrays of their size.
+    unsafe {
+        // Two chains of additions each, since one alone would take longer than all the rest.
+        let mut sums = [[[_mm512_setzero_si512(); 2]; 2]; C];
+        for c in 0..C {
+            sums[c][0] = [twice(_mm256_load_si256(cols[c].unbias.as_ptr().cast())); 2];
+        }
+        for f in 0..4 {
+            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
+            for h in 0..2 {
+                let (w_ab, w_cd) = (ab.weights(map, h, 4 * h + f), cd.weights(map, h, 4 * h + f));
+                for c in 0..C {
+                    let a = twice(_mm256_load_si256(cols[c].turned[4 * h + f].as_ptr().cast()));
+                    sums[c][h][0] = _mm512_dpbusd_epi32(sums[c][h][0], w_ab, a);
+                    sums[c][h][1] = _mm512_dpbusd_epi32(sums[c][h][1], w_cd, a);
+                }
+            }
+        }
+        let scales = [ab.scales(), cd.scales()];
+        let mut scaled = [[_mm512_setzero_si512(); 2]; C];
+        for c in 0..C {
+            for two in 0..2 {
+                let sum = _mm512_add_epi32(sums[c][0][two], sums[c][1][two]);
+                scaled[c][two] = _mm512_mullo_epi32(sum, scales[two]);
+            }
+        }
+        scaled
     }
 }
 

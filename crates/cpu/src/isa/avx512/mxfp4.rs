@@ -5,7 +5,9 @@
 //! lanes, and four rows together are two levels of additions away from one lane each. Scales come to lanes by
 //! a masked permutation for each row.
 
-use super::rows_to_lanes;
+#![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
+
+use super::{put_lane, rows_to_lanes};
 use crate::dot::{Chunk32, MXFP4_DOUBLED, SIXTEEN_ROWS, prefetch};
 use crate::isa::Avx512;
 use core::arch::x86_64::*;
@@ -16,6 +18,13 @@ const QUAD: usize = 4;
 
 /// What makes a doubled weight unsigned.
 const BIAS: i32 = 12;
+
+/// Where the exponents lie among the bytes of a quad, of which 64 are loaded.
+const EXPONENTS: i32 = {
+    const SIZE: usize = size_of::<BlockMxfp4>();
+    assert!(QUAD * SIZE >= 64 && 3 * SIZE < 64);
+    i32::from_le_bytes([0, SIZE as u8, 2 * SIZE as u8, 3 * SIZE as u8])
+};
 
 /// `[columns, 16 rows]`, from rows whose blocks are a whole number of quads.
 ///
@@ -35,6 +44,7 @@ pub(super) unsafe fn products<const C: usize>(
     // SAFETY: the caller has the features; stores are to arrays of 16 floats.
     unsafe {
         let mut sums = [_mm512_setzero_ps(); C];
+        let places = _mm512_set1_epi32(EXPONENTS);
         for q in 0..quads {
             let mut acts = [Acts::new(&cols[0][q / 2], q % 2); C];
             for c in 1..C {
@@ -45,11 +55,13 @@ pub(super) unsafe fn products<const C: usize>(
             for four in 0..4 {
                 let mut w = [[_mm512_setzero_si512(); 2]; 4];
                 for r in 0..4 {
-                    let quad: &[_; QUAD] =
-                        rows[4 * four + r][QUAD * q..].first_chunk().expect("a whole quad");
+                    let row = 4 * four + r;
+                    // Inside, by the assertion on lengths.
+                    let quad: &[BlockMxfp4; QUAD] = &*rows[row].as_ptr().add(QUAD * q).cast();
                     prefetch(isa, SIXTEEN_ROWS, quad, q, quads);
                     w[r] = weights(quad);
-                    exponents = add_exponents(exponents, 4 * four + r, quad);
+                    // The exponents of a row come to its lane.
+                    exponents = put_lane(exponents, row, places, &*quad.as_ptr().cast());
                 }
                 for c in 0..C {
                     let a = &acts[c];
@@ -151,23 +163,6 @@ unsafe fn weights(quad: &[BlockMxfp4; QUAD]) -> [__m512i; 2] {
             _mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
             _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16::<4>(x), low)),
         ]
-    }
-}
-
-/// Puts the exponents of a quad into lane `row`, the first into its lowest byte.
-///
-/// # Safety
-///
-/// Needs AVX-512 F and VBMI.
-#[inline(always)]
-unsafe fn add_exponents(exponents: __m512i, row: usize, quad: &[BlockMxfp4; QUAD]) -> __m512i {
-    const SIZE: usize = size_of::<BlockMxfp4>();
-    const { assert!(QUAD * SIZE >= 64 && 3 * SIZE < 64) };
-    const PLACES: i32 = i32::from_le_bytes([0, SIZE as u8, 2 * SIZE as u8, 3 * SIZE as u8]);
-    // SAFETY: the caller has the features; the load is of the first 64 bytes of the quad.
-    unsafe {
-        let bytes = _mm512_loadu_si512(quad.as_ptr().cast());
-        _mm512_mask_permutexvar_epi8(exponents, 0xf << (4 * row), _mm512_set1_epi32(PLACES), bytes)
     }
 }
 
