@@ -9,17 +9,22 @@
 
 mod backend;
 mod bench;
+mod folders;
 mod inspect;
 mod kv_rounding;
 mod lines;
 mod logits;
 mod model_arg;
 mod parse;
+mod private;
 mod render;
 mod run;
 mod serve;
+mod sessions;
+mod store;
 mod synth;
 mod tokenize;
+mod units;
 
 use clap::{Parser, Subcommand};
 use std::io::{self, Write};
@@ -36,7 +41,9 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Run(run::Run),
+    Sessions(sessions::Sessions),
     Serve(serve::Serve),
+    Store(store::Store),
     Inspect(inspect::Inspect),
     Bench(bench::Bench),
     Synth(synth::Synth),
@@ -51,7 +58,9 @@ impl Command {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         match self {
             Command::Run(command) => command.run(out),
+            Command::Sessions(command) => command.run(out),
             Command::Serve(command) => command.run(out),
+            Command::Store(command) => command.run(out),
             Command::Inspect(command) => command.run(out),
             Command::Bench(command) => command.run(out),
             Command::Synth(command) => command.run(out),

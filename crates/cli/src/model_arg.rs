@@ -3,6 +3,7 @@
 //! The first of these that is there: `-m`, `$DS4_MODEL`, the newest model in the models folder, the model
 //! built into the program. Whoever did not say which model they want is told which one they got.
 
+use crate::folders;
 use anyhow::Context;
 use gguf::Gguf;
 use std::env;
@@ -65,14 +66,9 @@ fn choose(flag: Option<PathBuf>, variable: Option<OsString>, folder: Option<&Pat
     folder.and_then(newest_model).map_or(Source::BuiltIn, Source::Folder)
 }
 
-/// Where fetched models are kept: `$DS4_HOME/models`, or the place that the system has for such data.
+/// Where fetched models are kept.
 fn models_folder() -> Option<PathBuf> {
-    let folder = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    folder("DS4_HOME")
-        .or_else(|| Some(folder("XDG_DATA_HOME")?.join("ds4")))
-        .or_else(|| Some(folder("HOME")?.join(".local/share/ds4")))
-        .or_else(|| Some(folder("LOCALAPPDATA")?.join("ds4")))
-        .map(|home| home.join("models"))
+    folders::data().map(|home| home.join("models"))
 }
 
 /// The GGUF file that was changed last; of a split model its first part.

@@ -1,27 +1,37 @@
 //! `ds4 run`: one answer, or a chat.
 //!
-//! [`Run`] is the command; [`dialogue`] keeps the conversation, [`chat`] asks for the next message,
-//! [`display`] shows the reply.
+//! [`Run`] is the command; [`dialogue`] has the conversation, [`chat`] asks for the next message,
+//! [`display`] shows the reply, [`kept`] is a conversation that outlives the command.
 
 mod chat;
 mod command;
 mod dialogue;
 mod display;
 mod input;
-mod options;
+mod kept;
+pub mod options;
+mod rules;
 mod summary;
+pub mod turn;
+
+pub use display::printable;
 
 use crate::backend::{BackendArgs, Task};
+use crate::folders;
 use crate::model_arg::ModelArg;
-use anyhow::{Context, bail};
+use crate::sessions::{ModelMark, Name, Shelf};
+use anyhow::{Context, bail, ensure};
 use chat::Chat;
 use dialogue::Dialogue;
 use display::Display;
-use engine::{Cancel, Form, LoadedModel, Reply, Request, Session};
+use engine::store::{PageStore, Place, StoreOptions};
+use engine::{Cancel, Constraint, Form, LoadedModel, Reply, Request, Session};
 use gguf::Gguf;
 use input::Input;
-use model::{KvFormat, Ops};
-use options::{SamplingArgs, ThinkArgs};
+use kept::Kept;
+use model::{Codec, KvFormat, Ops};
+use options::{SamplingArgs, Think, ThinkArgs};
+use rules::ShapeArgs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -63,6 +73,10 @@ pub struct Run {
     #[arg(long, conflicts_with_all = ["prompt", "raw"])]
     chat: bool,
     #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
+    shape: ShapeArgs,
+    #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten, next_help_heading = "Engine")]
     backend: BackendArgs,
@@ -80,11 +94,34 @@ pub struct Run {
     stats: StatsStyle,
 }
 
+/// A conversation that outlives the command.
+#[derive(clap::Args)]
+#[command(next_help_heading = "Sessions")]
+struct SessionArgs {
+    /// Go on with the session of this name, or begin it. It is saved after each reply, with its system prompt, its
+    /// tools and whether to think; what the model has read is kept, too, so that it goes on at once
+    #[arg(long, value_name = "NAME", conflicts_with = "raw")]
+    session: Option<Name>,
+    /// Go on with a session although it was made with another model
+    #[arg(long, requires = "session")]
+    take_over: bool,
+    /// Where to keep what sessions have read: a folder, or s3://BUCKET/PREFIX if this program was built for buckets.
+    /// Default: store in $DS4_HOME, else in the system's place for caches
+    #[arg(long, value_name = "STORE", requires = "session")]
+    store: Option<String>,
+    /// The most space that this may take, in MiB
+    #[arg(long, value_name = "MIB", default_value_t = 32 << 10, requires = "session", value_parser = clap::value_parser!(u64).range(1..1 << 40))]
+    store_limit: u64,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   ds4 run \"What is 12 + 30?\"
   ds4 run --think \"Is 91 prime?\"
   git diff | ds4 run \"Write a commit message for this change.\" > message.txt
+  ds4 run --session work \"Where were we?\"
+  ds4 run --regex \"yes|no\" \"Is 7 prime?\"
+  ds4 run --schema person.json \"Ada Lovelace, born in 1815\" | jq .name
   ds4 run --temp 0 --tools tools.json \"What is the weather in Bern?\"
   ds4 run";
 
@@ -95,9 +132,12 @@ impl Run {
             true => None,
             false => self.prompt()?,
         };
-        let tools = self.tools.as_deref().map(read_tools).transpose()?.unwrap_or_default();
+        let tools = self.tools.as_deref().map(read_tools).transpose()?;
+        let held = self.session.session.as_ref().map(|name| Shelf::open()?.take(name)).transpose()?;
         let gguf = self.model.open()?;
-        self.backend.run(Job { args: &self, gguf, prompt, tools, out })?
+        let take_over = self.session.take_over;
+        let kept = held.map(|held| Kept::open(held, ModelMark::of(&gguf), take_over)).transpose()?;
+        self.backend.run(Job { args: &self, gguf, prompt, tools, kept, out })?
     }
 
     /// What to answer: the argument, standard input, or both. `None` if somebody wants to chat.
@@ -133,7 +173,8 @@ struct Job<'a> {
     args: &'a Run,
     gguf: Gguf,
     prompt: Option<String>,
-    tools: Vec<Tool>,
+    tools: Option<Vec<Tool>>,
+    kept: Option<Kept>,
     out: &'a mut dyn Write,
 }
 
@@ -148,65 +189,150 @@ impl Task for Job<'_> {
         let args = self.args;
         let loaded = LoadedModel::load(ops, &self.gguf, args.profile).context("loading the model")?;
         loaded.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
-        let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
+        let known = self.kept.as_ref().map(Kept::kv).transpose()?.flatten();
+        let kv = args.kv.or(known).unwrap_or_else(|| loaded.usual_kv());
         kv.check(&loaded.model.config)?;
-        let mut session = Session::new(Arc::new(loaded), kv, args.ctx.map(|n| n as usize));
-        let think = args.think.choice();
-        if let Some(warning) = think.warning(session.context()) {
-            eprintln!("warning: {warning}");
+        if let Some(known) = known.filter(|&known| known != kv) {
+            let (known, kv) = (known.name(), kv.name());
+            eprintln!("warning: the session was kept in KV format {known}; in {kv} the model reads it again");
         }
+        let store = self.kept.as_ref().map(|_| args.session.open_store(&loaded, kv)).transpose()?.flatten();
+        let tools = self.tools.or_else(|| Some(self.kept.as_ref()?.tools())).unwrap_or_default();
+        let constraint = rules::constraint(&loaded.constraints, args.shape.shape()?, &tools)?;
+        let mut session = Session::new(Arc::new(loaded), kv, args.ctx.map(|n| n as usize));
+        let mut how = How { args, model: ModelMark::of(&self.gguf), constraint, kept: self.kept };
         let prompt = match (self.prompt, args.raw) {
-            (Some(prompt), true) => return continue_raw(&mut session, &prompt, args, self.out),
+            (Some(prompt), true) => return continue_raw(&mut session, &prompt, &how, self.out),
             (prompt, _) => prompt,
         };
         let system = args.system.clone().unwrap_or_default();
-        let mut dialogue = Dialogue::new(session, system, self.tools, think);
+        let mut dialogue = Dialogue::new(session, system, tools, args.think.choice().unwrap_or(Think::Off));
+        store.into_iter().for_each(|store| dialogue.set_store(store));
+        if let Some(kept) = &how.kept {
+            kept.restore(&mut dialogue, args.system.is_some(), args.think.choice().is_some());
+        }
+        if let Some(warning) = dialogue.think().warning(dialogue.session().context()) {
+            eprintln!("warning: {warning}");
+        }
         match prompt {
             Some(prompt) => {
-                dialogue.say(prompt);
-                answer(&mut dialogue, args, &Cancel::new(), self.out).map(drop)
+                how.greet();
+                say(&mut dialogue, prompt)?;
+                answer(&mut dialogue, &mut how, &Cancel::new(), self.out).map(drop)
             }
             None => {
                 let input = if args.chat { Input::Pipe(io::stdin()) } else { Input::terminal()? };
-                Chat::new(dialogue, args, input)?.run(self.out)
+                Chat::new(dialogue, how, input)?.run(self.out)
             }
         }
     }
 }
 
-impl Run {
+/// Says what was asked; where a session ended with a call that waits for its result, that is what it is.
+fn say<B: Ops + 'static>(dialogue: &mut Dialogue<B>, prompt: String) -> anyhow::Result<()> {
+    let calls = dialogue.open_calls();
+    let Some(call) = calls.first().cloned() else {
+        dialogue.say(prompt);
+        return Ok(());
+    };
+    ensure!(
+        calls.len() == 1,
+        "the session waits for the results of {} calls; `ds4 run --chat` with it asks for each",
+        calls.len()
+    );
+    eprintln!("(this is the result of the call of {})", call.name);
+    dialogue.tool_result(call.id, prompt);
+    Ok(())
+}
+
+impl SessionArgs {
+    /// Opens the store for what sessions have read. One that nobody named and that cannot be used is not worth
+    /// failing for: things are then read again, and a warning says so.
+    fn open_store<B: Ops>(&self, loaded: &LoadedModel<B>, kv: KvFormat) -> anyhow::Result<Option<PageStore>> {
+        let open = |place: &Place| {
+            let codec = Codec::new(&loaded.model.config, kv, loaded.model.fingerprint);
+            let (limit, model) = (self.store_limit << 20, Some(loaded.name.clone()));
+            PageStore::open(place, codec, StoreOptions { limit, model, ..StoreOptions::default() })
+        };
+        if let Some(address) = &self.store {
+            let opened = Place::parse(address).map_err(anyhow::Error::from).and_then(|p| Ok(open(&p)?));
+            return opened.map(Some).with_context(|| format!("opening the page store {address}"));
+        }
+        let Some(folder) = folders::store() else { return Ok(None) };
+        let opened = open(&Place::Folder(folder.clone()));
+        let opened = opened.with_context(|| format!("opening the page store {}", folder.display()));
+        Ok(opened.inspect_err(|error| eprintln!("warning: {}", crate::story(error))).ok())
+    }
+}
+
+/// How replies come about, and what becomes of them.
+pub struct How<'a> {
+    args: &'a Run,
+    model: ModelMark,
+    constraint: Option<Constraint>,
+    kept: Option<Kept>,
+}
+
+impl How<'_> {
+    /// Says which session this is, if it is one.
+    fn greet(&self) {
+        if let Some(kept) = &self.kept
+            && self.args.stats == StatsStyle::Line
+        {
+            eprintln!("{}", kept.greeting());
+        }
+    }
+
+    /// Keeps the conversation as a session from now on.
+    fn keep_as<B: Ops + 'static>(&mut self, name: &Name, dialogue: &mut Dialogue<B>) -> anyhow::Result<()> {
+        let mut kept = Kept::begin(name, self.model.clone())?;
+        let session = dialogue.session();
+        let store = self.args.session.open_store(session.loaded(), session.kv_format())?;
+        store.into_iter().for_each(|store| dialogue.set_store(store));
+        kept.save(dialogue)?;
+        dialogue.keep();
+        self.kept = Some(kept);
+        Ok(())
+    }
+
     /// How to reply.
     fn request(&self, form: Form, seed: u64) -> Request {
+        let sampling = &self.args.sampling;
         Request {
-            sampling: self.sampling.sampling(),
+            sampling: sampling.sampling(),
             seed,
-            max_tokens: self.sampling.max_tokens(),
+            max_tokens: sampling.max_tokens(),
             logprobs: None,
             form,
             strict_markup: true,
-            constraint: None,
+            constraint: self.constraint.clone(),
             think_budget: None,
             forced: Vec::new(),
         }
     }
 }
 
-/// Lets the model answer the conversation so far: its words and calls to `out`, the rest to standard error.
-fn answer<B: Ops>(
+/// Lets the model answer the conversation so far: its words and calls to `out`, the rest to standard error. A session
+/// is saved.
+fn answer<B: Ops + 'static>(
     dialogue: &mut Dialogue<B>,
-    args: &Run,
+    how: &mut How<'_>,
     cancel: &Cancel,
     out: &mut dyn Write,
 ) -> anyhow::Result<Summary> {
-    let (seed, stop) = (args.sampling.seed(), args.sampling.stop());
-    let request = |options| args.request(Form::Chat(ReplyOptions { stop, ..options }), seed);
+    let (seed, stop) = (how.args.sampling.seed(), how.args.sampling.stop());
+    let request = |options| how.request(Form::Chat(ReplyOptions { stop, ..options }), seed);
     let mut display = Display::new(out, cancel);
     let reply = dialogue.reply(request, cancel, &mut |event| display.show(event));
     display.finish()?;
     let reply = reply?;
     print_calls(&reply, out)?;
     let summary = Summary::new(&reply, seed);
-    summary.print(args.stats);
+    summary.print(how.args.stats);
+    if let Some(kept) = &mut how.kept {
+        kept.save(dialogue)?; // first what cannot be made again
+        dialogue.keep();
+    }
     Ok(summary)
 }
 
@@ -223,16 +349,17 @@ fn print_calls(reply: &Reply, out: &mut dyn Write) -> anyhow::Result<()> {
 fn continue_raw<B: Ops>(
     session: &mut Session<B>,
     prompt: &str,
-    args: &Run,
+    how: &How<'_>,
     out: &mut dyn Write,
 ) -> anyhow::Result<()> {
+    let args = how.args;
     let tokenizer = &session.loaded().tokenizer;
     let mut tokens = tokenizer.encode_trusted(prompt);
     if let Some(bos) = tokenizer.marker_id(Marker::Bos).filter(|bos| tokens.first() != Some(bos)) {
         tokens.insert(0, bos);
     }
     let (seed, cancel) = (args.sampling.seed(), Cancel::new());
-    let request = args.request(Form::Plain { stop: args.sampling.stop() }, seed);
+    let request = how.request(Form::Plain { stop: args.sampling.stop() }, seed);
     let mut display = Display::new(out, &cancel);
     let reply = session.reply(&tokens, request, &cancel, &mut |event| display.show(event));
     display.finish()?;

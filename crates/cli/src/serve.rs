@@ -256,7 +256,8 @@ impl Task for Start<'_> {
         kv.check(&loaded.model.config)?;
         let store = args.store.as_deref().map(|address| {
             let codec = Codec::new(&loaded.model.config, kv, loaded.model.fingerprint);
-            let options = StoreOptions { limit: args.store_limit << 20, ..StoreOptions::default() };
+            let (limit, model) = (args.store_limit << 20, Some(loaded.name.clone()));
+            let options = StoreOptions { limit, model, ..StoreOptions::default() };
             let opened = Place::parse(address).map_err(anyhow::Error::from);
             let opened = opened.and_then(|place| Ok(PageStore::open(&place, codec, options)?));
             opened.with_context(|| format!("opening the page store {address}"))

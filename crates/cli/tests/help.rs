@@ -32,6 +32,21 @@ fn serve() {
 }
 
 #[test]
+fn store() {
+    insta::assert_snapshot!(help(&["store", "--help"]));
+}
+
+#[test]
+fn store_prune() {
+    insta::assert_snapshot!(help(&["store", "prune", "--help"]));
+}
+
+#[test]
+fn sessions() {
+    insta::assert_snapshot!(help(&["sessions", "--help"]));
+}
+
+#[test]
 fn logits() {
     insta::assert_snapshot!(help(&["logits", "--help"]));
 }

@@ -9,9 +9,10 @@
 use crate::cancel::Cancel;
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
+use crate::store::PageStore;
 use model::ops::DeviceError;
 use model::snapshot::SnapshotError;
-use model::{BatchError, Entry, KvFormat, NoTap, Ops, Timeline, Wanted, forward};
+use model::{BatchError, Entry, KvFormat, NoTap, Ops, PAGE, PageKey, SLACK, Timeline, Wanted, forward};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -199,5 +200,44 @@ impl<B: Ops> Session<B> {
         self.timeline = Timeline::from_bytes(ops, &model.config, format, &model.fingerprint, bytes)?;
         self.next = None;
         Ok(())
+    }
+}
+
+impl<B: Ops + 'static> Session<B> {
+    /// Goes on from what a page store has, if that is more of `tokens` than the session has. [`Session::sync`] reads
+    /// the rest.
+    ///
+    /// # Panics
+    ///
+    /// If the store is of another model or KV format.
+    pub fn recall(&mut self, store: &PageStore, tokens: &[u32]) {
+        self.check_store(store);
+        let old = self.timeline.tokens();
+        let common = old.iter().zip(tokens).take_while(|(a, b)| a == b).count();
+        // Further back than that it can be cut to the end of a page only.
+        let here = if old.len() - common <= SLACK { common } else { common / PAGE * PAGE };
+        let most = tokens.len().saturating_sub(1); // the last one is read for its logits
+        let Some((end, known)) = store.resume_from(&tokens[..most]) else { return };
+        if known > here
+            && let Some(timeline) = store.load(&self.loaded.ops, &end.key)
+        {
+            (self.timeline, self.next) = (timeline, None);
+        }
+    }
+
+    /// Puts the conversation into a page store, which writes what it does not have, and waits until that is done.
+    /// Returns whether it is.
+    ///
+    /// # Panics
+    ///
+    /// If the store is of another model or KV format.
+    pub fn keep(&self, store: &PageStore, patience: Duration) -> bool {
+        self.check_store(store);
+        store.save(&self.timeline, patience).is_some()
+    }
+
+    fn check_store(&self, store: &PageStore) {
+        let root = PageKey::root(&self.loaded.model.fingerprint, self.timeline.format());
+        assert_eq!(store.root(), root, "the page store is of this model and KV format");
     }
 }

@@ -24,6 +24,7 @@
 //!   than what memory has, put it into memory, and go on from there; if a load fails, it is a miss;
 //! - the end: [`PageStore::settle`] waits for what was queued.
 
+mod about;
 mod catalog;
 mod index;
 mod queue;
@@ -58,11 +59,13 @@ pub struct StoreOptions {
     pub waiting: u64,
     /// How long to leave the place alone after a write failed. Doubles with each failure, up to 64 times this.
     pub rest: Duration,
+    /// What the model is called, for people who look at the store; see [`offline`].
+    pub model: Option<String>,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        StoreOptions { limit: 32 << 30, waiting: 256 << 20, rest: Duration::from_secs(5) }
+        StoreOptions { limit: 32 << 30, waiting: 256 << 20, rest: Duration::from_secs(5), model: None }
     }
 }
 
@@ -130,6 +133,9 @@ impl PageStore {
         let drawer = drawer(&codec.root());
         let opened = shelf.open_drawer(&drawer);
         opened.map_err(|error| PlaceError::Folder { path: format!("{place}/{drawer}").into(), error })?;
+        if let Some(model) = &options.model {
+            about::write(&shelf, &drawer, model);
+        }
         let shared = Arc::new(Shared {
             shelf,
             drawer,
@@ -266,9 +272,23 @@ impl PageStore {
     /// evicted if there is little room; `None` if it could not be written.
     pub fn save<B: Ops + 'static>(&self, timeline: &Timeline<B>, patience: Duration) -> Option<PageKey> {
         let end = Instant::now() + patience;
+        let dropped = self.stats().dropped;
+        let saved = self.save_once(timeline, end);
+        if self.stats().dropped == dropped {
+            return saved;
+        }
+        // Somebody else has removed pages that were thought to be there: by now that is known.
+        self.save_once(timeline, end)
+    }
+
+    fn save_once<B: Ops + 'static>(&self, timeline: &Timeline<B>, end: Instant) -> Option<PageKey> {
         let again = |put: &dyn Fn() -> Saved| loop {
+            let waiting = self.0.shared.queue.bytes();
             match put() {
-                Saved::Dropped if self.0.shared.is_resting() || Instant::now() > end => return None,
+                // Unless too much waits, trying again does not help.
+                Saved::Dropped if waiting == 0 || self.0.shared.is_resting() || Instant::now() > end => {
+                    return None;
+                }
                 Saved::Dropped => self.settle(end.saturating_duration_since(Instant::now())),
                 Saved::Known | Saved::Queued => return Some(()),
             };
@@ -323,6 +343,12 @@ pub(crate) fn drawer(root: &PageKey) -> String {
     format!("v1-{}", &root.to_string()[..32])
 }
 
+/// Whether a folder has the name of a drawer of this version.
+pub(crate) fn is_drawer(folder: &str) -> bool {
+    let digits = folder.strip_prefix("v1-").unwrap_or_default();
+    digits.len() == 32 && digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
 /// The name of a page or tail.
 fn name(key: &PageKey, is_page: bool) -> String {
     format!("{key}.{}", if is_page { "page" } else { "tail" })
@@ -355,7 +381,7 @@ impl Shared {
 
     /// Lists what is there and takes note of what is new: from the catalog, or by looking into it.
     fn learn(&self) -> Result<(), Error> {
-        let listed = self.shelf.list(Some(&self.drawer))?;
+        let listed = self.shelf.list(&self.drawer)?;
         let mut unknown = Vec::new();
         {
             let mut index = self.index();
@@ -498,8 +524,7 @@ impl Shared {
     }
 
     fn write(&self, entry: &Entry, make: Box<dyn FnOnce() -> Vec<u8> + Send>) {
-        let parent_is_there = entry.parent == self.codec.root() || self.index().get(&entry.parent).is_some();
-        if !parent_is_there || self.is_resting() {
+        if self.is_resting() || !self.leads_on(entry) {
             return count(&self.counters.dropped);
         }
         let bytes = make();
@@ -522,6 +547,23 @@ impl Shared {
         if self.unlisted.fetch_add(1, Relaxed) + 1 >= CATALOG_EVERY {
             self.write_catalog();
         }
+    }
+
+    /// Whether the page before an entry is there, also by now: somebody else may have removed it.
+    fn leads_on(&self, entry: &Entry) -> bool {
+        if entry.parent == self.codec.root() {
+            return true;
+        }
+        if self.index().get(&entry.parent).is_none() {
+            return false;
+        }
+        let gone = matches!(self.shelf.has(&self.drawer, &name(&entry.parent, true)), Ok(false));
+        if gone {
+            // It hardly went alone. If nothing can be learned, others are found missing one by one.
+            self.index().remove(&entry.parent);
+            let _ = self.learn();
+        }
+        !gone
     }
 
     fn resting(&self) -> MutexGuard<'_, (u32, Option<Instant>)> {

@@ -341,3 +341,41 @@ fn nobody_can_tell_that_there_is_a_cache() {
     let status = engine.status();
     assert!(status.totals.cached_tokens > status.totals.prompt_tokens / 4, "{status:?}");
 }
+
+/// The same request says the same: alone, among sixteen others, restored from disk, in memory that is too small, read
+/// in any chunks.
+#[test]
+fn however_a_prompt_is_read_the_reply_is_the_same() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    let prompt = conversation(&loaded, &[&words(1, PAGE + 70), &words(2, 40)]);
+    let sampled = |seed| Job {
+        prompt: JobPrompt::Tokens(prompt.clone()),
+        request: request(&loaded, seed, 12),
+        priority: Priority::Normal,
+        deadline: None,
+    };
+    let alone: Vec<_> = (0..3)
+        .map(|seed| engine(&loaded, None).submit(sampled(seed)).unwrap().wait().unwrap().tokens)
+        .collect();
+    assert_ne!(alone[0], alone[1], "the seed matters");
+    let mut restored = 0;
+    for (rows, memory) in [(Some(13), None), (Some(512), None), (None, None), (None, Some(6 << 20))] {
+        let store = Some(store(&loaded, folder.path()));
+        let options =
+            EngineOptions { kv: Some(KvFormat::F16), rows, memory, store, ..EngineOptions::default() };
+        let engine = Engine::start(loaded.clone(), options).unwrap();
+        let others: Vec<_> = (0..16)
+            .map(|nth| submit(&engine, &loaded, JobPrompt::Tokens(words(nth + 3, 30 + 5 * nth))))
+            .collect();
+        let tickets: Vec<_> = (0..3).map(|seed| engine.submit(sampled(seed)).unwrap()).collect();
+        for (ticket, alone) in tickets.into_iter().zip(&alone) {
+            let reply = ticket.wait().unwrap();
+            assert_eq!(reply.tokens, *alone, "rows {rows:?}, memory {memory:?}");
+            restored += usize::from(reply.stats.prompt.cached >= PAGE);
+        }
+        others.into_iter().for_each(|ticket| drop(ticket.wait().unwrap()));
+        engine.shutdown(Duration::from_secs(60));
+    }
+    assert!(restored >= 6, "those of later engines start with what is on disk: {restored}");
+}

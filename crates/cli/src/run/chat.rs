@@ -4,7 +4,7 @@ use super::command::{COMMANDS, Command};
 use super::dialogue::Dialogue;
 use super::input::{Input, Typed};
 use super::summary::Summary;
-use super::{Run, answer};
+use super::{How, answer};
 use anyhow::Context;
 use engine::Cancel;
 use model::Ops;
@@ -15,9 +15,9 @@ use std::path::Path;
 const INTERRUPTED: i32 = 130;
 
 /// A chat that goes on.
-pub struct Chat<'a, B: Ops> {
+pub struct Chat<'a, B: Ops + 'static> {
     dialogue: Dialogue<B>,
-    args: &'a Run,
+    how: How<'a>,
     input: Input,
     cancel: Cancel,
     /// Text of files, to be put before the next message.
@@ -32,10 +32,10 @@ enum Next {
     Quit,
 }
 
-impl<'a, B: Ops> Chat<'a, B> {
+impl<'a, B: Ops + 'static> Chat<'a, B> {
     /// A chat about to begin. From now on Ctrl-C stops a reply and not the program, unless a reply takes too
     /// long to stop: a batch of a prompt is read to its end first.
-    pub fn new(dialogue: Dialogue<B>, args: &'a Run, input: Input) -> anyhow::Result<Self> {
+    pub fn new(dialogue: Dialogue<B>, how: How<'a>, input: Input) -> anyhow::Result<Self> {
         let cancel = Cancel::new();
         let switch = cancel.clone();
         let stop = move || match switch.is_stopped() {
@@ -43,7 +43,7 @@ impl<'a, B: Ops> Chat<'a, B> {
             true => std::process::exit(INTERRUPTED),
         };
         ctrlc::set_handler(stop).context("taking over Ctrl-C")?;
-        Ok(Chat { dialogue, args, input, cancel, attached: String::new(), last: None })
+        Ok(Chat { dialogue, how, input, cancel, attached: String::new(), last: None })
     }
 
     /// Chats until the user leaves.
@@ -52,6 +52,10 @@ impl<'a, B: Ops> Chat<'a, B> {
             eprintln!(
                 "Ctrl-C stops a reply, Ctrl-D leaves, Alt-Enter or a \\ at the end begins a new line, /help tells more."
             );
+        }
+        self.how.greet();
+        if !self.dialogue.open_calls().is_empty() && self.ask_for_results()? {
+            self.reply(out)?; // a session that ended with calls
         }
         let mut interrupted = false;
         loop {
@@ -92,9 +96,14 @@ impl<'a, B: Ops> Chat<'a, B> {
     fn converse(&mut self, text: String, out: &mut dyn Write) -> anyhow::Result<()> {
         let attached = std::mem::take(&mut self.attached);
         self.dialogue.say(if attached.is_empty() { text } else { attached + &text });
+        self.reply(out)
+    }
+
+    /// Lets the model answer until it calls no more tools.
+    fn reply(&mut self, out: &mut dyn Write) -> anyhow::Result<()> {
         loop {
             self.cancel.reset();
-            match answer(&mut self.dialogue, self.args, &self.cancel, out) {
+            match answer(&mut self.dialogue, &mut self.how, &self.cancel, out) {
                 Ok(summary) => self.last = Some(summary),
                 Err(error) if crate::is_closed_pipe(&error) => return Err(error),
                 Err(error) => {
@@ -130,6 +139,18 @@ impl<'a, B: Ops> Chat<'a, B> {
     }
 
     fn obey(&mut self, command: Command) -> anyhow::Result<()> {
+        let changes = matches!(
+            command,
+            Command::System(Some(_)) | Command::Load(_) | Command::Clear | Command::Think(_)
+        );
+        self.carry_out(command)?;
+        if changes && let Some(kept) = &mut self.how.kept {
+            kept.save(&self.dialogue)?;
+        }
+        Ok(())
+    }
+
+    fn carry_out(&mut self, command: Command) -> anyhow::Result<()> {
         match command {
             Command::Help => help(),
             Command::Think(think) => {
@@ -151,6 +172,14 @@ impl<'a, B: Ops> Chat<'a, B> {
                     eprintln!("the model will read them again: {why}");
                 }
             }
+            Command::Session(Some(name)) => {
+                self.how.keep_as(&name, &mut self.dialogue)?;
+                eprintln!("session {name}: {} messages", self.dialogue.len());
+            }
+            Command::Session(None) => match &self.how.kept {
+                Some(kept) => eprintln!("session {}: {} messages", kept.name(), self.dialogue.len()),
+                None => eprintln!("not a session; /session NAME makes it one"),
+            },
             Command::Clear => self.dialogue.clear(),
             Command::Stats => self.stats(),
             Command::Quit => {}

@@ -1,6 +1,7 @@
 //! What can be typed in a chat besides messages.
 
 use super::options::Think;
+use crate::sessions::Name;
 use std::path::PathBuf;
 
 /// A line that begins with a slash.
@@ -13,13 +14,15 @@ pub enum Command {
     Read(PathBuf),
     Save(PathBuf),
     Load(PathBuf),
+    /// `None` asks which session this is.
+    Session(Option<Name>),
     Clear,
     Stats,
     Quit,
 }
 
 /// Name, argument and meaning of each command, in the order in which help lists them.
-pub const COMMANDS: [(&str, &str, &str); 11] = [
+pub const COMMANDS: [(&str, &str, &str); 12] = [
     ("/help", "", "show this list"),
     ("/think", "", "let the model reason before it answers"),
     ("/nothink", "", "let the model answer at once"),
@@ -28,6 +31,7 @@ pub const COMMANDS: [(&str, &str, &str); 11] = [
     ("/read", "FILE", "put the text of a file before the next message"),
     ("/save", "FILE", "save the conversation, with what the model has read"),
     ("/load", "FILE", "go on with a saved conversation"),
+    ("/session", "[NAME]", "keep the conversation as a session from now on, or show which one it is"),
     ("/clear", "", "forget the conversation; the system prompt stays"),
     ("/stats", "", "show the size of the conversation and the speed of the last reply"),
     ("/quit", "", "leave; Ctrl-D does the same"),
@@ -61,6 +65,8 @@ impl Command {
             "/read" => file(Command::Read),
             "/save" => file(Command::Save),
             "/load" => file(Command::Load),
+            "/session" if rest.is_empty() => Ok(Command::Session(None)),
+            "/session" => rest.parse().map(|name| Command::Session(Some(name))),
             "/clear" => alone(Command::Clear),
             "/stats" => alone(Command::Stats),
             "/quit" | "/exit" => alone(Command::Quit),
@@ -87,6 +93,9 @@ mod tests {
         check("/system \"\"", Some(Ok(Command::System(Some(String::new())))));
         check("/save my chat.ds4", Some(Ok(Command::Save("my chat.ds4".into()))));
         check("/load", Some(Err("/load needs the name of a file".into())));
+        check("/session work", Some(Ok(Command::Session(Some("work".parse().unwrap())))));
+        check("/session", Some(Ok(Command::Session(None))));
+        assert!(Command::parse("/session ../work").unwrap().is_err());
         check("/clear all", Some(Err("/clear takes nothing after it".into())));
         assert!(Command::parse("/etc/passwd").unwrap().is_err());
     }

@@ -4,17 +4,24 @@
 //! model sampled is put back as it was, so that it need not be read again in other tokens.
 
 use super::options::Think;
+use super::turn::{Answer, Call, Turn};
+use crate::private;
 use anyhow::{Context, ensure};
-use engine::{Cancel, Event, Finish, Reply, Request, Session};
+use engine::store::PageStore;
+use engine::{Cancel, Event, Finish, Reply, Request, Session, SessionError, Synced};
 use model::Ops;
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::Path;
-use text::chat::message::{AssistantMessage, Instructions, ToolMessage, UserMessage};
+use std::time::Duration;
+use text::chat::message::Instructions;
 use text::chat::replay::SampledTurn;
 use text::chat::request::{Conversation, Ending};
-use text::chat::{Message, Replay, ThinkingMode, Tool, ToolCall};
-use text::{Marker, Prompt, ReplyOptions, Sampled};
+use text::chat::{Message, ThinkingMode, Tool};
+use text::{Marker, ReplyOptions, Sampled};
+
+/// How long to wait until what was read is on disk.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A conversation.
 pub struct Dialogue<B: Ops> {
@@ -23,44 +30,14 @@ pub struct Dialogue<B: Ops> {
     tools: Vec<Tool>,
     think: Think,
     turns: Vec<Turn>,
+    /// Where what the session has read is kept.
+    store: Option<PageStore>,
 }
 
-/// One message after the system prompt.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Turn {
-    User(String),
-    Assistant(Answer),
-    ToolResult { call_id: String, content: String },
-}
-
-/// What the model said.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Answer {
-    reasoning: String,
-    content: String,
-    calls: Vec<Call>,
-    /// The tokens, if they say what the fields above say.
-    sampled: Option<SampledTurn>,
-    /// The calls as they were sampled, if they are known apart from the rest.
-    block: Option<Prompt>,
-}
-
-/// A call that waits for its result.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Call {
-    /// What the result refers to.
-    pub id: String,
-    /// The tool.
-    pub name: String,
-    /// The arguments, as JSON text.
-    pub arguments: String,
-}
-
-impl<B: Ops> Dialogue<B> {
+impl<B: Ops + 'static> Dialogue<B> {
     /// A conversation that has not begun.
     pub fn new(session: Session<B>, system: String, tools: Vec<Tool>, think: Think) -> Self {
-        Dialogue { session, system, tools, think, turns: Vec::new() }
+        Dialogue { session, system, tools, think, turns: Vec::new(), store: None }
     }
 
     /// The session that reads it.
@@ -76,6 +53,31 @@ impl<B: Ops> Dialogue<B> {
     /// Replaces the system prompt.
     pub fn set_system(&mut self, text: String) {
         self.system = text;
+    }
+
+    /// Keeps what is read in a page store, and looks there for what was read before.
+    pub fn set_store(&mut self, store: PageStore) {
+        self.store = Some(store);
+    }
+
+    /// The messages after the system prompt.
+    pub fn turns(&self) -> &[Turn] {
+        &self.turns
+    }
+
+    /// Goes on after these messages.
+    pub fn set_turns(&mut self, turns: Vec<Turn>) {
+        self.turns = turns;
+    }
+
+    /// The tools that the model may call.
+    pub fn tools(&self) -> &[Tool] {
+        &self.tools
+    }
+
+    /// Whether the model thinks.
+    pub fn think(&self) -> Think {
+        self.think
     }
 
     /// Decides whether the model thinks from now on.
@@ -131,7 +133,11 @@ impl<B: Ops> Dialogue<B> {
         let chat = self.render();
         let prompt = self.session.loaded().tokenizer.encode_prompt(&chat.prompt()?)?;
         let request = request(chat.reply_options());
-        let reply = self.session.reply(&prompt, request, cancel, on_event)?;
+        let read = self.read(&prompt, chat.options.mode, cancel, on_event)?;
+        let mut reply = self.session.reply(&prompt, request, cancel, on_event)?;
+        if let Some(read) = read {
+            reply.stats.prompt = read;
+        }
         if reply.finish == Finish::Cancelled && reply.tokens.is_empty() {
             self.unsay();
         } else {
@@ -139,6 +145,42 @@ impl<B: Ops> Dialogue<B> {
             self.turns.push(Turn::Assistant(answer));
         }
         Ok(reply)
+    }
+
+    /// Reads a prompt, with the help of the page store if there is one. Where the reply will begin with reasoning,
+    /// which is left out once the conversation has gone on, the end of the prompt is where the next one starts, and
+    /// is kept. Returns what reading came to, if that was done here.
+    fn read(
+        &mut self,
+        prompt: &[u32],
+        mode: ThinkingMode,
+        cancel: &Cancel,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Option<Synced>, SessionError> {
+        let Some(store) = &self.store else { return Ok(None) };
+        self.session.recall(store, prompt);
+        let mut progress = |done, total| on_event(Event::Prefill { done, total });
+        match self.session.sync(prompt, &mut progress, cancel) {
+            Ok(read) => {
+                if mode == ThinkingMode::Thinking {
+                    self.keep();
+                }
+                Ok(Some(read))
+            }
+            Err(SessionError::Cancelled) => Ok(None), // and so will be the reply
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Puts what was read into the page store, if there is one.
+    pub fn keep(&self) {
+        if let Some(store) = &self.store
+            && !self.session.keep(store, PATIENCE)
+        {
+            eprintln!(
+                "warning: the page store could not take what was read; it will be read again next time"
+            );
+        }
     }
 
     /// The conversation in the renderer's terms.
@@ -191,41 +233,6 @@ impl<B: Ops> Dialogue<B> {
     }
 }
 
-impl Turn {
-    /// The turn in the renderer's terms.
-    fn message(&self) -> Message {
-        match self {
-            Turn::User(content) => {
-                Message::User(UserMessage { content: content.clone(), ..UserMessage::default() })
-            }
-            Turn::ToolResult { call_id, content } => {
-                Message::Tool(ToolMessage { tool_call_id: Some(call_id.clone()), content: content.clone() })
-            }
-            Turn::Assistant(answer) => Message::Assistant(AssistantMessage {
-                reasoning_content: answer.reasoning.clone(),
-                content: answer.content.clone(),
-                tool_calls: answer.calls.iter().map(Call::message).collect(),
-                replay: answer.replay(),
-                ..AssistantMessage::default()
-            }),
-        }
-    }
-}
-
-impl Answer {
-    /// What was sampled for it, as far as it is known.
-    fn replay(&self) -> Option<Replay> {
-        let known = self.calls.is_empty() || self.block.is_some();
-        known.then(|| Replay { turn: self.sampled.clone(), block: self.block.clone().unwrap_or_default() })
-    }
-}
-
-impl Call {
-    fn message(&self) -> ToolCall {
-        ToolCall { id: Some(self.id.clone()), name: self.name.clone(), arguments: self.arguments.clone() }
-    }
-}
-
 /// The first line of a saved conversation; what the session has read follows it.
 #[derive(Serialize, Deserialize)]
 struct Saved {
@@ -237,25 +244,17 @@ struct Saved {
 
 const VERSION: u32 = 1;
 
-impl<B: Ops> Dialogue<B> {
+impl<B: Ops + 'static> Dialogue<B> {
     /// Saves the conversation. The file is for its owner's eyes only, and complete or not there.
     pub fn save(&self, path: &Path) -> anyhow::Result<()> {
         let saved =
             Saved { ds4_conversation: VERSION, system: self.system.clone(), turns: self.turns.clone() };
-        let folder = match path.parent() {
-            Some(folder) if folder != Path::new("") => folder,
-            _ => Path::new("."),
-        };
-        let write = || -> anyhow::Result<()> {
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            serde_json::to_writer(&mut file, &saved)?;
+        let write = |file: &mut dyn Write| -> anyhow::Result<()> {
+            serde_json::to_writer(&mut *file, &saved)?;
             file.write_all(b"\n")?;
-            file.write_all(&self.session.save())?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok(())
+            Ok(file.write_all(&self.session.save())?)
         };
-        write().with_context(|| format!("saving to {}", path.display()))
+        private::write(path, write).with_context(|| format!("saving to {}", path.display()))
     }
 
     /// Goes on with a saved conversation. If what the session had read is of another model or KV format, the

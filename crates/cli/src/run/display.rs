@@ -118,7 +118,7 @@ fn progress_bar(total: u64, elapsed: Duration) -> ProgressBar {
 }
 
 /// Text that a terminal shows and does not obey: control characters are made visible.
-fn printable(text: &str, to_terminal: bool) -> Cow<'_, str> {
+pub fn printable(text: &str, to_terminal: bool) -> Cow<'_, str> {
     let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
     if !to_terminal || !text.contains(steers) {
         return Cow::Borrowed(text);

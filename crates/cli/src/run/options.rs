@@ -3,11 +3,13 @@
 use clap::Args;
 use engine::Sampling;
 use engine::random::fresh_seed;
+use serde::{Deserialize, Serialize};
 use text::chat::request::{ChatRequest, Conversation, RequestDefaults, Thinking};
 use text::chat::{MAX_EFFORT_CONTEXT, Profile, RenderOptions};
 
 /// Whether the model thinks before it answers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Think {
     /// It answers at once.
     Off,
@@ -34,12 +36,13 @@ pub struct ThinkArgs {
 }
 
 impl ThinkArgs {
-    /// What was chosen.
-    pub fn choice(&self) -> Think {
+    /// What was chosen, if anything was.
+    pub fn choice(&self) -> Option<Think> {
         match self {
-            ThinkArgs { think_max: true, .. } => Think::Max,
-            ThinkArgs { think: true, .. } => Think::On,
-            _ => Think::Off,
+            ThinkArgs { think_max: true, .. } => Some(Think::Max),
+            ThinkArgs { think: true, .. } => Some(Think::On),
+            ThinkArgs { no_think: true, .. } => Some(Think::Off),
+            _ => None,
         }
     }
 }

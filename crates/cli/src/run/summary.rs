@@ -23,6 +23,7 @@ pub struct Summary {
     tokens: usize,
     finish: Finish,
     stop_string: Option<String>,
+    has_calls: bool,
     seed: u64,
 }
 
@@ -34,6 +35,7 @@ impl Summary {
             tokens: reply.tokens.len(),
             finish: reply.finish.clone(),
             stop_string: reply.message.stop_string.clone(),
+            has_calls: !reply.message.tool_calls.is_empty(),
             seed,
         }
     }
@@ -66,7 +68,8 @@ impl Summary {
             Finish::Eos => "eos",
             Finish::NextTurn(_) => "next_turn",
             Finish::Complete if self.stop_string.is_some() => "stop_string",
-            Finish::Complete => "tool_calls",
+            Finish::Complete if self.has_calls => "tool_calls",
+            Finish::Complete => "constraint",
             Finish::MaxTokens => "max_tokens",
             Finish::ContextFull => "context_full",
             Finish::MemoryFull => "memory_full",
@@ -120,6 +123,7 @@ mod tests {
             tokens: 0,
             finish: Finish::Cancelled,
             stop_string: None,
+            has_calls: false,
             seed: 7,
         };
         assert_eq!(summary.to_string(), "[prompt: 0 tokens; reply: 0 tokens; seed 7; interrupted]");

@@ -124,6 +124,11 @@ impl Index {
     /// the fewest tokens for their bytes, the older the sooner. What is behind something goes before it, so that
     /// being killed half-way leaves nothing behind that leads nowhere.
     pub(crate) fn victims(&self, root: &PageKey, now: u64, excess: u64) -> Vec<PageKey> {
+        self.ranked_victims(root, now, excess).into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// As [`Index::victims`], each with what the place is worth for which it goes; that never falls.
+    pub(crate) fn ranked_victims(&self, root: &PageKey, now: u64, excess: u64) -> Vec<(f64, PageKey)> {
         let mut gone = HashSet::new();
         let mut victims = Vec::new();
         let mut freed = 0;
@@ -139,7 +144,7 @@ impl Index {
             }
         }
         places.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.key.cmp(&b.1.key)));
-        for (_, entry) in places {
+        for (worth, entry) in places {
             if freed >= excess {
                 break;
             }
@@ -149,12 +154,39 @@ impl Index {
                 if leads_on || !gone.insert(entry.key) {
                     break;
                 }
-                victims.push(entry.key);
+                victims.push((worth, entry.key));
                 freed += entry.bytes;
                 at = self.entries.get(&entry.parent).filter(|page| !page.has_end);
             }
         }
         victims
+    }
+
+    /// What to remove, in this order, so that what was not used since then is gone, with the pages that then lead
+    /// nowhere.
+    pub(crate) fn unused_since(&self, since: u64, now: u64) -> Vec<PageKey> {
+        let mut entries: Vec<&Entry> = self.entries.values().collect();
+        // What is behind something comes before it.
+        entries.sort_by_key(|entry| (std::cmp::Reverse(entry.pages), entry.is_page, entry.key));
+        let mut gone = HashSet::new();
+        let mut old = Vec::new();
+        for entry in entries {
+            let mut behind = self.children(&entry.key).peekable();
+            let lost_all = behind.peek().is_some();
+            if behind.any(|child| !gone.contains(&child.key)) {
+                continue;
+            }
+            let goes = match entry.has_end {
+                true => entry.used < since,
+                // What leads nowhere is of no use at any age, but its place may be still to be written.
+                false => (entry.used < since || lost_all) && now.saturating_sub(entry.used) >= GRACE,
+            };
+            if goes {
+                gone.insert(entry.key);
+                old.push(entry.key);
+            }
+        }
+        old
     }
 
     /// Tokens that need not be read again because of this place.
@@ -276,6 +308,22 @@ mod tests {
         let b_end = tree.tail(b, 0, 50);
         assert_eq!(tree.victims(1), [a_end]);
         assert_eq!(tree.victims(2), [a_end, b_end, b, a]);
+    }
+
+    /// What was not used goes with its own pages; a shared page stays, and so does one that is waiting for its end.
+    #[test]
+    fn what_was_not_used_goes_with_its_own_pages() {
+        let mut tree = Tree::new();
+        let shared = tree.page(tree.root, 1, 9000);
+        let old = tree.page(shared, 2, 9000);
+        let inner = tree.tail(old, 0, 9000);
+        let older = tree.page(old, 3, 9000);
+        let old_tail = tree.tail(older, 500, 9000);
+        let _new_tail = tree.tail(shared, 500, 100);
+        let _waits = tree.page(shared, 4, 1);
+        let gone = tree.index.unused_since(NOW - 5_000_000, NOW);
+        assert_eq!(gone, [old_tail, inner, older, old]);
+        assert_eq!(tree.index.unused_since(NOW - 10_000_000, NOW), []);
     }
 
     #[test]

@@ -156,12 +156,9 @@ impl Shelf {
         self.prefix.clone().join(drawer).join(name)
     }
 
-    /// All objects, of one drawer or of all.
-    pub(crate) fn list(&self, drawer: Option<&str>) -> Result<Vec<Listed>, Error> {
-        let prefix = match drawer {
-            Some(drawer) => self.prefix.clone().join(drawer),
-            None => self.prefix.clone(),
-        };
+    /// All objects of a drawer.
+    pub(crate) fn list(&self, drawer: &str) -> Result<Vec<Listed>, Error> {
+        let prefix = self.prefix.clone().join(drawer);
         let depth = self.prefix.parts().count();
         let listed = self.objects.list(Some(&prefix)).try_collect::<Vec<_>>();
         let listed = self.runtime.block_on(listed)?.into_iter().filter_map(|object| {
@@ -175,6 +172,22 @@ impl Shelf {
             })
         });
         Ok(listed.collect())
+    }
+
+    /// The names of the folders at the place, whatever they are.
+    pub(crate) fn folders(&self) -> Result<Vec<String>, Error> {
+        let listed = self.runtime.block_on(self.objects.list_with_delimiter(Some(&self.prefix)))?;
+        let names = listed.common_prefixes.iter().filter_map(|path| path.filename().map(str::to_owned));
+        Ok(names.collect())
+    }
+
+    /// Whether an object is there at this moment.
+    pub(crate) fn has(&self, drawer: &str, name: &str) -> Result<bool, Error> {
+        match self.runtime.block_on(self.objects.head(&self.path(drawer, name))) {
+            Ok(_) => Ok(true),
+            Err(Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// All of an object, if it has at most `most` bytes.

@@ -4,7 +4,7 @@ mod failing;
 mod killed;
 mod setup;
 
-use engine::store::offline::{Keep, Offline};
+use engine::store::offline::{FaultKind, Keep, Offline, plan};
 use engine::store::{PageStore, Place, Saved, StoreOptions};
 use failing::{Failing, Mood};
 use model::{PAGE, SLACK};
@@ -35,6 +35,12 @@ fn files(place: &Place) -> Vec<PathBuf> {
     files.retain(|file| file.file_name().unwrap() != "catalog");
     files.sort();
     files
+}
+
+fn catalog(place: &Place) -> PathBuf {
+    let Place::Folder(dir) = place else { panic!("a folder") };
+    let drawer = std::fs::read_dir(dir).unwrap().next().expect("a drawer").unwrap();
+    drawer.path().join("catalog")
 }
 
 /// A conversation that was saved goes on in another process exactly as if it had never stopped.
@@ -167,7 +173,7 @@ fn every_model_and_format_has_its_own_drawer() {
     store.save(&other.read(&prompt(30)), PATIENCE).unwrap();
     let drawers = Offline::open(&place).unwrap().drawers().unwrap();
     assert_eq!(drawers.len(), 2);
-    assert!(drawers.iter().all(|drawer| drawer.bad.is_empty() && drawer.conversations().len() == 1));
+    assert!(drawers.iter().all(|drawer| drawer.faults.is_empty() && drawer.conversations().len() == 1));
 }
 
 #[cfg(unix)]
@@ -226,6 +232,40 @@ fn two_stores_share_a_folder() {
     assert!(on.loads(&on.open(&place), &key));
 }
 
+/// What somebody else has removed is written again when it is needed: nothing is put behind a page that is gone.
+#[test]
+fn what_was_removed_is_written_again() {
+    let on = Setup::new();
+    let (_dir, folder) = folder();
+    for place in [folder, bucket()] {
+        let store = on.open(&place);
+        let mut timeline = on.read(&prompt(PAGE + 40));
+        store.save(&timeline, PATIENCE).unwrap();
+        let offline = Offline::open(&place).unwrap();
+        let mut drawers = offline.drawers().unwrap();
+        let all = plan(&drawers, Keep { bytes: Some(0), since: None });
+        offline.remove(&mut drawers, &all).unwrap();
+
+        on.go_on(&mut timeline, &prompt(PAGE + 50)[PAGE + 40..]);
+        let key = timeline.pages()[0].tokens();
+        let key = store.root().child(key);
+        let tail = Arc::new(timeline.tail(SLACK));
+        assert_eq!(store.save_tail(&key, &tail), Saved::Queued, "nobody knows yet");
+        assert!(store.settle(PATIENCE));
+        assert_eq!(offline.verify(&mut |_| {}).unwrap().objects, 0);
+        assert_eq!(store.save_tail(&key, &tail), Saved::Dropped, "now it is known");
+        let end = store.save(&timeline, PATIENCE).unwrap();
+        assert!(on.loads(&on.open(&place), &end));
+        assert_eq!(offline.verify(&mut |_| {}).unwrap().faults, []);
+        // Whoever saves a whole conversation need not know.
+        let all = plan(&offline.drawers().unwrap(), Keep { bytes: Some(0), since: None });
+        offline.remove(&mut offline.drawers().unwrap(), &all).unwrap();
+        on.go_on(&mut timeline, &[7]);
+        let end = store.save(&timeline, PATIENCE).unwrap();
+        assert!(on.loads(&on.open(&place), &end));
+    }
+}
+
 /// Saving does not wait for a slow disk: what is too much is dropped, and counted.
 #[test]
 fn saving_never_waits() {
@@ -280,13 +320,17 @@ fn a_store_is_looked_at_without_its_model() {
     let short = store.save(&on.read(&[&[9], &prompt(50)[..]].concat()), PATIENCE).unwrap();
     drop(store);
     let offline = Offline::open(&place).unwrap();
-    let mut drawer = offline.drawers().unwrap().remove(0);
-    assert_eq!(drawer.fingerprint, Some(on.model.fingerprint));
-    let conversations = drawer.conversations();
-    let tokens: Vec<_> = conversations.iter().map(|c| (c.key, c.tokens)).collect();
-    assert!(tokens.contains(&(long, PAGE + 100)) && tokens.contains(&(short, 51)), "{tokens:?}");
-    assert!(tokens.iter().any(|(_, tokens)| *tokens == PAGE), "the end of the page: {tokens:?}");
-    assert_eq!(offline.verify(&mut |_| {}).unwrap(), []);
+    let mut drawers = offline.drawers().unwrap();
+    assert_eq!(drawers[0].fingerprint, Some(on.model.fingerprint));
+    let conversations = drawers[0].conversations();
+    let tokens: Vec<_> = conversations.iter().map(|c| (c.key, c.tokens, c.is_inner)).collect();
+    assert!(
+        tokens.contains(&(long, PAGE + 100, false)) && tokens.contains(&(short, 51, false)),
+        "{tokens:?}"
+    );
+    assert!(tokens.iter().any(|c| (c.1, c.2) == (PAGE, true)), "the end of the page: {tokens:?}");
+    let verified = offline.verify(&mut |_| {}).unwrap();
+    assert_eq!((verified.objects, verified.faults), (4, vec![]));
 
     // The checksum finds what a look at the beginning does not.
     let file = files(&place).into_iter().find(|file| file.ends_with(format!("{long}.tail"))).unwrap();
@@ -294,12 +338,56 @@ fn a_store_is_looked_at_without_its_model() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     std::fs::write(&file, bytes).unwrap();
-    let bad = offline.verify(&mut |_| {}).unwrap();
-    assert_eq!((bad.len(), &*bad[0].why), (1, "a damaged saved conversation: the checksum does not match"));
-    offline.remove(&bad).unwrap();
+    let faults = offline.verify(&mut |_| {}).unwrap().faults;
+    assert_eq!((faults.len(), faults[0].kind), (1, FaultKind::Damaged));
+    assert_eq!(faults[0].why, "a damaged saved conversation: the checksum does not match");
+    let bad: Vec<_> = faults.into_iter().map(|fault| fault.object).collect();
+    assert_eq!(offline.remove(&mut drawers, &bad).unwrap().0, 1);
+    assert_eq!(offline.verify(&mut |_| {}).unwrap().faults, []);
 
-    let removed = offline.prune(&mut drawer, Keep { bytes: Some(0), since: None }).unwrap();
-    assert_eq!((removed.objects, files(&place).len()), (4, 0));
+    let all = plan(&drawers, Keep { bytes: Some(0), since: None });
+    assert_eq!(offline.remove(&mut drawers, &all).unwrap().0, 3);
+    assert_eq!((files(&place).len(), catalog(&place).exists()), (0, false));
+}
+
+/// A page that is missing makes what is behind it useless; that is found, and what others are about to write is not
+/// taken for it.
+#[test]
+fn a_broken_chain_is_found() {
+    let on = Setup::new();
+    let (_dir, place) = folder();
+    let key = on.open(&place).save(&on.read(&prompt(2 * PAGE + 100)), PATIENCE).unwrap();
+    let first = on.codec().root().child(&prompt(PAGE));
+    let page = files(&place).into_iter().find(|file| file.ends_with(format!("{first}.page"))).unwrap();
+    std::fs::remove_file(page).unwrap();
+    let faults = Offline::open(&place).unwrap().verify(&mut |_| {}).unwrap().faults;
+    // The ends of both pages, the second page, the tail.
+    assert_eq!(faults.len(), 4, "{faults:?}");
+    assert!(faults.iter().all(|fault| fault.kind == FaultKind::Unreachable), "{faults:?}");
+    assert!(faults.iter().any(|fault| fault.object.name == format!("{key}.tail")), "{faults:?}");
+}
+
+/// What is not the store's is never removed, wherever somebody points.
+#[test]
+fn other_files_are_left_alone() {
+    let on = Setup::new();
+    let (_dir, place) = folder();
+    on.open(&place).save(&on.read(&prompt(40)), PATIENCE).unwrap();
+    let Place::Folder(dir) = &place else { panic!("a folder") };
+    let letter = files(&place)[0].with_file_name("letter.txt");
+    let elsewhere = dir.join("photos").join(format!("{}.page", "a".repeat(64)));
+    std::fs::create_dir(elsewhere.parent().unwrap()).unwrap();
+    for file in [&letter, &elsewhere] {
+        std::fs::write(file, "dear all").unwrap();
+    }
+    let offline = Offline::open(&place).unwrap();
+    let mut drawers = offline.drawers().unwrap();
+    assert_eq!(drawers.len(), 1);
+    let faults = offline.verify(&mut |_| {}).unwrap().faults;
+    assert_eq!((faults.len(), faults[0].kind), (1, FaultKind::Stray));
+    let all = plan(&drawers, Keep { bytes: Some(0), since: Some(u64::MAX) });
+    offline.remove(&mut drawers, &all).unwrap();
+    assert!(letter.exists() && elsewhere.exists());
 }
 
 /// What a killed process has left half-written is thrown away, when it is certain that nobody writes it any more.

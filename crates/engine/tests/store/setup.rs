@@ -40,6 +40,11 @@ impl Setup {
         timeline
     }
 
+    /// Reads some more.
+    pub fn go_on(&self, timeline: &mut Timeline<Cpu>, tokens: &[u32]) {
+        self.feed(timeline, tokens);
+    }
+
     fn feed(&self, timeline: &mut Timeline<Cpu>, tokens: &[u32]) -> Vec<u32> {
         let mut rest = tokens;
         let mut logits = Vec::new();
