@@ -80,13 +80,20 @@ fn attend_together(cpu: &Cpu, token: &Token<'_>, turn: &(dyn Fn(&mut [f32]) + Sy
     let (shape, count) = (token.shape, token.seen.len());
     let (groups, stride) = (shape.groups(), shape.stride());
     cpu.attention_scratch.with(|Scratch { q, rows, weights, out: sums }| {
-        let q = room(q, groups * shape.lines() * LANES);
-        isa::dispatch(LoadQueries { token, to: q });
+        let lines = shape.lines() * LANES;
+        let q = room(q, groups * lines);
+        let parts = Shards::new(q);
+        cpu.pool.each(groups, |group| {
+            // SAFETY: an item owns its group's lines.
+            isa::dispatch(LoadQueries { token, group, to: unsafe { parts.part(group * lines, lines) } });
+        });
         let q = &*q;
         let rows = Shards::new(room(rows, (count + SLACK) * stride));
         let weights = Shards::new(room(weights, (count + SLACK) * groups));
-        cpu.pool.each(count.div_ceil(BLOCK), |block| {
-            let block = block * BLOCK..count.min((block + 1) * BLOCK);
+        // Few rows are shared out, too, in whole tiles.
+        let size = count.div_ceil(2 * cpu.threads()).next_multiple_of(SLACK).min(BLOCK);
+        cpu.pool.each(count.div_ceil(size), |block| {
+            let block = block * size..count.min((block + 1) * size);
             // The last block, and only that, is followed by the slack.
             let slack = if block.end == count { SLACK } else { 0 };
             let len = block.len() + slack;
@@ -239,9 +246,10 @@ impl Kernel for Whole<'_> {
     }
 }
 
-/// A token's queries in lanes.
+/// The queries of a group of a token's heads, in lanes.
 struct LoadQueries<'a> {
     token: &'a Token<'a>,
+    group: usize,
     to: &'a mut [Line],
 }
 
@@ -250,7 +258,10 @@ impl Kernel for LoadQueries<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        tiles::load_queries(isa, self.token.shape, self.token.q, self.to);
+        let shape = self.token.shape;
+        let heads = self.group * LANES..shape.heads.min((self.group + 1) * LANES);
+        let q = &self.token.q[heads.start * shape.width..heads.end * shape.width];
+        tiles::load_queries(isa, shape, q, self.to);
     }
 }
 
@@ -323,13 +334,19 @@ impl Kernel for Values<'_> {
 /// - `heads`: `[n, heads, D]`; returns `[n, d]`
 pub fn project_out(cpu: &Cpu, heads: &Array, attention: &Attention<Cpu>) -> Array {
     let (groups, out) = (attention.groups, attention.out_a.rows / attention.groups);
-    let part = |g: usize| -> Vec<f32> {
-        let width = heads.width / groups;
-        heads.rows().flat_map(|row| &row[g * width..(g + 1) * width]).copied().collect()
-    };
-    let inputs: Vec<Array> = (0..groups).map(|g| Array::new(part(g), heads.width / groups)).collect();
+    let width = heads.width / groups;
+    let inputs: Vec<Array> = (0..groups)
+        .map(|g| {
+            let mut part = Vec::with_capacity(heads.n() * width);
+            heads.rows().for_each(|row| part.extend_from_slice(&row[g * width..(g + 1) * width]));
+            Array::new(part, width)
+        })
+        .collect();
     let product = |(g, x)| Product { w: &attention.out_a, rows: g * out..(g + 1) * out, x };
     let made = cpu.linears(&inputs.iter().enumerate().map(product).collect::<Vec<_>>());
-    let low = (0..heads.n()).flat_map(|i| made.iter().flat_map(move |low| low.row(i))).copied().collect();
+    let mut low = Vec::with_capacity(heads.n() * groups * out);
+    for i in 0..heads.n() {
+        made.iter().for_each(|part| low.extend_from_slice(part.row(i)));
+    }
     cpu.linear(&attention.out_b, &Array::new(low, groups * out))
 }

@@ -39,6 +39,12 @@ impl Cpu {
     /// Several products in one parallel region: `[n, rows]` each.
     pub(crate) fn linears(&self, products: &[Product<'_>]) -> Vec<Array> {
         let mut made: Vec<Array> = products.iter().map(|p| Array::zeros(p.x.n(), p.rows.len())).collect();
+        // One row each is rounded by a thread of its own; more rows are shared out for each input.
+        if products.iter().all(|p| p.x.n() == 1) {
+            self.pool.each(products.len(), |i| {
+                products[i].x.rounded(Rounding::of(products[i].w.format), &self.pool);
+            });
+        }
         let parts: Vec<_> = made.iter_mut().map(|y| Shards::new(&mut y.data)).collect();
         let jobs: Vec<Job<'_>> =
             products.iter().zip(&parts).map(|(product, out)| Job::new(self, product, out)).collect();
@@ -70,9 +76,9 @@ impl Cpu {
         all: usize,
         n: usize,
     ) -> impl Iterator<Item = Range<usize>> + use<> {
-        // A few claims a thread, so that one that lost its core is made up for by the others.
-        let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(4);
-        blocks(rows, if n == 1 { share.clamp(8, 256) } else { share.clamp(8, dot::panel::ROWS) })
+        // A few claims a thread, so that one that lost its core is made up for by the others; whole tiles.
+        let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(16);
+        blocks(rows, share.min(if n == 1 { 256 } else { dot::panel::ROWS }))
     }
 }
 

@@ -51,8 +51,9 @@ impl Shape {
 /// - `q`: `[heads, width]`; `to`: `[groups, width to whole lines]`
 #[inline(always)]
 pub fn load_queries<I: Isa>(isa: I, shape: Shape, q: &[f32], to: &mut [Line]) {
-    let groups = q.chunks(LANES * shape.width).zip(to.chunks_exact_mut(shape.lines() * LANES));
-    groups.for_each(|(q, to)| to_lanes(isa, q, shape.width, to));
+    for (q, to) in q.chunks(LANES * shape.width).zip(to.chunks_exact_mut(shape.lines() * LANES)) {
+        to_lanes(isa, q, shape.width, to);
+    }
 }
 
 /// The products of every head with some rows.
@@ -252,11 +253,14 @@ unsafe fn value_tile<I: Isa, const L: usize>(
         let weights: &[f32; 4] =
             weights[head / LANES].0[head % LANES..].first_chunk().expect("a group is four times four heads");
         let row: &[Line; L] = row[line..].first_chunk().expect("lines of the row");
-        let row = row.each_ref().map(|line| isa.floats(&line.0));
+        let mut x = [isa.no_floats(); L];
+        for l in 0..L {
+            x[l] = isa.floats(&row[l].0);
+        }
         for h in 0..4 {
             let weight = isa.splat_float(weights[h]);
             for l in 0..L {
-                sums[h][l] = isa.fused(sums[h][l], weight, row[l]);
+                sums[h][l] = isa.fused(sums[h][l], weight, x[l]);
             }
         }
     }
