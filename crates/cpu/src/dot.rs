@@ -80,6 +80,11 @@ impl<'a> Matrix<'a> {
         self.bytes.len() / self.row_bytes
     }
 
+    /// Bytes of a row.
+    pub fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
     /// The block format.
     pub fn format(&self) -> Format {
         self.format

@@ -16,6 +16,7 @@
 //! not finished, since the claimed index is not; so the closure it read is that region's and alive.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
@@ -81,7 +82,11 @@ impl Pool {
         let worker = |i: usize| {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("ds4-cpu-{i}"));
-            thread.spawn(move || shared.work_until_stopped()).expect("the system can start a thread")
+            let work = move || {
+                NUMBER.set(i);
+                shared.work_until_stopped();
+            };
+            thread.spawn(work).expect("the system can start a thread")
         };
         let workers = (1..threads.max(1)).map(worker).collect();
         Pool { shared, region: Mutex::new(()), workers }
@@ -113,6 +118,72 @@ impl Pool {
         if let Some(panic) = panic {
             resume_unwind(panic);
         }
+    }
+}
+
+impl Pool {
+    /// As [`each`](Self::each), but a thread takes neighbouring indices one after the other, as long as nobody is
+    /// in need: so weights that lie in a row are read in a row, and what was fetched ahead of one index is what the
+    /// next begins with.
+    ///
+    /// # Panics
+    ///
+    /// As [`each`](Self::each).
+    pub fn each_in_runs(&self, items: usize, work: impl Fn(usize) + Sync) {
+        let runs = Runs::new(items, self.threads());
+        // As many claims as there are indices, so there is one left for each.
+        self.each(items, |_| work(runs.claim(NUMBER.get())));
+    }
+}
+
+thread_local! {
+    /// Which thread of its pool this is.
+    static NUMBER: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The indices of a region, a run for each thread.
+struct Runs(Vec<Padded<AtomicU64>>);
+
+impl Runs {
+    /// `0..items` in equal runs.
+    fn new(items: usize, threads: usize) -> Runs {
+        let run = |i: usize| Runs::word(items * i / threads, items * (i + 1) / threads);
+        Runs((0..threads).map(|i| Padded(AtomicU64::new(run(i)))).collect())
+    }
+
+    /// First index left and end of a run.
+    fn word(first: usize, end: usize) -> u64 {
+        (first as u64) << 32 | end as u64
+    }
+
+    /// An index that nobody has taken: the first of this thread's run, else the last of the longest one.
+    /// There must be one.
+    fn claim(&self, thread: usize) -> usize {
+        let own = self.take(thread % self.0.len(), |first, end| (first, Runs::word(first + 1, end)));
+        own.unwrap_or_else(|| {
+            loop {
+                let left = |run: usize| {
+                    let word = self.0[run].0.load(SeqCst);
+                    (word & u64::from(u32::MAX)) - (word >> 32)
+                };
+                let longest = (0..self.0.len()).max_by_key(|&run| left(run)).expect("a thread");
+                if let Some(last) = self.take(longest, |first, end| (end - 1, Runs::word(first, end - 1))) {
+                    return last;
+                }
+            }
+        })
+    }
+
+    /// Takes an index out of a run, unless it is empty.
+    fn take(&self, run: usize, split: impl Fn(usize, usize) -> (usize, u64)) -> Option<usize> {
+        let mut taken = None;
+        let update = |word: u64| {
+            let (first, end) = ((word >> 32) as usize, (word & u64::from(u32::MAX)) as usize);
+            let (index, rest) = (first < end).then(|| split(first, end))?;
+            taken = Some(index);
+            Some(rest)
+        };
+        self.0[run].0.fetch_update(SeqCst, SeqCst, update).ok().and(taken)
     }
 }
 
@@ -295,6 +366,25 @@ mod tests {
             });
             assert!(counts.iter().all(|c| c.load(SeqCst) == 1), "round {round}");
         }
+    }
+
+    #[test]
+    fn every_index_of_a_run_is_run_once() {
+        let pool = Pool::new(4);
+        for items in 0..200 {
+            let counts: Vec<AtomicUsize> = (0..items).map(|_| AtomicUsize::new(0)).collect();
+            pool.each_in_runs(items, |i| {
+                counts[i].fetch_add(1, SeqCst);
+            });
+            assert!(counts.iter().all(|c| c.load(SeqCst) == 1), "{items} items");
+        }
+    }
+
+    #[test]
+    fn a_thread_goes_on_where_it_was_and_then_helps_the_others() {
+        let runs = Runs::new(7, 3); // 0..2, 2..4, 4..7
+        let taken: Vec<usize> = [2, 2, 0, 2, 2, 2, 2].into_iter().map(|thread| runs.claim(thread)).collect();
+        assert_eq!(taken, [4, 5, 0, 6, 3, 2, 1]);
     }
 
     #[test]

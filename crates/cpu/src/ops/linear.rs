@@ -16,6 +16,9 @@ const FLOAT_COLS: usize = 64;
 /// Batch rows of one item with other weights, which are unpacked for each item.
 pub const COLS: usize = 512;
 
+/// Weights that a claim of a single batch row reads, at most: a few microseconds.
+const BLOCK_BYTES: usize = 128 << 10;
+
 /// Some rows of a matrix, and their input.
 pub struct Product<'a> {
     pub w: &'a Matrix,
@@ -54,31 +57,44 @@ impl Cpu {
             .enumerate()
             .flat_map(|(job, j)| {
                 let cols = if j.w.format().block_len() == 1 { FLOAT_COLS } else { COLS };
-                self.row_blocks(j.rows.len(), all, j.cols.len()).flat_map(move |rows| {
+                self.row_blocks(j.rows.len(), all, j.cols.len(), j.w.row_bytes()).flat_map(move |rows| {
                     blocks(j.cols.len(), cols).map(move |cols| (job, rows.clone(), cols))
                 })
             })
             .collect();
-        self.pool.each(items.len(), |i| {
+        self.each_block(products.iter().all(|p| p.x.n() == 1), items.len(), |i| {
             let (job, rows, cols) = &items[i];
             jobs[*job].run(rows.clone(), cols.clone());
         });
         made
     }
 
+    /// Runs `work` for blocks of rows: in the order of memory where they are read for a single batch row, since
+    /// then it is all about reading.
+    pub(crate) fn each_block(&self, single: bool, blocks: usize, work: impl Fn(usize) + Sync) {
+        if single {
+            self.pool.each_in_runs(blocks, work);
+        } else {
+            self.pool.each(blocks, work);
+        }
+    }
+
     /// Cuts the rows of a matrix into blocks for the threads to claim.
     ///
     /// - `all`: rows of all matrices in the region
     /// - `n`: batch rows
+    /// - `row_bytes`: of the weights that are read for a row
     pub(crate) fn row_blocks(
         &self,
         rows: usize,
         all: usize,
         n: usize,
+        row_bytes: usize,
     ) -> impl Iterator<Item = Range<usize>> + use<> {
         // A few claims a thread, so that one that lost its core is made up for by the others; whole tiles.
         let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(16);
-        blocks(rows, share.min(if n == 1 { 256 } else { dot::panel::ROWS }))
+        let most = if n == 1 { (BLOCK_BYTES / row_bytes).next_multiple_of(16) } else { dot::panel::ROWS };
+        blocks(rows, share.min(most))
     }
 }
 

@@ -84,13 +84,14 @@ fn fill_inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &mut [Array; 2]
         for matrix in [&group.expert.gate, &group.expert.up] {
             x.rounded(Rounding::of(matrix.format), &cpu.pool);
         }
-        for rows in cpu.row_blocks(group.expert.ff, all, x.n()) {
+        let row_bytes = [&group.expert.gate, &group.expert.up].map(|w| as_dot(w).row_bytes()).iter().sum();
+        for rows in cpu.row_blocks(group.expert.ff, all, x.n(), row_bytes) {
             items.extend(blocks(group.rows.len(), COLS).map(|cols| (g, rows.clone(), cols)));
         }
     }
     // The largest first, so that all threads end at about the same time.
     items.sort_by_key(|(_, _, cols)| Reverse(cols.len()));
-    cpu.pool.each(items.len(), |item| {
+    cpu.each_block(x.n() == 1, items.len(), |item| {
         let (g, block, cols) = &items[item];
         let group = &groups[*g];
         let tile = |matrix: &Matrix| {
@@ -122,8 +123,9 @@ fn down(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &[Array; 2]) -> Array
     let cols: Vec<usize> = (0..inner[0].n().max(n)).collect();
     let mut y = Array::zeros(n, d);
     let parts = Shards::new(&mut y.data);
-    let blocks: Vec<Range<usize>> = cpu.row_blocks(d, d, n).collect();
-    cpu.pool.each(blocks.len(), |item| {
+    let row_bytes = groups.iter().map(|g| as_dot(&g.expert.down).row_bytes()).sum();
+    let blocks: Vec<Range<usize>> = cpu.row_blocks(d, d, n, row_bytes).collect();
+    cpu.each_block(n == 1, blocks.len(), |item| {
         let block = &blocks[item];
         let mut tile = Vec::new();
         for (group, acts) in groups.iter().zip(&acts) {
