@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 /// Run real clients against the server: SDKs, agents, a fuzzer, load.
 #[derive(clap::Args)]
 pub struct Clients {
-    /// Only what has this in its name: python, javascript, agents, openapi, load, overhead
+    /// Only what has this in its name: python, javascript, agents, openapi, load, overhead, bucket
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -64,6 +64,15 @@ impl Clients {
         if self.wants("agents") {
             let server = Server::start(&pocket("models/pocket.gguf", Some(65_536))?)?;
             pytest(&["test_agents.py"], &server)?;
+        }
+        if self.wants("bucket") {
+            // The program as it is for buckets, which costs some dependencies, is not the one that is built usually.
+            run(&mut command("cargo build --quiet -p cli --bin ds4 --features s3"))?;
+            let mut pytest = program(&python());
+            pytest
+                .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_bucket.py"])
+                .current_dir(&tests);
+            run(pytest.env("DS4_BINARY", target().join("debug/ds4")))?;
         }
         Ok(())
     }

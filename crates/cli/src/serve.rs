@@ -124,8 +124,8 @@ pub struct Serve {
     #[arg(long, value_name = "MIB", help_heading = "Engine")]
     kv_memory: Option<u64>,
     /// Keep what was read here, so that it need not be read again after a restart: a folder, which only its
-    /// owner can read
-    #[arg(long, value_name = "FOLDER", help_heading = "Engine")]
+    /// owner can read, or s3://BUCKET/PREFIX if this program was built for buckets (cargo feature s3)
+    #[arg(long, value_name = "STORE", help_heading = "Engine")]
     store: Option<String>,
     /// The most space that this may take, in MiB
     #[arg(long, value_name = "MIB", default_value_t = 32 << 10, help_heading = "Engine", requires = "store", value_parser = clap::value_parser!(u64).range(1..1 << 40))]

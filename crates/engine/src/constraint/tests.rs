@@ -486,3 +486,72 @@ fn whatever_chance_calls_is_well_formed() {
         }
     }
 }
+
+/// How long it takes to know which tokens may come next, in the vocabulary of a real model: for `docs/serving.md`, with
+/// `DS4_MODEL=… cargo test --release -p engine how_long_a_mask_takes -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement, of the vocabulary of the model in $DS4_MODEL"]
+fn how_long_a_mask_takes() {
+    let path = std::env::var_os("DS4_MODEL").expect("DS4_MODEL names a model");
+    let gguf = gguf::Gguf::open(std::path::Path::new(&path)).unwrap();
+    let tokenizer = Arc::new(Tokenizer::new(crate::vocabulary(gguf.metadata()).unwrap()).unwrap());
+    let constraints = Constraints::new(tokenizer.clone());
+    let start = Instant::now();
+    constraints.build(&content(Shape::Regex("a".into()))).unwrap();
+    println!("vocabulary of {} tokens prepared in {:?}", tokenizer.len(), start.elapsed());
+    let person = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "born": {"type": "string", "format": "date"},
+            "email": {"type": "string", "pattern": "^[a-z]+@[a-z]+\\.[a-z]{2,3}$"},
+            "kind": {"enum": ["student", "teacher", "other"]},
+            "age": {"type": "integer", "minimum": 0, "maximum": 150},
+            "addresses": {"type": "array", "maxItems": 3, "items": {"type": "object", "properties": {
+                "street": {"type": "string"}, "number": {"type": "integer"}, "city": {"type": "string"},
+            }, "required": ["street", "city"], "additionalProperties": false}},
+        },
+        "required": ["name", "born", "email", "kind", "age", "addresses"],
+        "additionalProperties": false,
+    });
+    let shapes = [
+        ("a typical schema", Shape::JsonSchema { schema: person, strict: true }),
+        ("any JSON object", Shape::JsonObject),
+        ("a regular expression", Shape::Regex("[A-Z][a-z]+( [A-Z][a-z]+)*, [0-9]{4}".into())),
+    ];
+    for (what, shape) in shapes {
+        let start = Instant::now();
+        let constraint = constraints.build(&content(shape)).unwrap().unwrap();
+        println!("{what}: built in {:?}", start.elapsed());
+        // The next mask is made while the model computes the logits that it is for. How long the one who waits for it
+        // has to wait, if that takes no time at all, and if it takes as long as the quickest token of a large model.
+        for meanwhile in [Duration::ZERO, Duration::from_millis(10)] {
+            let mut times = Vec::new();
+            let mut random = crate::random::Random::new(1);
+            for _ in 0..10 {
+                let mut masking = Masking::new(constraint.clone(), &chat(Start::Chat), &tokenizer).unwrap();
+                for _ in 0..150 {
+                    std::thread::sleep(meanwhile);
+                    let mut logits = vec![0.0; tokenizer.len()];
+                    let start = Instant::now();
+                    masking.mask(&mut logits, &tokenizer).unwrap();
+                    times.push(start.elapsed());
+                    let allowed =
+                        (0..).zip(&logits).filter(|(_, logit)| **logit == 0.0).map(|(token, _)| token);
+                    let allowed: Vec<u32> = allowed.collect();
+                    let token = allowed[(random.unit() * allowed.len() as f64) as usize];
+                    if token == tokenizer.eos() || masking.accept(token, &tokenizer).unwrap() {
+                        break;
+                    }
+                }
+            }
+            times.sort();
+            let quantile = |part: f64| times[((times.len() - 1) as f64 * part) as usize];
+            let (p50, p99) = (quantile(0.5), quantile(0.99));
+            println!(
+                "  waited p50 {p50:?} p99 {p99:?} of {} tokens, {meanwhile:?} after the one before",
+                times.len()
+            );
+        }
+    }
+}

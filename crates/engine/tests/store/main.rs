@@ -1,7 +1,9 @@
 //! The page store, as short stories: on a tiny model, in folders and in memory.
 
 mod failing;
+mod full;
 mod killed;
+mod large;
 mod setup;
 
 use engine::store::offline::{FaultKind, Keep, Offline, plan};
