@@ -1,7 +1,7 @@
 //! `cargo xtask clients`: the server and the clients that people really use.
 //!
-//! `ds4 serve` runs the pocket model; official libraries, agents, a fuzzer for the OpenAPI document and a load test
-//! talk to it. Versions are pinned in `tests/clients`. Libraries go into the Python environment and a folder of
+//! `ds4 serve` runs the pocket model; official libraries, agents, a browser, a fuzzer for the OpenAPI document and a
+//! load test talk to it. Versions are pinned in `tests/clients`. Libraries go into the Python environment and a folder of
 //! npm under `target/`.
 
 use crate::setup::{Setup, python};
@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 /// Run real clients against the server: SDKs, agents, a fuzzer, load.
 #[derive(clap::Args)]
 pub struct Clients {
-    /// Only what has this in its name: python, javascript, agents, openapi, load, overhead, bucket
+    /// Only what has this in its name: python, javascript, page, agents, openapi, load, overhead, bucket
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -35,6 +35,7 @@ impl Clients {
         let pytest = |files: &[&str], server: &Server| {
             let mut pytest = program(&python());
             pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).args(files).current_dir(&tests);
+            pytest.env("DS4_PROGRAM", server_program()).env("DS4_POCKET", root().join("models/pocket.gguf"));
             run(pytest.env("DS4_URL", &server.url).env("DS4_CLIENTS", folder()))
         };
         if self.wants("python") {
@@ -44,6 +45,9 @@ impl Clients {
             // Beside its libraries: that is where node looks for them.
             fs::copy(tests.join("sdk.test.mjs"), folder().join("sdk.test.mjs"))?;
             run(command("node --test sdk.test.mjs").current_dir(folder()).env("DS4_URL", &server.url))?;
+        }
+        if self.wants("page") {
+            pytest(&["test_page.py"], &server)?;
         }
         if self.wants("openapi") {
             let mut fuzzer = program(&python().with_file_name("schemathesis"));
@@ -82,6 +86,11 @@ impl Clients {
     }
 }
 
+/// `ds4`, as it was built for these tests.
+fn server_program() -> PathBuf {
+    target().join("debug/ds4")
+}
+
 fn program(path: &Path) -> Command {
     command(path.to_str().expect("a UTF-8 path"))
 }
@@ -96,6 +105,10 @@ fn install() -> Result<()> {
     if !exists("npm --version") {
         run(&mut command("apt-get update"))?;
         run(&mut command("apt-get install -y --no-install-recommends nodejs npm"))?;
+    }
+    if !exists("chromium --version") {
+        run(&mut command("apt-get update"))?;
+        run(&mut command("apt-get install -y --no-install-recommends chromium"))?;
     }
     let tests = root().join("tests/clients");
     for (list, done) in [("requirements.txt", "python"), ("package.json", "npm")] {
@@ -140,7 +153,7 @@ struct Server {
 
 impl Server {
     fn start(model: &Path) -> Result<Server> {
-        let mut serve = program(&target().join("debug/ds4"));
+        let mut serve = program(&server_program());
         // Agents choose no temperature; without one the small model says the same each time.
         serve
             .args(["serve", "--port", "0", "--temp", "0", "-m"])

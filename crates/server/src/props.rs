@@ -36,6 +36,8 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
         "n_ctx": info.context,
         "n_vocab": info.vocab,
         "total_slots": status.active_limit,
+        "active_slots": status.active.len(),
+        "queued": status.queued,
         "queue_limit": status.queue_limit,
         "kv_memory_bytes": info.memory,
         "modalities": { "text": true, "vision": false, "audio": false },

@@ -21,6 +21,7 @@ use tower_http::cors::{AllowOrigin, Any as Anything, CorsLayer};
 pub fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/", get(page::index))
+        .route("/page/{name}", get(page::part))
         .route("/livez", get(health::live))
         .route("/health", get(health::ready))
         .route("/readyz", get(health::ready))

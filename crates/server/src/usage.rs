@@ -1,6 +1,6 @@
 //! What a reply cost, counted from the tokens that were really read and written.
 
-use engine::Reply;
+use engine::{Miss, Reply};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -141,11 +141,14 @@ pub struct Timings {
     pub draft_accepted_n: usize,
     /// Where the cached part came from.
     pub cache_source: &'static str,
+    /// Why not more of the prompt was cached: `new`, `beyond`, `differs`, `no_checkpoint`, `evicted`; nothing if
+    /// all of it was.
+    pub cache_miss: Option<&'static str>,
 }
 
 impl Timings {
     /// Of a reply.
-    pub fn new(reply: &Reply, usage: &Usage, first_token: Option<Duration>) -> Timings {
+    pub fn new(reply: &Reply, usage: &Usage, first_token: Option<Duration>, miss: Option<Miss>) -> Timings {
         let stats = &reply.stats;
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         Timings {
@@ -161,6 +164,7 @@ impl Timings {
             draft_n: 0,
             draft_accepted_n: 0,
             cache_source: if usage.cached == 0 { "none" } else { "memory" },
+            cache_miss: miss.map(Miss::name),
         }
     }
 }

@@ -317,7 +317,7 @@ impl Voice {
         };
         let tokenizer = self.app.loaded().expect("it has answered").tokenizer().clone();
         let usage = Usage::new(self.prompt_tokens, self.manner.forced, &reply, self.manner.start, &tokenizer);
-        let timings = Timings::new(&reply, &usage, self.first_token);
+        let timings = Timings::new(&reply, &usage, self.first_token, self.miss);
         let call_ids: Vec<String> = message.tool_calls.iter().map(|call| self.id_of(call.index)).collect();
         self.remember(&reply, &call_ids, &tokenizer);
         self.run.finish(end, &usage, &timings, &reply.message);

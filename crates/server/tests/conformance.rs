@@ -859,3 +859,35 @@ async fn a_prompt_of_tokens_is_taken_as_it_is() {
     let (_, back) = ask(&app, "/detokenize", &json!({ "tokens": ids })).await;
     assert_eq!(back["content"], "Hello <think>");
 }
+
+#[tokio::test]
+async fn the_page_comes_in_parts_that_load_nothing_from_elsewhere() {
+    let app = app(&Script::new([]), Options { keys: vec!["secret".to_owned()], ..Options::default() });
+    let index = body(send(&app, get("/")).await).await;
+    let named = |text: &str| -> Vec<String> {
+        let parts = text.split('"').filter(|word| word.starts_with("/page/") || word.starts_with("./"));
+        parts.map(|word| word.replace("./", "/page/")).collect()
+    };
+    let mut wanted = named(&index);
+    assert!(wanted.contains(&"/page/app.js".to_owned()));
+    let mut at = 0;
+    while let Some(path) = wanted.get(at).cloned() {
+        let answer = send(&app, get(&path)).await;
+        assert_eq!(answer.status(), StatusCode::OK, "{path}");
+        let policy = answer.headers()["content-security-policy"].to_str().unwrap();
+        assert!(policy.starts_with("default-src 'none'") && !policy.contains("unsafe"));
+        let tag = answer.headers()["etag"].clone();
+        for more in named(&body(answer).await) {
+            if !wanted.contains(&more) {
+                wanted.push(more);
+            }
+        }
+        let mut again = get(&path);
+        again.headers_mut().insert("if-none-match", tag);
+        assert_eq!(send(&app, again).await.status(), StatusCode::NOT_MODIFIED);
+        at += 1;
+    }
+    assert_eq!(at, 12, "every part is used: {wanted:?}");
+    assert_eq!(send(&app, get("/page/none")).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(send(&app, get("/props")).await.status(), StatusCode::UNAUTHORIZED);
+}
