@@ -10,7 +10,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-DS4 = os.environ["DS4_BINARY"]  # built with the feature `s3`
+DS4 = os.environ["DS4_PROGRAM"]  # built with the feature `s3`
 BUCKET = "pages"
 SYSTEM = "You are kind. " * 200
 

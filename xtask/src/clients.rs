@@ -76,7 +76,7 @@ impl Clients {
             pytest
                 .args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_bucket.py"])
                 .current_dir(&tests);
-            run(pytest.env("DS4_BINARY", target().join("debug/ds4")))?;
+            run(pytest.env("DS4_PROGRAM", server_program()))?;
         }
         Ok(())
     }
