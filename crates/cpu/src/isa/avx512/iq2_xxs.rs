@@ -81,7 +81,7 @@ pub(super) unsafe fn products<const C: usize>(
         if blocks == 0 {
             return totals;
         }
-        let mut next = four_blocks(&rows, 0, 0);
+        let mut at_0 = four_blocks(&rows, 0, 0);
         for g in 0..blocks {
             let mut chunks = [&cols[0][g]; C];
             for c in 1..C {
@@ -94,32 +94,26 @@ pub(super) unsafe fn products<const C: usize>(
                 prefetch(isa, SIXTEEN_ROWS, block, g, blocks);
                 units.0[r] = block.d.get().into();
             }
-            // Rows are paired so that their totals come out in order.
-            let mut eights = [[_mm512_setzero_si512(); 2]; C];
-            for eight in 0..2 {
-                let mut fours = [[_mm512_setzero_si512(); 2]; C];
-                for two in 0..2 {
-                    let now = next;
-                    // The signs take a while to get ready, so the next rows are begun before these are used.
-                    let (eight_after, two_after) = [(0, 1), (1, 0), (1, 1), (0, 0)][2 * eight + two];
-                    let g_after = if eight_after + two_after > 0 { g } else { (g + 1).min(blocks - 1) };
-                    next = four_blocks(&rows, 8 * eight_after + 2 * two_after, g_after);
-                    let groups = group_sums(&now, chunks);
-                    for c in 0..C {
-                        let [ab, cd] = groups[c];
-                        fours[c][two] =
-                            _mm512_add_epi32(_mm512_unpacklo_epi32(ab, cd), _mm512_unpackhi_epi32(ab, cd));
-                    }
-                }
-                for c in 0..C {
-                    let [ac, bd] = fours[c];
-                    eights[c][eight] =
-                        _mm512_add_epi32(_mm512_unpacklo_epi64(ac, bd), _mm512_unpackhi_epi64(ac, bd));
-                }
-            }
+            // Rows are paired so that their totals come out in order. The signs take a while to get ready, so the
+            // next rows are begun before these are used.
+            let at_2 = four_blocks(&rows, 2, g);
+            let from_0 = pair_totals(&at_0, chunks);
+            let at_8 = four_blocks(&rows, 8, g);
+            let from_2 = pair_totals(&at_2, chunks);
+            let at_10 = four_blocks(&rows, 10, g);
+            let from_8 = pair_totals(&at_8, chunks);
+            at_0 = four_blocks(&rows, 0, (g + 1).min(blocks - 1));
+            let from_10 = pair_totals(&at_10, chunks);
             let d = _mm512_mul_ps(words_as_f32(units.load()), _mm512_set1_ps(UNIT));
             for c in 0..C {
-                let [low, high] = eights[c];
+                let low = _mm512_add_epi32(
+                    _mm512_unpacklo_epi64(from_0[c], from_2[c]),
+                    _mm512_unpackhi_epi64(from_0[c], from_2[c]),
+                );
+                let high = _mm512_add_epi32(
+                    _mm512_unpacklo_epi64(from_8[c], from_10[c]),
+                    _mm512_unpackhi_epi64(from_8[c], from_10[c]),
+                );
                 let dots = _mm512_add_epi32(
                     _mm512_shuffle_i64x2::<0x88>(low, high),
                     _mm512_shuffle_i64x2::<0xdd>(low, high),
@@ -171,6 +165,26 @@ unsafe fn four_blocks(rows: &[&[BlockIq2Xxs]; 16], first: usize, g: usize) -> [T
     unsafe {
         let block = |r: usize| &rows[first + r].get_unchecked(g).groups;
         [TwoBlocks::new(block(0), block(4)), TwoBlocks::new(block(1), block(5))]
+    }
+}
+
+/// The dot products of four blocks and each column, in pairs of lanes that have yet to be added: in the first two quarters
+/// those of the first and of the third block take turns, in the others those of the second and the fourth.
+///
+/// # Safety
+///
+/// As [`dots`].
+#[inline(always)]
+unsafe fn pair_totals<const C: usize>(both: &[TwoBlocks; 2], cols: [&Turned256; C]) -> [__m512i; C] {
+    // SAFETY: the caller has the features.
+    unsafe {
+        let groups = group_sums(both, cols);
+        let mut totals = [_mm512_setzero_si512(); C];
+        for c in 0..C {
+            let [ab, cd] = groups[c];
+            totals[c] = _mm512_add_epi32(_mm512_unpacklo_epi32(ab, cd), _mm512_unpackhi_epi32(ab, cd));
+        }
+        totals
     }
 }
 
