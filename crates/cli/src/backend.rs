@@ -45,7 +45,7 @@ pub struct BackendArgs {
     /// Threads that compute. Default: one for each physical core
     #[arg(short, long, value_name = "N")]
     threads: Option<NonZero<usize>>,
-    /// Instruction set of the fast operations: scalar, avx2, avx512 or neon. Default: the best one this
+    /// Instruction set of the fast operations: scalar, avx2, avx512, neon or neon-dotprod. Default: the best one this
     /// CPU has. All give the same bits
     #[arg(long, env = "DS4_ISA", value_name = "NAME", value_parser = isa::choose)]
     isa: Option<Level>,

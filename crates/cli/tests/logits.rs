@@ -109,7 +109,9 @@ fn every_instruction_set_gives_the_same_bits() {
     let case = Case::new("mini-mxfp4.mid");
     let bits = |name| -> Vec<u32> { case.rows(&["--isa", name]).into_iter().map(f32::to_bits).collect() };
     let want = bits("scalar");
-    for name in ["avx2", "avx512", "neon"].into_iter().filter(|name| cpu::isa::choose(name).is_ok()) {
+    for name in
+        ["avx2", "avx512", "neon", "neon-dotprod"].into_iter().filter(|name| cpu::isa::choose(name).is_ok())
+    {
         assert!(bits(name) == want, "{name}");
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! `read` is the first roof, in the same minute. `cold` walks through 256 MB of weights, `hot`
 //! repeats one 64-row tile; both multiply by one column, as decode does. `columns` multiplies a hot
-//! tile by more columns, where items are multiply-accumulates.
+//! tile by more columns, where items are multiply-accumulates. `DS4_ISA=avx2` takes another instruction set
+//! than the best.
 
 use cpu::dot::{Acts, Matrix, Rounding, matmul};
 use cpu::isa::{self, Isa, Kernel};
@@ -12,6 +13,9 @@ use divan::{Bencher, black_box};
 use quants::Format;
 
 fn main() {
+    if let Ok(name) = std::env::var("DS4_ISA") {
+        isa::choose(&name).expect("an instruction set of this CPU");
+    }
     divan::main();
 }
 

@@ -32,6 +32,7 @@ mod q8_0;
 
 pub use acts::{ActRow, Acts, Rounding};
 pub(crate) use acts::{Chunk32, Chunk256, Turned256};
+#[cfg(target_arch = "x86_64")]
 pub(crate) use mxfp4::DOUBLED as MXFP4_DOUBLED;
 
 use crate::isa::{self, Isa, Kernel, Level};
@@ -198,6 +199,7 @@ pub(crate) struct Ahead {
 const FOUR_ROWS: Ahead = Ahead { bytes: 4096, rows: 4 };
 
 /// For tiles of 16 rows: less of each, so that the start of a tile does not come too soon.
+#[cfg(target_arch = "x86_64")]
 pub(crate) const SIXTEEN_ROWS: Ahead = Ahead { bytes: 1024, rows: 16 };
 
 /// Asks for the weights that come so far after block `i` of `count` in a row: further on in this row, or

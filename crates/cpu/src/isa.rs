@@ -30,7 +30,7 @@ pub use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub use avx512::Avx512;
 #[cfg(target_arch = "aarch64")]
-pub use neon::Neon;
+pub use neon::{Neon, Sdot, Widened};
 pub use scalar::Scalar;
 
 /// The vector operations our kernels are built from, for one instruction set.
@@ -314,11 +314,13 @@ pub enum Level {
     Avx512,
     /// NEON, which every aarch64 has.
     Neon,
+    /// NEON with the dot product of bytes: Armv8.2 and later.
+    NeonDotprod,
 }
 
 impl Level {
     /// All of them, those that are better where they exist later.
-    const ALL: [Level; 4] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon];
+    const ALL: [Level; 5] = [Level::Scalar, Level::Avx2, Level::Avx512, Level::Neon, Level::NeonDotprod];
 
     /// The name, as [`choose`] takes it.
     pub fn name(self) -> &'static str {
@@ -327,6 +329,7 @@ impl Level {
             Level::Avx2 => "avx2",
             Level::Avx512 => "avx512",
             Level::Neon => "neon",
+            Level::NeonDotprod => "neon-dotprod",
         }
     }
 
@@ -339,7 +342,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::detect().is_some(),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => Neon::detect().is_some(),
+            Level::Neon => Neon::<Widened>::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => Neon::<Sdot>::detect().is_some(),
             #[allow(unreachable_patterns, reason = "which are left depends on the target")]
             _ => false,
         }
@@ -359,7 +364,9 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => Avx512::detect().expect(CHECKED).run(kernel),
             #[cfg(target_arch = "aarch64")]
-            Level::Neon => Neon::detect().expect(CHECKED).run(kernel),
+            Level::Neon => Neon::<Widened>::detect().expect(CHECKED).run(kernel),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotprod => Neon::<Sdot>::detect().expect(CHECKED).run(kernel),
             #[allow(unreachable_patterns, reason = "which are left depends on the target")]
             _ => panic!("{self} is not {CHECKED}"),
         }
@@ -377,7 +384,7 @@ impl fmt::Display for Level {
 #[non_exhaustive]
 pub enum IsaError {
     /// No such name.
-    #[error("{name:?} is not an instruction set; there are scalar, avx2, avx512 and neon")]
+    #[error("{name:?} is not an instruction set; there are scalar, avx2, avx512, neon and neon-dotprod")]
     Unknown {
         /// What was asked for.
         name: String,
@@ -424,7 +431,7 @@ pub fn level() -> Level {
     }
 }
 
-/// Makes the whole process use one instruction set, by name: `scalar`, `avx2`, `avx512`, `neon`.
+/// Makes the whole process use one instruction set, by name: `scalar`, `avx2`, `avx512`, `neon`, `neon-dotprod`.
 ///
 /// All give the same bits, so this is for measuring, and for doubting that sentence.
 ///

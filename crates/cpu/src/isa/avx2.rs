@@ -1,7 +1,18 @@
 //! AVX2: a vector of 64 bytes is two registers.
 
 use super::{Isa, Kernel};
+use crate::dot::Turned256;
 use core::arch::x86_64::*;
+
+/// Calls AVX2 intrinsics from what only a proof of it can reach.
+macro_rules! avx2 {
+    ($body:expr) => {
+        // SAFETY: the caller has an `Avx2`, so the CPU has AVX2, FMA and F16C; loads are from arrays of that size.
+        unsafe { $body }
+    };
+}
+
+mod iq2_xxs;
 
 /// Proof that this CPU has AVX2, FMA and F16C. Only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -29,14 +40,6 @@ impl Avx2 {
 
 /// Two registers; the first has the lower bytes.
 type Two = [__m256i; 2];
-
-/// Calls AVX2 intrinsics from a method of [`Avx2`].
-macro_rules! avx2 {
-    ($body:expr) => {
-        // SAFETY: `self` exists, so the CPU has AVX2, FMA and F16C; loads are from arrays of that size.
-        unsafe { $body }
-    };
-}
 
 /// Index for a byte shuffle that repeats 16-bit number `2 v` over the first half of a register and
 /// number `2 v + 1` over the second, from eight numbers in each half.
@@ -213,6 +216,15 @@ impl Isa for Avx2 {
     #[inline(always)]
     fn totals(self, sums: [__m256i; 4]) -> [i32; 4] {
         avx2!(fold(rows_to_lanes(sums)))
+    }
+
+    #[inline(always)]
+    fn iq2_xxs_dots<const C: usize>(
+        self,
+        blocks: [&[quants::iq2_xxs::Group; 8]; 4],
+        cols: [&Turned256; C],
+    ) -> [[i32; 4]; C] {
+        iq2_xxs::dots(self, blocks, cols)
     }
 
     const PAIR_BIAS: i32 = 0;
@@ -428,6 +440,24 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
+    fn transpose(self, rows: [Two; 16]) -> [Two; 16] {
+        let mut columns = rows;
+        for eight in 0..2 {
+            for half in 0..2 {
+                let mut square = [rows[0][0]; 8];
+                for i in 0..8 {
+                    square[i] = rows[8 * eight + i][half];
+                }
+                let square = avx2!(transpose(square));
+                for i in 0..8 {
+                    columns[8 * half + i][eight] = square[i];
+                }
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
     fn prefetch(self, base: &[u8], offset: usize) {
         prefetch(base, offset);
     }
@@ -446,6 +476,38 @@ unsafe fn rows_to_lanes(s: [__m256i; 4]) -> __m256i {
         let cd = _mm256_add_epi32(_mm256_unpacklo_epi32(s[2], s[3]), _mm256_unpackhi_epi32(s[2], s[3]));
         _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd))
     }
+}
+
+/// Transposes a square of eight by eight words.
+///
+/// # Safety
+///
+/// Needs AVX2.
+#[inline(always)]
+unsafe fn transpose(rows: [__m256i; 8]) -> [__m256i; 8] {
+    let mut twos = rows;
+    let mut fours = rows;
+    let mut columns = rows;
+    // SAFETY: the caller has AVX2.
+    unsafe {
+        for i in 0..4 {
+            twos[2 * i] = _mm256_unpacklo_epi32(rows[2 * i], rows[2 * i + 1]);
+            twos[2 * i + 1] = _mm256_unpackhi_epi32(rows[2 * i], rows[2 * i + 1]);
+        }
+        for i in 0..2 {
+            // Word `k` of four rows, and word `k + 4` of them in the upper half.
+            let [a, b, c, d] = [twos[4 * i], twos[4 * i + 1], twos[4 * i + 2], twos[4 * i + 3]];
+            fours[4 * i] = _mm256_unpacklo_epi64(a, c);
+            fours[4 * i + 1] = _mm256_unpackhi_epi64(a, c);
+            fours[4 * i + 2] = _mm256_unpacklo_epi64(b, d);
+            fours[4 * i + 3] = _mm256_unpackhi_epi64(b, d);
+        }
+        for k in 0..4 {
+            columns[k] = _mm256_permute2x128_si256::<0x20>(fours[k], fours[4 + k]);
+            columns[4 + k] = _mm256_permute2x128_si256::<0x31>(fours[k], fours[4 + k]);
+        }
+    }
+    columns
 }
 
 /// The sum of the two halves.

@@ -1,20 +1,38 @@
 //! NEON: a vector of 64 bytes is four registers.
 //!
-//! Products are widened to 16 bits: the dot-product instructions are not yet in stable Rust.
+//! There are two of it, which differ in how products of bytes are added up: see [`Products`].
 
-use super::scalar::{f16_value, sixteenth};
+use super::scalar::sixteenth;
 use super::{Isa, Kernel};
 use core::arch::aarch64::*;
+use core::arch::asm;
+use std::arch::is_aarch64_feature_detected;
 use std::array::from_fn;
 
-/// Proof that this CPU has NEON. Only [`Neon::detect`] makes one.
-#[derive(Clone, Copy, Debug)]
-pub struct Neon(());
+/// Calls NEON intrinsics from what only a proof of NEON can reach.
+macro_rules! neon {
+    ($body:expr) => {
+        // SAFETY: NEON is part of the target; loads are from arrays of that size.
+        unsafe { $body }
+    };
+}
 
-impl Neon {
+/// Proof that this CPU has NEON with a way to add up products. Only `detect` makes one.
+#[derive(Clone, Copy, Debug)]
+pub struct Neon<P>(P);
+
+/// Products of bytes by widening them to 16 bits, which every aarch64 can.
+#[derive(Clone, Copy, Debug)]
+pub struct Widened(());
+
+/// Products of bytes by `sdot` (Armv8.2 and later).
+#[derive(Clone, Copy, Debug)]
+pub struct Sdot(());
+
+impl Neon<Widened> {
     /// The proof, if this CPU has it.
     pub fn detect() -> Option<Self> {
-        std::arch::is_aarch64_feature_detected!("neon").then_some(Self(()))
+        is_aarch64_feature_detected!("neon").then_some(Self(Widened(())))
     }
 
     /// Runs `kernel`, compiled with NEON throughout.
@@ -23,18 +41,97 @@ impl Neon {
     }
 }
 
-/// Calls NEON intrinsics from a method of [`Neon`].
-macro_rules! neon {
-    ($body:expr) => {
-        // SAFETY: `self` exists, so the CPU has NEON; loads are from arrays of that size.
-        unsafe { $body }
-    };
+impl Neon<Sdot> {
+    /// The proof, if this CPU has it.
+    pub fn detect() -> Option<Self> {
+        is_aarch64_feature_detected!("dotprod").then_some(Self(Sdot(())))
+    }
+
+    /// Runs `kernel`, compiled with NEON and the dot products throughout.
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "neon,dotprod")]
+        fn with_dotprod<K: Kernel>(isa: Neon<Sdot>, kernel: K) -> K::Output {
+            kernel.eval(isa)
+        }
+        // SAFETY: `self` exists, so `detect` found the feature.
+        unsafe { with_dotprod(self, kernel) }
+    }
+}
+
+/// How products of signed bytes are added up. `a` is never -128.
+pub trait Products: Copy {
+    /// Adds `Σ_b w[4 i + b] a[4 i + b]` to each lane `i`.
+    fn add_fours(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t;
+    /// Adds all 16 products; which lane gets which has no meaning.
+    fn add_all(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t;
+}
+
+impl Products for Widened {
+    #[inline(always)]
+    fn add_fours(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+        neon!({
+            // Two products of -128 and 127 fit 16 bits.
+            let low = vmull_s8(vget_low_s8(w), vget_low_s8(a));
+            vpadalq_s16(sums, vpaddq_s16(low, vmull_high_s8(w, a)))
+        })
+    }
+
+    #[inline(always)]
+    fn add_all(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+        neon!(vpadalq_s16(sums, vmlal_high_s8(vmull_s8(vget_low_s8(w), vget_low_s8(a)), w, a)))
+    }
+}
+
+impl Products for Sdot {
+    #[inline(always)]
+    fn add_fours(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+        // SAFETY: `self` exists, so `detect` found the feature.
+        unsafe { sdot(sums, w, a) }
+    }
+
+    #[inline(always)]
+    fn add_all(self, sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+        self.add_fours(sums, w, a)
+    }
+}
+
+/// Adds four products to each lane. The intrinsic is not in stable Rust yet; inlined as intrinsics are.
+#[inline]
+#[target_feature(enable = "neon,dotprod")]
+fn sdot(mut sums: int32x4_t, w: int8x16_t, a: int8x16_t) -> int32x4_t {
+    // SAFETY: the CPU has the instruction, which touches only its registers.
+    unsafe {
+        asm!(
+            "sdot {sums:v}.4s, {w:v}.16b, {a:v}.16b",
+            sums = inout(vreg) sums,
+            w = in(vreg) w,
+            a = in(vreg) a,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// The values of four f16, exactly. Every NEON has the instruction, stable Rust has no intrinsic for it.
+#[inline(always)]
+fn f16_values(bits: uint16x4_t) -> float32x4_t {
+    let values;
+    // SAFETY: NEON is part of the target, and the instruction touches only its registers.
+    unsafe {
+        asm!(
+            "fcvtl {values:v}.4s, {bits:v}.4h",
+            values = lateout(vreg) values,
+            bits = in(vreg) bits,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    values
 }
 
 /// Four registers; the first has the lowest bytes.
 type Four = [uint8x16_t; 4];
 
-impl Isa for Neon {
+impl<P: Products> Isa for Neon<P> {
     type Bytes = Four;
     type Sixteen = [int16x8_t; 2];
     type Spread = [i16; 16];
@@ -181,10 +278,10 @@ impl Isa for Neon {
         for v in 0..4 {
             for q in 0..4 {
                 neon!({
-                    let pairs = dot_pairs(w[v][q], vreinterpretq_s8_u8(a[v][q]));
-                    let scale = scale[sixteenth(v, 16 * q)];
-                    sums = vmlal_n_s16(sums, vget_low_s16(pairs), scale);
-                    sums = vmlal_high_n_s16(sums, pairs, scale);
+                    // At most 127, so the same number when signed.
+                    let (w, a) = (vreinterpretq_s8_u8(w[v][q]), vreinterpretq_s8_u8(a[v][q]));
+                    let products = self.0.add_all(vdupq_n_s32(0), w, a);
+                    sums = vmlaq_n_s32(sums, products, i32::from(scale[sixteenth(v, 16 * q)]));
                 });
             }
         }
@@ -192,8 +289,8 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn totals(self, sums: [int32x4_t; 4]) -> [i32; 4] {
-        sums.map(|sums| neon!(vaddvq_s32(sums)))
+    fn totals(self, s: [int32x4_t; 4]) -> [i32; 4] {
+        lanes(neon!(vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]))))
     }
 
     const PAIR_BIAS: i32 = 0;
@@ -205,22 +302,19 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn dot_pair(self, w: [int8x16_t; 4], a: &[i8; 64]) -> [int32x4_t; 2] {
-        from_fn(|half| {
-            neon!({
-                let (w0, w1) = (w[2 * half], w[2 * half + 1]);
-                let (a0, a1) =
-                    (vld1q_s8(a.as_ptr().add(32 * half)), vld1q_s8(a.as_ptr().add(32 * half + 16)));
-                // Two products of -128 and 127 fit 16 bits.
-                let first = vmlal_high_s8(vmull_s8(vget_low_s8(w0), vget_low_s8(a0)), w0, a0);
-                let second = vmlal_high_s8(vmull_s8(vget_low_s8(w1), vget_low_s8(a1)), w1, a1);
-                vpadalq_s16(vpaddlq_s16(first), second)
-            })
-        })
+        let mut sums = [self.no_sums(); 2];
+        for half in 0..2 {
+            for q in 2 * half..2 * half + 2 {
+                let a = neon!(vld1q_s8(a.as_ptr().add(16 * q)));
+                sums[half] = self.0.add_all(sums[half], w[q], a);
+            }
+        }
+        sums
     }
 
     #[inline(always)]
-    fn pair_totals(self, sums: [[int32x4_t; 2]; 4]) -> [[i32; 4]; 2] {
-        from_fn(|half| sums.map(|sums| neon!(vaddvq_s32(sums[half]))))
+    fn pair_totals(self, s: [[int32x4_t; 2]; 4]) -> [[i32; 4]; 2] {
+        [self.totals([s[0][0], s[1][0], s[2][0], s[3][0]]), self.totals([s[0][1], s[1][1], s[2][1], s[3][1]])]
     }
 
     #[inline(always)]
@@ -256,15 +350,11 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
-    fn dot_fours_signed(self, sums: [int32x4_t; 4], w: [int8x16_t; 4], a: Four) -> [int32x4_t; 4] {
-        from_fn(|q| {
-            neon!({
-                let a = vreinterpretq_s8_u8(a[q]);
-                // Two products of -128 and 127 fit 16 bits.
-                let low = vmull_s8(vget_low_s8(w[q]), vget_low_s8(a));
-                vpadalq_s16(sums[q], vpaddq_s16(low, vmull_high_s8(w[q], a)))
-            })
-        })
+    fn dot_fours_signed(self, mut sums: [int32x4_t; 4], w: [int8x16_t; 4], a: Four) -> [int32x4_t; 4] {
+        for q in 0..4 {
+            sums[q] = self.0.add_fours(sums[q], w[q], neon!(vreinterpretq_s8_u8(a[q])));
+        }
+        sums
     }
 
     #[inline(always)]
@@ -285,7 +375,9 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn f16x4(self, bits: [u16; 4]) -> [f32; 4] {
-        bits.map(f16_value)
+        let mut values = [0.0; 4];
+        neon!(vst1q_f32(values.as_mut_ptr(), f16_values(vld1_u16(bits.as_ptr()))));
+        values
     }
 
     #[inline(always)]
@@ -300,7 +392,7 @@ impl Isa for Neon {
 
     #[inline(always)]
     fn floats_f16(self, x: &[u8; 32]) -> [float32x4_t; 4] {
-        self.floats(&from_fn(|i| f16_value(u16::from_le_bytes([x[2 * i], x[2 * i + 1]]))))
+        from_fn(|q| neon!(f16_values(vreinterpret_u16_u8(vld1_u8(x.as_ptr().add(8 * q))))))
     }
 
     #[inline(always)]
@@ -400,21 +492,48 @@ impl Isa for Neon {
     }
 
     #[inline(always)]
+    fn transpose(self, rows: [Four; 16]) -> [Four; 16] {
+        let mut columns = rows;
+        for four in 0..4 {
+            for q in 0..4 {
+                let square = transpose([
+                    rows[4 * four][q],
+                    rows[4 * four + 1][q],
+                    rows[4 * four + 2][q],
+                    rows[4 * four + 3][q],
+                ]);
+                for i in 0..4 {
+                    columns[4 * q + i][four] = square[i];
+                }
+            }
+        }
+        columns
+    }
+
+    #[inline(always)]
     fn prefetch(self, _base: &[u8], _offset: usize) {
         // There is no prefetch in stable Rust; these CPUs follow four streams by themselves.
     }
 }
 
-/// Sums of two neighbouring products.
-///
-/// # Safety
-///
-/// Needs NEON.
+/// The four lanes.
 #[inline(always)]
-unsafe fn dot_pairs(w: uint8x16_t, a: int8x16_t) -> int16x8_t {
-    // SAFETY: the caller has NEON.
-    unsafe {
-        let w = vreinterpretq_s8_u8(w); // at most 127, so the same number
-        vpaddq_s16(vmull_s8(vget_low_s8(w), vget_low_s8(a)), vmull_high_s8(w, a))
-    }
+fn lanes(x: int32x4_t) -> [i32; 4] {
+    let mut lanes = [0; 4];
+    neon!(vst1q_s32(lanes.as_mut_ptr(), x));
+    lanes
+}
+
+/// Transposes a square of four by four words.
+#[inline(always)]
+fn transpose(rows: Four) -> Four {
+    neon!({
+        let [a, b, c, d] = rows.map(|row| vreinterpretq_u32_u8(row));
+        // Words 0 and 2 of two rows, 1 and 3.
+        let (ab0, ab1) = (vtrn1q_u32(a, b), vtrn2q_u32(a, b));
+        let (cd0, cd1) = (vtrn1q_u32(c, d), vtrn2q_u32(c, d));
+        let [ab0, ab1, cd0, cd1] = [ab0, ab1, cd0, cd1].map(|x| vreinterpretq_u64_u32(x));
+        [vtrn1q_u64(ab0, cd0), vtrn1q_u64(ab1, cd1), vtrn2q_u64(ab0, cd0), vtrn2q_u64(ab1, cd1)]
+            .map(|x| vreinterpretq_u8_u64(x))
+    })
 }

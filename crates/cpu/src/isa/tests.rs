@@ -7,7 +7,7 @@ fn a_name_that_is_none_is_refused_with_the_names_there_are() {
     let error = choose("sse9").unwrap_err();
     assert_eq!(
         error.to_string(),
-        r#""sse9" is not an instruction set; there are scalar, avx2, avx512 and neon"#
+        r#""sse9" is not an instruction set; there are scalar, avx2, avx512, neon and neon-dotprod"#
     );
 }
 

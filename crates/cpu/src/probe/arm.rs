@@ -11,14 +11,13 @@ use std::hint::black_box;
 
 /// The loops of an instruction set; `None` for plain Rust.
 pub fn loops(level: Level) -> Option<Loops> {
-    (level == Level::Neon).then(|| Loops {
-        int8: match is_aarch64_feature_detected!("dotprod") {
-            true => Loop { run: sdot, products: 16 * 16 },
-            false => Loop { run: smull, products: 16 * 16 },
-        },
-        f32: Loop { run: fmla, products: 16 * 4 },
-        bf16: is_aarch64_feature_detected!("bf16").then_some(Loop { run: bfdot, products: 16 * 8 }),
-    })
+    let int8 = match level {
+        Level::Neon => Loop { run: smull, products: 16 * 16 },
+        Level::NeonDotprod => Loop { run: sdot, products: 16 * 16 },
+        _ => return None,
+    };
+    let bf16 = is_aarch64_feature_detected!("bf16").then_some(Loop { run: bfdot, products: 16 * 8 });
+    Some(Loops { int8, f32: Loop { run: fmla, products: 16 * 4 }, bf16 })
 }
 
 /// A function that runs `asm` on each of some sums, again and again, with factors `a` and `b` and two
