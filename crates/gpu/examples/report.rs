@@ -25,10 +25,14 @@ fn main() {
         }
         println!("{:<40} {:>27.2}", "all", total / 1e6);
     }
+    let weights = weights_a_token(&gguf, plain.used);
     println!(
-        "\n{{\"device\": {:?}, \"copy_gb_s\": {:.0}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
+        "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
+         \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
          \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}}}",
         plain.device,
+        weights / 1e9,
+        weights / plain.decode_ms * 1e3 / plain.copy / 1e9,
         plain.copy,
         plain.prefill,
         1e3 / plain.decode_ms,
@@ -38,8 +42,23 @@ fn main() {
     );
 }
 
+/// Bytes of weights that a token needs: all but the embedding, and of the experts those that it uses.
+fn weights_a_token(gguf: &Gguf, used: usize) -> f64 {
+    let bytes = |tensor: &gguf::TensorInfo| {
+        let share = match () {
+            () if tensor.name.starts_with("token_embd") => 0.0,
+            () if tensor.name.contains("_exps") => used as f64 / *tensor.dims.last().expect("experts") as f64,
+            () => 1.0,
+        };
+        share * gguf.data(tensor).len() as f64
+    };
+    gguf.tensors().map(bytes).sum()
+}
+
 struct Report {
     device: String,
+    /// Experts of a token.
+    used: usize,
     copy: f64,
     prefill: f64,
     decode_ms: f64,
@@ -86,13 +105,15 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
     [&mut host, &mut all].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
     let decode_ms = all[TOKENS / 2];
     kernels[1] = take(&gpu);
+    let launches = (gpu.launches() - launches) / TOKENS as u64;
     Report {
         device: gpu.device().name.clone(),
+        used: model.config.experts_used,
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
         prefill,
         decode_ms,
         host_ms: host[TOKENS / 2],
-        launches: (gpu.launches() - launches) / TOKENS as u64,
+        launches,
         kernels,
     }
 }

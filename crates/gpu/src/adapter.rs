@@ -140,7 +140,7 @@ pub fn hardware_may_exist() -> bool {
 }
 
 /// What a kernel of ours binds at most, and how it is launched.
-const BUFFERS: u32 = 8;
+const BUFFERS: u32 = 12;
 const THREADS: u32 = 256;
 const WORKGROUP_MEMORY: u32 = 20 << 10;
 pub(crate) const IMMEDIATES: u32 = 64;

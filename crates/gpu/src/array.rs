@@ -3,11 +3,14 @@
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::Inner;
 use crate::recorder::Binding;
+use std::sync::Arc;
 
 /// Rows of f32.
 #[derive(Debug)]
 pub struct Array {
-    pub(crate) buffer: Pooled,
+    pub(crate) buffer: Arc<Pooled>,
+    /// Where it begins in its buffer, in bytes.
+    pub(crate) offset: u64,
     pub(crate) n: usize,
     /// Values in a row.
     pub(crate) width: usize,
@@ -16,11 +19,30 @@ pub struct Array {
 impl Array {
     /// Rows whose values somebody is about to write.
     pub(crate) fn empty(gpu: &Inner, n: usize, width: usize) -> Array {
-        Array { buffer: gpu.pooled(4 * (n * width) as u64), n, width }
+        Array { buffer: Arc::new(gpu.pooled(4 * (n * width) as u64)), offset: 0, n, width }
+    }
+
+    /// Arrays of so many rows of such widths one behind the other in one buffer, so that one launch can write them all
+    /// through one binding.
+    pub(crate) fn several(gpu: &Inner, shapes: &[(usize, usize)]) -> Vec<Array> {
+        let align = u64::from(gpu.limits.min_storage_buffer_offset_alignment).max(16);
+        let size = |&(n, width): &(usize, usize)| (4 * (n * width) as u64).next_multiple_of(align);
+        let buffer = Arc::new(gpu.pooled(shapes.iter().map(size).sum()));
+        let mut offset = 0;
+        let mut next = |shape: &(usize, usize)| {
+            let array = Array { buffer: buffer.clone(), offset, n: shape.0, width: shape.1 };
+            offset += size(shape);
+            array
+        };
+        shapes.iter().map(&mut next).collect()
     }
 
     pub(crate) fn slice(&self) -> Slice {
-        Slice { buffer: self.buffer.buffer().clone(), offset: 0, size: 4 * (self.n * self.width) as u64 }
+        Slice {
+            buffer: self.buffer.buffer().clone(),
+            offset: self.offset,
+            size: 4 * (self.n * self.width) as u64,
+        }
     }
 
     pub(crate) fn read(&self) -> Binding {

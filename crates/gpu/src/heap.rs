@@ -88,7 +88,7 @@ impl Heap {
             }
         };
         if let Some(old) = self.buffer.replace(buffer.clone()) {
-            recorder.copy(crate::buffers::Slice::all(&old), &buffer, 0);
+            recorder.copy(gpu, crate::buffers::Slice::all(&old), &buffer, 0);
         }
         self.release(self.size, (wanted - old) as u32);
         self.size = wanted as u32;

@@ -11,11 +11,11 @@ mod route;
 mod streams;
 
 pub(crate) use attend::attend;
-pub(crate) use compress::{append, compress, move_rows};
+pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_rows};
 pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
-pub(crate) use linear::{Linear, linear, linear_into};
-pub(crate) use norm::{Norm, norm};
+pub(crate) use linear::{Linear, Output, linear, linears};
+pub(crate) use norm::{Norm, NormJob, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{collapse, enter, leave, turn};

@@ -41,6 +41,11 @@ impl Part {
     pub(crate) fn bind(&self) -> [Binding; 2] {
         [Binding::Read(self.bits.clone()), Binding::Read(self.scales.clone())]
     }
+
+    /// Whether there is a plane of scales; the second binding is the first one again if not.
+    pub(crate) fn has_scales(&self) -> bool {
+        self.scales.offset != self.bits.offset
+    }
 }
 
 impl Matrix {

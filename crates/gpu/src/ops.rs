@@ -4,7 +4,7 @@
 use crate::array::{Array, Mix, Picks, Routes};
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::{Gpu, Inner};
-use crate::kernels::{self, Linear, Norm, linear, linear_into};
+use crate::kernels::{self, Linear, Norm, NormJob, Output, linear, linears, norms};
 use crate::matrix::{self, Matrix};
 use crate::recorder::Recorder;
 use crate::rows::Rows;
@@ -15,6 +15,7 @@ use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, MtpEntry, Router,
 };
 use std::ops::Range;
+use std::sync::Arc;
 
 /// The backend as the model's weights know it.
 pub(crate) type Weights = Gpu;
@@ -65,7 +66,7 @@ impl Ops for Gpu {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let buffer = self.0.try_storage("a vector of the model", (bytes.len() as u64).max(16))?;
         self.0.queue.write_buffer(&buffer.raw, 0, &bytes);
-        Ok(Array { buffer: Pooled::owned(buffer), n: values.len() / width, width })
+        Ok(Array { buffer: Arc::new(Pooled::owned(buffer)), offset: 0, n: values.len() / width, width })
     }
 
     fn rows(&self, layout: RowLayout) -> Rows {
@@ -136,29 +137,66 @@ impl Ops for Gpu {
         let r = &mut *r;
         let rope = 2 * angles.row(0).len();
         let angles = angles_slice(gpu, r, angles, x.n);
-        let low = linear(gpu, r, &Linear::new(&attention.q_a), x);
-        let raw = linear(gpu, r, &Linear::new(&attention.kv), x);
-        let mut inputs = |c: &Compressor<Self>| compressor_inputs(gpu, r, c, x, positions);
-        let compressor = attention.compressor.as_ref().map(&mut inputs);
-        let index_compressor = attention.indexer.as_ref().map(|i| inputs(&i.compressor));
+        let rows_of = |c: &Compressor<Self>| positions.iter().map(|p| p % c.ratio as u32).collect::<Vec<_>>();
+        let compressors: Vec<(&Compressor<Self>, Vec<u32>)> = attention
+            .compressor
+            .iter()
+            .chain(attention.indexer.iter().map(|i| &i.compressor))
+            .map(|c| (c, rows_of(c)))
+            .collect();
+        let indexer = attention.indexer.as_ref().filter(|_| select);
+        let mut shapes = vec![(x.n, attention.q_a.rows), (x.n, attention.kv.rows)];
+        shapes.extend(compressors.iter().map(|(c, _)| (x.n, 2 * c.inner_width())));
+        shapes.extend(indexer.map(|i| (x.n, i.proj.rows)));
+        let mut made = Array::several(gpu, &shapes).into_iter();
+        let mut next = || made.next().expect("as many as shapes");
+        let (low, raw) = (next(), next());
+        let inputs: Vec<Array> = compressors.iter().map(|_| next()).collect();
+        let scores = indexer.map(|i: &Indexer<Self>| (i, next()));
+        let mut outputs = vec![
+            Output { what: Linear::new(&attention.q_a), y: &low, offset: 0 },
+            Output { what: Linear::new(&attention.kv), y: &raw, offset: 0 },
+        ];
+        for ((c, rows), both) in compressors.iter().zip(&inputs) {
+            let gate = Linear { bias: Some((&c.ape, rows)), ..Linear::new(&c.gate) };
+            outputs.push(Output { what: Linear::new(&c.kv), y: both, offset: 0 });
+            outputs.push(Output { what: gate, y: both, offset: c.inner_width() });
+        }
+        outputs.extend(scores.as_ref().map(|(i, a)| {
+            let scale = 1.0 / ((i.width * i.heads) as f32).sqrt();
+            Output { what: Linear { scale, ..Linear::new(&i.proj) }, y: a, offset: 0 }
+        }));
+        linears(gpu, r, x, &outputs);
+        drop(outputs);
+        let mut inputs = inputs.into_iter();
+        let compressor = attention.compressor.as_ref().and_then(|_| inputs.next());
+        let index_compressor = inputs.next();
         let normed =
             |w| Linear { norm: Some((&attention.q_a_norm.weight, attention.q_a_norm.eps)), ..Linear::new(w) };
-        let q = linear(gpu, r, &normed(&attention.q_b), &low);
+        let mut shapes = vec![(x.n, attention.q_b.rows)];
+        shapes.extend(indexer.map(|i| (x.n, i.q_b.rows)));
+        let mut made = Array::several(gpu, &shapes);
+        let raw_u = indexer.and_then(|_| made.pop());
+        let q = made.pop().expect("the queries");
+        let mut outputs = vec![Output { what: normed(&attention.q_b), y: &q, offset: 0 }];
+        if let (Some(i), Some(raw_u)) = (indexer, &raw_u) {
+            outputs.push(Output { what: normed(&i.q_b), y: raw_u, offset: 0 });
+        }
+        linears(gpu, r, &low, &outputs);
         let turn = |width, eps, weight| Norm { width, eps, weight, rotate: Some((&angles, rope)), repeat: 1 };
-        let indexer = attention.indexer.as_ref().filter(|_| select).map(|i: &Indexer<Self>| {
-            let raw = linear(gpu, r, &normed(&i.q_b), &low);
-            let scale = 1.0 / ((i.width * i.heads) as f32).sqrt();
-            let a = linear(gpu, r, &Linear { scale, ..Linear::new(&i.proj) }, x);
-            let u = Array::empty(gpu, x.n, raw.width);
-            kernels::norm(gpu, r, &turn(i.width, None, None), &raw, &u, [i.width, 0]);
-            IndexQuery { u, a }
-        });
         let head = attention.head_dim;
-        let kv = Array::empty(gpu, x.n, head);
+        let (kv, heads) = (Array::empty(gpu, x.n, head), Array::empty(gpu, x.n, q.width));
         let kv_norm = turn(head, Some(attention.kv_norm.eps), Some(&attention.kv_norm.weight));
-        kernels::norm(gpu, r, &kv_norm, &raw, &kv, [head, 0]);
-        let heads = Array::empty(gpu, x.n, q.width);
-        kernels::norm(gpu, r, &turn(head, Some(attention.q_a_norm.eps), None), &q, &heads, [head, 0]);
+        let mut jobs = vec![
+            NormJob { what: turn(head, Some(attention.q_a_norm.eps), None), x: &q, y: &heads },
+            NormJob { what: kv_norm, x: &raw, y: &kv },
+        ];
+        let u = raw_u.as_ref().map(|raw| Array::empty(gpu, x.n, raw.width));
+        if let (Some(i), Some(raw), Some(u)) = (indexer, &raw_u, &u) {
+            jobs.push(NormJob { what: turn(i.width, None, None), x: raw, y: u });
+        }
+        norms(gpu, r, &jobs);
+        let indexer = scores.zip(u).map(|((_, a), u)| IndexQuery { u, a });
         Projected { q: heads, kv, compressor, index_compressor, indexer }
     }
 
@@ -240,20 +278,4 @@ impl Ops for Gpu {
         let x = linear(gpu, r, &Linear::new(&entry.eh_proj), &both);
         Array { n, width: hc * d, ..x }
     }
-}
-
-/// k and g of each row, side by side, g with its position's bias.
-fn compressor_inputs(
-    gpu: &Inner,
-    r: &mut Recorder,
-    c: &Compressor<Gpu>,
-    x: &Array,
-    positions: &[u32],
-) -> Array {
-    let inner = c.inner_width();
-    let both = Array::empty(gpu, x.n, 2 * inner);
-    linear_into(gpu, r, &Linear::new(&c.kv), x, &both, 0);
-    let slots: Vec<u32> = positions.iter().map(|p| p % c.ratio as u32).collect();
-    linear_into(gpu, r, &Linear { bias: Some((&c.ape, &slots)), ..Linear::new(&c.gate) }, x, &both, inner);
-    both
 }

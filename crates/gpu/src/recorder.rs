@@ -6,6 +6,7 @@
 
 use crate::buffers::{Buffer, Slice};
 use crate::gpu::Inner;
+use crate::kernels::{APPENDS, Append, append_all};
 use crate::shader::Variant;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +21,7 @@ pub enum Binding {
 }
 
 impl Binding {
-    fn slice(&self) -> &Slice {
+    pub(crate) fn slice(&self) -> &Slice {
         match self {
             Binding::Read(slice) | Binding::Write(slice) => slice,
         }
@@ -68,6 +69,8 @@ type GroupKey = (usize, Vec<(u64, u64, u64)>);
 #[derive(Default)]
 pub struct Recorder {
     pub(crate) commands: Vec<Command>,
+    /// Held back, to go in one launch.
+    appends: Vec<Append>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     /// Launches since the start, for tests and reports.
@@ -87,6 +90,7 @@ impl Recorder {
         params: &[u32],
         groups: [u32; 3],
     ) {
+        self.settle(gpu);
         assert!(
             groups.iter().all(|&g| g > 0 && g <= gpu.limits.max_compute_workgroups_per_dimension),
             "{}: {groups:?} workgroups",
@@ -126,8 +130,26 @@ impl Recorder {
         self.commands.push(Command::Dispatch { pipeline, group, params: params.to_vec(), groups });
     }
 
+    /// Asks for rows to be appended; they are launched ahead of whatever is asked for next.
+    pub(crate) fn append(&mut self, gpu: &Inner, append: Append) {
+        if let Some(first) = self.appends.first()
+            && (self.appends.len() == APPENDS || !first.takes_along(&append))
+        {
+            self.settle(gpu);
+        }
+        self.appends.push(append);
+    }
+
+    fn settle(&mut self, gpu: &Inner) {
+        if !self.appends.is_empty() {
+            let held = std::mem::take(&mut self.appends);
+            append_all(gpu, self, &held);
+        }
+    }
+
     /// Asks for a copy between two buffers.
-    pub(crate) fn copy(&mut self, from: Slice, to: &Arc<Buffer>, at: u64) {
+    pub(crate) fn copy(&mut self, gpu: &Inner, from: Slice, to: &Arc<Buffer>, at: u64) {
+        self.settle(gpu);
         self.commands.push(Command::Copy { from, to: to.clone(), at });
     }
 
@@ -164,6 +186,7 @@ impl Recorder {
 
     /// Gives everything recorded to the device; returns what to wait for.
     pub(crate) fn flush(&mut self, gpu: &Inner) -> Option<wgpu::SubmissionIndex> {
+        self.settle(gpu);
         if self.commands.is_empty() {
             return None;
         }

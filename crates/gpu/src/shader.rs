@@ -6,9 +6,13 @@
 //! |---|---|
 //! | `//#include NAME` | the file `wgsl/NAME.wgsl`, once |
 //! | `//#format P` | how weights of matrix `P` are decoded: `wgsl/formats/..`, with `P` for `$P` |
+//! | `//#formats` | the same for every matrix that the variant names |
 //! | `//#prefixed NAME` | inside a format: `wgsl/formats/NAME.wgsl` with the same `$P` |
 //! | `//#if A \|\| !B`, `//#else`, `//#endif` | text for some variants only |
 //! | `//#repeat i N`, `//#end` | the text N times with 0, 1, .. for `$i`; N is a number or a constant |
+//!
+//! A condition inside a repetition may speak of `$i`, as in `//#if BIAS$i`; it is then decided once the
+//! index is known.
 //!
 //! Unrolling here rather than hoping for it keeps sums in registers. A variant's constants are also
 //! constants of the shader.
@@ -47,6 +51,10 @@ impl Variant {
 
     /// With the format of matrix `prefix`.
     pub fn format(mut self, prefix: &'static str, format: Format) -> Variant {
+        if format == Format::Iq2Xxs {
+            // Its code book has to be brought to workgroup memory first.
+            self = self.with("PREPARED", 1u32);
+        }
         self.formats.push((prefix, format));
         self
     }
@@ -56,13 +64,20 @@ impl Variant {
         self.constants.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| *v)
     }
 
-    /// A name for people: the kernel and what sets this variant apart.
+    /// A name for people: the kernel and what sets this variant apart, formats and the size of its matrices.
     pub fn label(&self) -> String {
-        let formats: Vec<_> = self.formats.iter().map(|(_, f)| f.name()).collect();
-        match formats.is_empty() {
-            true => self.kernel.to_owned(),
-            false => format!("{} {}", self.kernel, formats.join(" ")),
+        let mut label = self.kernel.to_owned();
+        let mut formats: Vec<_> = self.formats.iter().map(|(_, f)| f.name()).collect();
+        formats.dedup();
+        for format in formats {
+            label += &format!(" {format}");
         }
+        if let Some(units) = self.constant("UNITS") {
+            let outputs = |(name, _): &&(&str, u32)| name.starts_with("OUT") || name.starts_with("FF");
+            let rows: u32 = self.constants.iter().filter(outputs).map(|(_, rows)| rows).sum();
+            label += &format!(" {rows}x{}", 32 * units);
+        }
+        label
     }
 
     /// The shader's whole text.
@@ -82,17 +97,40 @@ impl Variant {
         let mut body = String::new();
         self.expand(kernel_file(self.kernel), "", &mut included, &mut body);
         let lines: Vec<&str> = body.lines().collect();
-        self.repeat(&lines, &mut out);
+        let mut repeated = String::new();
+        self.repeat(&lines, &mut repeated);
+        self.decide(&repeated, &mut out);
         out
+    }
+
+    /// Conditions that had to wait for the index of a repetition.
+    fn decide(&self, text: &str, out: &mut String) {
+        let mut open: Vec<bool> = Vec::new();
+        for line in text.lines() {
+            match line.trim().strip_prefix("//#").map(|d| d.split_once(' ').unwrap_or((d, ""))) {
+                Some(("if", condition)) => open.push(self.holds(condition)),
+                Some(("else", _)) => {
+                    let last = open.last_mut().expect("an open condition");
+                    *last = !*last;
+                }
+                Some(("endif", _)) => drop(open.pop().expect("an open condition")),
+                _ if open.iter().all(|&taken| taken) => {
+                    *out += line;
+                    out.push('\n');
+                }
+                _ => {}
+            }
+        }
     }
 
     /// Includes and conditions.
     fn expand(&self, text: &'static str, prefix: &str, included: &mut Vec<&'static str>, out: &mut String) {
-        // Whether each open condition's current branch is taken.
-        let mut open: Vec<bool> = Vec::new();
+        // Whether each open condition's current branch is taken; `None` if that is decided later.
+        let mut open: Vec<Option<bool>> = Vec::new();
+        let taken = |open: &[Option<bool>]| open.iter().all(|&taken| taken.unwrap_or(true));
         for line in text.lines() {
             let Some(directive) = line.trim().strip_prefix("//#") else {
-                if open.iter().all(|&taken| taken) {
+                if taken(&open) {
                     *out += &line.replace("$P", prefix);
                     out.push('\n');
                 }
@@ -100,13 +138,27 @@ impl Variant {
             };
             let (word, rest) = directive.split_once(' ').unwrap_or((directive, ""));
             match word {
-                "if" => open.push(self.holds(rest)),
-                "else" => {
-                    let last = open.last_mut().expect("an open condition");
-                    *last = !*last;
+                "if" | "else" | "endif" => {
+                    let waits = match word {
+                        "if" => rest.contains('$'),
+                        _ => open.last().expect("an open condition").is_none(),
+                    };
+                    match word {
+                        "if" if waits => open.push(None),
+                        "if" => open.push(Some(self.holds(rest))),
+                        "endif" => drop(open.pop()),
+                        _ if waits => {}
+                        _ => {
+                            let last = open.last_mut().expect("an open condition");
+                            *last = last.map(|taken| !taken);
+                        }
+                    }
+                    if waits && taken(&open) {
+                        *out += line;
+                        out.push('\n');
+                    }
                 }
-                "endif" => drop(open.pop().expect("an open condition")),
-                _ if !open.iter().all(|&taken| taken) => {}
+                _ if !taken(&open) => {}
                 "include" => {
                     let (name, text) = shared_file(rest);
                     if !included.contains(&name) {
@@ -118,6 +170,11 @@ impl Variant {
                     let (_, format) =
                         self.formats.iter().find(|(p, _)| *p == rest).expect("the variant names its formats");
                     self.expand(format_file(*format), rest, included, out);
+                }
+                "formats" => {
+                    for (prefix, format) in &self.formats {
+                        self.expand(format_file(*format), prefix, included, out);
+                    }
                 }
                 "prefixed" => {
                     let (_, text) = shared_file(&format!("formats/{rest}"));
@@ -195,8 +252,8 @@ pub const KERNELS: [(&str, &str); 20] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 6] = files!("wgsl/":
-    "activation", "formats/common", "formats/k_scales", "reduce", "rows_read", "rows_write",
+const SHARED: [(&str, &str); 7] = files!("wgsl/":
+    "activation", "formats/common", "formats/iq2_grid", "formats/k_scales", "reduce", "rows_read", "rows_write",
 );
 
 fn kernel_file(name: &str) -> &'static str {

@@ -206,7 +206,7 @@ fn pages_travel_between_the_device_and_the_cpu() {
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
     let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
-    for (ratio, ceiling) in [(0, 25), (128, 28), (4, 36)] {
+    for (ratio, ceiling) in [(0, 17), (128, 19), (4, 23)] {
         let mut description = Synthetic::tiny(Recipe::Q8, 1);
         description.sizes.ratios = vec![0];
         let launches = |description: &Synthetic| {

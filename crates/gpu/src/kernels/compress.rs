@@ -24,13 +24,48 @@ pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize
     let (Some(at), Some(store)) = (to.extend(r, rows.len()), store(gpu)) else {
         return;
     };
-    r.launch(
-        gpu,
-        threads("append").rows(layout),
-        &[x.read(), store],
-        &[rows.start as u32, 4 * at, 4 * stride(layout) as u32],
-        [rows.len() as u32, 1, 1],
-    );
+    let append =
+        Append { x: x.slice(), store, layout, rows: rows.len() as u32, first: rows.start as u32, at };
+    r.append(gpu, append);
+}
+
+/// Rows on their way to a store. What one layer appends for one timeline goes in one launch, so it is held
+/// back until something else is launched.
+pub(crate) struct Append {
+    x: Slice,
+    store: Binding,
+    layout: RowLayout,
+    rows: u32,
+    /// First row of x.
+    first: u32,
+    /// Where the rows go, in vectors.
+    at: u32,
+}
+
+impl Append {
+    /// Whether `other` can go in the same launch behind this one.
+    pub(crate) fn takes_along(&self, other: &Append) -> bool {
+        let same = |a: &Slice, b: &Slice| a.buffer.id == b.buffer.id;
+        matches!(other.layout, RowLayout::F32 { .. })
+            && other.rows == self.rows
+            && same(self.store.slice(), other.store.slice())
+    }
+}
+
+/// The most stores of one launch.
+pub(crate) const APPENDS: usize = 3;
+
+/// Launches what was held back.
+pub(crate) fn append_all(gpu: &Inner, r: &mut Recorder, held: &[Append]) {
+    let (one, more) = held.split_first().expect("something to append");
+    let mut bindings = vec![Binding::Read(one.x.clone()), one.store.clone()];
+    let mut params = vec![one.first, 4 * one.at, 4 * stride(one.layout) as u32];
+    for other in more {
+        bindings.push(Binding::Read(other.x.clone()));
+        params.extend([other.first, 4 * other.at, other.layout.width() as u32]);
+    }
+    let variant = threads("append").rows(one.layout).with("MORE", more.len());
+    r.launch(gpu, variant, &bindings, &params, [one.rows, held.len() as u32, 1]);
 }
 
 /// Compresses windows into one row each.

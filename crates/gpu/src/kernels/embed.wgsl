@@ -14,6 +14,9 @@ var<immediate> p: Params;
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#if PREPARED
+    prepare(thread);
+//#endif
     let unit = group.x * THREADS + thread;
     let row = tokens[group.y];
     if unit >= p.units || row < p.first_row || row - p.first_row >= p.rows { return; }

@@ -21,33 +21,25 @@ var<workgroup> z: array<f32, OUT + 1u>;
 
 fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
 
-// Sums the chunks: a team of threads for each product.
+// Sums the chunks: several threads share the chunks of each product.
+const SLICES = THREADS / (OUT + 1u);
+var<workgroup> slices: array<f32, SLICES * (OUT + 1u)>;
+
 fn sum_dots(row: u32, thread: u32) {
-    for (var o = thread; o < OUT + 1u; o += THREADS) {
+    if thread < SLICES * (OUT + 1u) {
         var sum = 0.0;
-        for (var i = 0u; i < p.chunks; i += 1u) { sum += dots[(row * p.chunks + i) * (OUT + 1u) + o]; }
-        z[o] = sum;
+        for (var i = thread / (OUT + 1u); i < p.chunks; i += SLICES) {
+            sum += dots[(row * p.chunks + i) * (OUT + 1u) + thread % (OUT + 1u)];
+        }
+        slices[thread] = sum;
     }
     workgroupBarrier();
-}
-
-fn collapse(row: u32, inverse: f32, thread: u32) {
-    var pre: array<f32, HC>;
-    //#repeat j HC
-    pre[$j] = sigmoid(z[$j] * inverse * scale[0] + base[$j]) + p.eps;
-    //#end
-    let width = p.d / 4u;
-    var sum = 0.0;
-    for (var c = thread; c < width; c += THREADS) {
-        var v = vec4f(0.0);
-        //#repeat j HC
-        v += pre[$j] * streams[(row * HC + $ju) * width + c];
-        //#end
-        x[row * width + c] = v;
-        sum += dot(v, v);
+    if thread < OUT + 1u {
+        var sum = 0.0;
+        for (var i = 0u; i < SLICES; i += 1u) { sum += slices[i * (OUT + 1u) + thread]; }
+        z[thread] = sum;
     }
-    let factor = 1.0 / sqrt(group_sum(sum, thread) / f32(p.d) + p.norm_eps);
-    for (var c = thread; c < width; c += THREADS) { x[row * width + c] *= factor * norm[c]; }
+    workgroupBarrier();
 }
 
 //#if !HEAD
@@ -107,10 +99,41 @@ fn mixture(row: u32, inverse: f32) {
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let row = group.x;
+    let width = p.d / 4u;
+    // The streams are on their way while the products are summed.
+    //#repeat i SPREAD
+    //#repeat j HC
+    var s$i_$j = vec4f(0.0);
+    //#end
+    if group.y == 0u && $iu * THREADS + thread < width {
+        //#repeat j HC
+        s$i_$j = streams[(row * HC + $ju) * width + $iu * THREADS + thread];
+        //#end
+    }
+    //#end
     sum_dots(row, thread);
     let inverse = 1.0 / sqrt(z[OUT] / f32(HC * p.d) + p.rms_eps);
     if group.y == 0u {
-        collapse(row, inverse, thread);
+        //#repeat i SPREAD
+        var v$i = vec4f(0.0);
+        //#end
+        //#repeat j HC
+        let pre$j = sigmoid(z[$j] * inverse * scale[0] + base[$j]) + p.eps;
+        //#repeat i SPREAD
+        v$i += pre$j * s$i_$j;
+        //#end
+        //#end
+        var sum = 0.0;
+        //#repeat i SPREAD
+        sum += dot(v$i, v$i);
+        //#end
+        let factor = 1.0 / sqrt(group_sum(sum, thread) / f32(p.d) + p.norm_eps);
+        //#repeat i SPREAD
+        {
+            let c = $iu * THREADS + thread;
+            if c < width { x[row * width + c] = factor * v$i * norm[c]; }
+        }
+        //#end
     }
 //#if !HEAD
     else if thread == 0u {

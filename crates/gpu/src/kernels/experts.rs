@@ -2,12 +2,13 @@
 //! `group_experts.wgsl`, `linear_tile.wgsl` and `sum_slots.wgsl`.
 
 use crate::array::{Array, Routes};
+use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::linear::{FEW, TILE, team_rows};
+use crate::kernels::linear::{FEW, TILE, steps, team_rows};
 use crate::kernels::{Linear, THREADS, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
-use crate::recorder::Recorder;
+use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
 use model::weights::{Expert, Experts};
 
@@ -46,65 +47,107 @@ fn few(
     experts: &Experts<Weights>,
     shared: &Expert<Weights>,
 ) -> Array {
-    let inner = gate_up(gpu, r, x, shared, None);
-    let y = linear(gpu, r, &Linear::new(&shared.down), &inner);
-    let stack = &experts.stack;
-    let inner = gate_up(gpu, r, x, stack, Some(routes));
-    let (down, used) = (&stack.down, routes.ids.width);
-    for part in &down.parts {
-        let rows = team_rows(x.width);
+    let (stack, used) = (&experts.stack, routes.ids.width);
+    let mut inner = Array::several(gpu, &[(x.n * used, stack.ff), (x.n, shared.ff)]);
+    let (shared_inner, inner) = (inner.pop().expect("two"), inner.pop().expect("two"));
+    gate_up(gpu, r, x, routes, (stack, &inner), (shared, &shared_inner));
+    let y = Array::empty(gpu, x.n, x.width);
+    let rows = team_rows(x.width);
+    for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
-        r.launch(
-            gpu,
-            teams(gpu, "down", 256).format("w", down.format).with("ROWS", rows),
-            &[inner.read(), bits, scales, y.write(), routes.ids.read()],
-            &[x.width as u32, down.units() as u32, used as u32, part.first as u32, part.rows as u32],
-            [(x.width as u32).div_ceil(256 / gpu.abilities.lanes * rows), x.n as u32, 1],
-        );
-    }
-    y
-}
-
-/// Inner activations, `[n · experts of a row, ff]`.
-fn gate_up(
-    gpu: &Inner,
-    r: &mut Recorder,
-    x: &Array,
-    expert: &Expert<Weights>,
-    routes: Option<&Routes>,
-) -> Array {
-    let used = routes.map_or(1, |routes| routes.ids.width);
-    let inner = Array::empty(gpu, x.n * used, expert.ff);
-    for (gate, up) in expert.gate.parts.iter().zip(&expert.up.parts) {
-        let rows = if expert.ff * used >= 8192 { 2u32 } else { 1 };
-        let variant = teams(gpu, "gate_up", 256)
-            .format("gate", expert.gate.format)
-            .format("up", expert.up.format)
+        let mut variant = teams(gpu, "down", 256)
+            .format("w0", stack.down.format)
             .with("ROWS", rows)
-            .when("SHARED", routes.is_none());
-        let [gate_bits, gate_scales] = gate.bind();
-        let [up_bits, up_scales] = up.bind();
-        let mut bindings = vec![x.read(), gate_bits, gate_scales, up_bits, up_scales, inner.write()];
-        if let Some(routes) = routes {
-            bindings.extend([routes.ids.read(), routes.shares.read()]);
+            .with("UNITS0", stack.down.units());
+        let h = Binding::Read(Slice::all(inner.buffer.buffer()));
+        let mut bindings = vec![h, y.write(), routes.ids.read(), bits, scales];
+        if i == 0 {
+            let down = &shared.down;
+            assert_eq!(down.parts.len(), 1, "{}: small", down.name);
+            variant = variant.with("SHARED", 1u32).format("w1", down.format).with("UNITS1", down.units());
+            bindings.extend(down.parts[0].bind());
         }
         r.launch(
             gpu,
             variant,
             &bindings,
             &[
-                expert.ff as u32,
-                expert.gate.units() as u32,
-                (x.width / 4) as u32,
+                x.width as u32,
                 used as u32,
-                expert.clamp.to_bits(),
-                gate.first as u32,
-                gate.rows as u32,
+                part.first as u32,
+                part.rows as u32,
+                (shared_inner.offset / 16) as u32,
             ],
-            [(expert.ff as u32).div_ceil(256 / gpu.abilities.lanes * rows), (x.n * used) as u32, 1],
+            [(x.width as u32).div_ceil(256 / gpu.abilities.lanes * rows), x.n as u32, 1],
         );
     }
-    inner
+    y
+}
+
+/// Inner activations, `[n · experts of a row, ff]` of the routed experts and `[n, ff]` of the shared one, both
+/// in one buffer.
+fn gate_up(
+    gpu: &Inner,
+    r: &mut Recorder,
+    x: &Array,
+    routes: &Routes,
+    (stack, inner): (&Expert<Weights>, &Array),
+    (shared, shared_inner): (&Expert<Weights>, &Array),
+) {
+    let used = routes.ids.width;
+    let lanes = gpu.abilities.lanes;
+    let rows = if stack.ff * used >= 8192 { 2u32 } else { 1 };
+    let units = stack.gate.units();
+    let chunk = units.min(128);
+    for (i, (gate, up)) in stack.gate.parts.iter().zip(&stack.up.parts).enumerate() {
+        let with_shared = i == 0;
+        let mut variant = teams(gpu, "gate_up", 256)
+            .format("gate0", stack.gate.format)
+            .format("up0", stack.up.format)
+            .with("KINDS", if with_shared { 2u32 } else { 1 })
+            .with("ROWS", rows)
+            .with("FF0", stack.ff)
+            .with("UNITS", units)
+            .with("CHUNK", chunk)
+            .when("EXACT", steps(units, chunk, lanes as usize, 1).exact);
+        let mut bindings = vec![
+            x.read(),
+            Binding::Write(Slice::all(inner.buffer.buffer())),
+            routes.ids.read(),
+            routes.shares.read(),
+        ];
+        bindings.extend(gate.bind());
+        bindings.extend(up.bind());
+        if with_shared {
+            let (gate, up) = (&shared.gate, &shared.up);
+            assert!(gate.parts.len() == 1 && up.parts.len() == 1, "{}: small", gate.name);
+            variant = variant
+                .with("SHARED", 1u32)
+                .format("gate1", gate.format)
+                .format("up1", up.format)
+                .with("FF1", shared.ff);
+            bindings.extend(gate.parts[0].bind());
+            bindings.extend(up.parts[0].bind());
+        }
+        let widest = stack.ff.max(if with_shared { shared.ff } else { 0 }) as u32;
+        let pairs = x.n * used + if with_shared { x.n } else { 0 };
+        r.launch(
+            gpu,
+            variant,
+            &bindings,
+            &[
+                x.n as u32,
+                (x.width / 4) as u32,
+                used as u32,
+                gate.first as u32,
+                gate.rows as u32,
+                (shared_inner.offset / 4) as u32,
+                stack.clamp.to_bits(),
+                shared.clamp.to_bits(),
+            ],
+            [widest.div_ceil(256 / lanes * rows), pairs as u32, 1],
+        );
+    }
 }
 
 /// The pairs of a batch by expert.

@@ -1,54 +1,54 @@
 // The inner activations of experts, for few rows:  h[pair] = share · swiglu(gate·x, up·x)
 //
-// A pair is a row and one of its USED experts; with SHARED a row and the shared expert. A team of LANES
-// threads owns ROWS outputs of both matrices, as in `linear_vec`.
+// Kind 0 is the routed experts: a pair is a row and one of its USED experts. Kind 1 is the shared expert:
+// a pair is a row; the workgroups behind those of kind 0. A team of LANES threads owns ROWS outputs of both
+// matrices, as in `linear_vec`.
 //#include formats/common
 //#include activation
-struct Params { ff: u32, units: u32, x_stride: u32, used: u32, limit: f32, first_row: u32, rows: u32 }
+struct Params {
+    n: u32, x_stride: u32, used: u32, first_row: u32, rows: u32, shared_base: u32, // x_stride in vectors
+    limit0: f32, limit1: f32,
+}
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;       // [n, x_stride]
-@group(0) @binding(1) var<storage, read>       gate_q: array<vec4u>;  // [experts·ff, 32·units]
-@group(0) @binding(2) var<storage, read>       gate_s: array<u32>;
-@group(0) @binding(3) var<storage, read>       up_q: array<vec4u>;    // as gate
-@group(0) @binding(4) var<storage, read>       up_s: array<u32>;
-@group(0) @binding(5) var<storage, read_write> h: array<f32>;         // [n·used, ff]
-//#if !SHARED
-@group(0) @binding(6) var<storage, read>       ids: array<u32>;       // [n·used]
-@group(0) @binding(7) var<storage, read>       shares: array<f32>;    // [n·used]
+@group(0) @binding(1) var<storage, read_write> h: array<f32>;         // [n·used, FF0], [n, FF1] from shared_base
+@group(0) @binding(2) var<storage, read>       ids: array<u32>;       // [n·used]
+@group(0) @binding(3) var<storage, read>       shares: array<f32>;    // [n·used]
+@group(0) @binding(4) var<storage, read>       gate0_q: array<vec4u>; // [experts·FF0, 32·UNITS]
+@group(0) @binding(5) var<storage, read>       gate0_s: array<u32>;
+@group(0) @binding(6) var<storage, read>       up0_q: array<vec4u>;   // as gate
+@group(0) @binding(7) var<storage, read>       up0_s: array<u32>;
+//#if SHARED
+@group(0) @binding(8) var<storage, read>       gate1_q: array<vec4u>; // [FF1, 32·UNITS]
+@group(0) @binding(9) var<storage, read>       gate1_s: array<u32>;
+@group(0) @binding(10) var<storage, read>      up1_q: array<vec4u>;
+@group(0) @binding(11) var<storage, read>      up1_s: array<u32>;
 //#endif
 var<immediate> p: Params;
 
-//#format gate
-//#format up
+//#formats
 //#include reduce
 
 // x, as in `linear_vec`.
-const CHUNK = 128u;
 const PITCH = CHUNK + 1u;
 var<workgroup> xs: array<vec4f, 8u * PITCH>;
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#repeat e KINDS
+fn kind$e(group: vec3u, pair: u32, row: u32, stack_row: u32, share: f32, to: u32, thread: u32) {
     let lane = thread % LANES;
-    let pair = group.y;
-//#if SHARED
-    let stack_row = 0u;
-    let share = 1.0;
-//#else
-    let stack_row = ids[pair] * p.ff;
-    let share = shares[pair];
-//#endif
-    // An expert lies wholly inside one part of a split stack.
-    if stack_row < p.first_row || stack_row - p.first_row >= p.rows { return; }
     let first = (group.x * TEAMS + thread / LANES) * ROWS;
-    let base = pair / p.used * p.x_stride;
+    let base = row * p.x_stride;
     //#repeat r ROWS
-    let at$r = (stack_row - p.first_row + min(first + $ru, p.ff - 1u)) * p.units;
+    let at$r = (stack_row + min(first + $ru, FF$e - 1u)) * UNITS;
     var g$r = 0.0;
     var u$r = 0.0;
     //#end
-    for (var start = 0u; start < p.units; start += CHUNK) {
-        let here = min(CHUNK, p.units - start);
+    for (var start = 0u; start < UNITS; start += CHUNK) {
+//#if EXACT
+        let here = CHUNK;
+//#else
+        let here = min(CHUNK, UNITS - start);
+//#endif
         workgroupBarrier();
         for (var j = thread; j < 8u * here; j += THREADS) {
             xs[(j % 8u) * PITCH + j / 8u] = x[base + 8u * start + j];
@@ -56,8 +56,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         workgroupBarrier();
         for (var u = lane; u < here; u += LANES) {
             //#repeat r ROWS
-            let gate$r = gate_unit(at$r + start + u);
-            let up$r = up_unit(at$r + start + u);
+            let gate$r = gate$e_unit(at$r + start + u);
+            let up$r = up$e_unit(at$r + start + u);
             var gate_sum$r = 0.0;
             var up_sum$r = 0.0;
             //#end
@@ -80,7 +80,30 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     {
         let g = team_sum(g$r, thread);
         let v = team_sum(u$r, thread);
-        if lane == 0u && first + $ru < p.ff { h[pair * p.ff + first + $ru] = share * swiglu(g, v, p.limit); }
+        if lane == 0u && first + $ru < FF$e {
+            h[to + pair * FF$e + first + $ru] = share * swiglu(g, v, p.limit$e);
+        }
     }
     //#end
+}
+//#end
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#if PREPARED
+    prepare(thread);
+//#endif
+    let pairs = p.n * p.used;
+    if group.y < pairs {
+        // An expert lies wholly inside one part of a split stack.
+        let stack_row = ids[group.y] * FF0;
+        if stack_row < p.first_row || stack_row - p.first_row >= p.rows { return; }
+        if group.x * (TEAMS * ROWS) >= FF0 { return; }
+        kind0(group, group.y, group.y / p.used, stack_row - p.first_row, shares[group.y], 0u, thread);
+    }
+//#if SHARED
+    else if group.x * (TEAMS * ROWS) < FF1 {
+        kind1(group, group.y - pairs, group.y - pairs, 0u, 1.0, p.shared_base, thread);
+    }
+//#endif
 }

@@ -1,10 +1,11 @@
 //! Launches `linear_vec.wgsl` for few rows and `linear_tile.wgsl` for many.
 
 use crate::array::Array;
+use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::teams;
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
 
@@ -34,6 +35,13 @@ impl<'a> Linear<'a> {
     }
 }
 
+/// Where a product goes: columns of y from `offset` on.
+pub(crate) struct Output<'a> {
+    pub(crate) what: Linear<'a>,
+    pub(crate) y: &'a Array,
+    pub(crate) offset: usize,
+}
+
 /// `[n, outputs]`, in an array of its own.
 pub(crate) fn linear(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x: &Array) -> Array {
     let y = Array::empty(gpu, x.n, what.w.rows);
@@ -50,50 +58,179 @@ pub(crate) fn linear_into(
     y: &Array,
     offset: usize,
 ) {
-    assert_eq!(x.width, what.w.cols * what.groups, "{}: input", what.w.name);
-    if x.n > FEW {
-        return many(gpu, r, what, x, y, offset);
+    linears(gpu, r, x, &[Output { what: Linear { ..*what }, y, offset }]);
+}
+
+/// Products with the same input. All that are normed have the same norm, and all biases name the same rows.
+pub(crate) fn linears(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Output<'_>]) {
+    for Output { what, .. } in outputs {
+        assert_eq!(x.width, what.w.cols * what.groups, "{}: input", what.w.name);
     }
-    let w = what.w;
-    let rows_a_group = w.rows / what.groups;
-    let bias = bias(gpu, r, what);
-    for part in &w.parts {
-        let grouped = what.groups > 1;
-        let (outputs, groups) =
-            if grouped { (rows_a_group, part.rows / rows_a_group) } else { (part.rows, 1) };
-        let rows = team_rows(part.rows);
-        let columns = [1, 1, 2, 4, 4][x.n.min(4)];
-        let variant = teams(gpu, "linear_vec", 256)
-            .format("w", w.format)
-            .with("ROWS", rows)
-            .with("COLUMNS", columns)
-            .when("NORM", what.norm.is_some())
-            .when("BIAS", what.bias.is_some())
-            .when("GROUPED", grouped);
-        let [bits, scales] = part.bind();
-        let mut bindings = vec![x.read(), bits, scales, y.write()];
-        bindings.extend(what.norm.map(|(weight, _)| weight.read()));
-        bindings.extend(bias.iter().flatten().cloned());
-        let team_count = 256 / gpu.abilities.lanes;
-        r.launch(
-            gpu,
-            variant,
-            &bindings,
-            &[
-                outputs as u32,
-                w.units() as u32,
-                x.n as u32,
-                (x.width / 4) as u32,
-                y.width as u32,
-                offset as u32,
-                rows_a_group as u32,
-                (w.cols / 4) as u32,
-                what.scale.to_bits(),
-                what.norm.map_or(0.0, |(_, eps)| eps).to_bits(),
-                part.first as u32,
-            ],
-            [(outputs as u32).div_ceil(team_count * rows), (x.n as u32).div_ceil(columns), groups as u32],
-        );
+    if x.n > FEW {
+        for Output { what, y, offset } in outputs {
+            many(gpu, r, what, x, y, *offset);
+        }
+        return;
+    }
+    let mut batch = Vec::new();
+    for output in outputs {
+        for part in &output.what.w.parts {
+            batch.push(Segment { output, part });
+            let [segments, bindings] = [batch.len(), 3 + batch.iter().map(Segment::bindings).sum::<usize>()];
+            if segments > 1 && (segments > SEGMENTS || bindings > gpu.most_bindings() || !alike(&batch)) {
+                let last = batch.pop().expect("just put there");
+                few(gpu, r, x, &batch);
+                batch = vec![last];
+            }
+        }
+    }
+    few(gpu, r, x, &batch);
+}
+
+/// The most matrices of one launch.
+const SEGMENTS: usize = 8;
+
+/// Names of constants and prefixes of segments.
+macro_rules! numbered {
+    ($name:literal) => {
+        [
+            concat!($name, "0"),
+            concat!($name, "1"),
+            concat!($name, "2"),
+            concat!($name, "3"),
+            concat!($name, "4"),
+            concat!($name, "5"),
+            concat!($name, "6"),
+            concat!($name, "7"),
+        ]
+    };
+}
+const PREFIX: [&str; SEGMENTS] = numbered!("m");
+const START: [&str; SEGMENTS] = numbered!("START");
+const END: [&str; SEGMENTS] = numbered!("END");
+const OUT: [&str; SEGMENTS] = numbered!("OUT");
+const STRIDE: [&str; SEGMENTS] = numbered!("STRIDE");
+const FACTOR: [&str; SEGMENTS] = numbered!("FACTOR");
+const BITS: [&str; SEGMENTS] = numbered!("BITS");
+const SCALES: [&str; SEGMENTS] = numbered!("SCALES");
+const BIAS: [&str; SEGMENTS] = numbered!("BIAS");
+const BIAS_WIDTH: [&str; SEGMENTS] = numbered!("BIAS_WIDTH");
+const BIAS_FIRST: [&str; SEGMENTS] = numbered!("BIAS_FIRST");
+
+/// A part of a matrix, as one of several in a launch.
+struct Segment<'a> {
+    output: &'a Output<'a>,
+    part: &'a Part,
+}
+
+impl Segment<'_> {
+    fn bindings(&self) -> usize {
+        1 + usize::from(self.part.has_scales()) + usize::from(self.output.what.bias.is_some())
+    }
+
+    /// Outputs of a group, and groups.
+    fn outputs(&self) -> (usize, usize) {
+        let what = &self.output.what;
+        match what.groups {
+            1 => (self.part.rows, 1),
+            groups => (what.w.rows / groups, self.part.rows / (what.w.rows / groups)),
+        }
+    }
+}
+
+/// Whether the last of these can share a launch with those before it.
+fn alike(batch: &[Segment<'_>]) -> bool {
+    let [.., one, two] = batch else { return true };
+    let (a, b) = (&one.output.what, &two.output.what);
+    let mut biases = batch.iter().filter_map(|s| s.output.what.bias.map(|(_, rows)| rows));
+    let first = biases.next();
+    if biases.any(|rows| Some(rows) != first) {
+        return false;
+    }
+    a.groups == 1
+        && b.groups == 1
+        && a.norm.is_some() == b.norm.is_some()
+        && one.output.y.buffer.buffer().id == two.output.y.buffer.buffer().id
+}
+
+fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
+    let first = &batch[0].output.what;
+    let units = first.w.units();
+    let lanes = gpu.abilities.lanes as usize;
+    let columns = [1, 1, 2, 4, 4][x.n.min(4)];
+    let chunk = (128 / columns).min(units);
+    let total: usize = batch.iter().map(|s| s.part.rows).sum();
+    let rows = team_rows(total) as usize;
+    let Steps { unroll, exact } = steps(units, chunk, lanes, if columns == 1 { 2 } else { 1 });
+    let biased = batch.iter().any(|s| s.output.what.bias.is_some());
+    let mut variant = teams(gpu, "linear_vec", 256)
+        .with("SEGMENTS", batch.len())
+        .with("ROWS", rows)
+        .with("COLUMNS", columns)
+        .with("UNITS", units)
+        .with("CHUNK", chunk)
+        .with("UNROLL", unroll)
+        .when("EXACT", exact)
+        .when("NORM", first.norm.is_some())
+        .when("BIASED", biased)
+        .when("GROUPED", first.groups > 1);
+    let y = batch[0].output.y;
+    let mut bindings = vec![x.read(), Binding::Write(Slice::all(y.buffer.buffer()))];
+    bindings.extend(first.norm.map(|(weight, _)| weight.read()));
+    let slots = batch.iter().find_map(|s| s.output.what.bias).map(|(_, rows)| r.put(gpu, rows));
+    bindings.extend(slots.map(Binding::Read));
+    let rows_a_group = first.w.rows / first.groups;
+    let mut params = vec![
+        x.n as u32,
+        (x.width / 4) as u32,
+        rows_a_group as u32,
+        (first.w.cols / 4) as u32,
+        (batch[0].part.first / rows_a_group) as u32,
+        first.norm.map_or(0.0, |(_, eps)| eps).to_bits(),
+    ];
+    let mut groups = 0;
+    for (i, segment) in batch.iter().enumerate() {
+        let Output { what, y, offset } = segment.output;
+        let (outputs, _) = segment.outputs();
+        let [bits, scales] = segment.part.bind();
+        let mut bind = |binding| {
+            bindings.push(binding);
+            bindings.len() - 1
+        };
+        variant = variant.format(PREFIX[i], what.w.format).with(BITS[i], bind(bits));
+        let scales = if segment.part.has_scales() { bind(scales) } else { 0 };
+        let bias = what.bias.map_or(0, |(bias, _)| bind(bias.read()));
+        variant = variant
+            .with(SCALES[i], scales)
+            .with(BIAS[i], bias)
+            .with(BIAS_WIDTH[i], what.w.rows)
+            .with(BIAS_FIRST[i], segment.part.first)
+            .with(START[i], groups)
+            .with(END[i], groups + outputs.div_ceil(256 / lanes * rows))
+            .with(OUT[i], outputs)
+            .with(STRIDE[i], y.width)
+            .with(FACTOR[i], what.scale.to_bits());
+        groups += outputs.div_ceil(256 / lanes * rows);
+        params.push((y.offset / 4) as u32 + (offset + segment.part.first) as u32);
+    }
+    let grid = [groups as u32, x.n.div_ceil(columns) as u32, batch[0].outputs().1 as u32];
+    r.launch(gpu, variant, &bindings, &params, grid);
+}
+
+/// How a team goes over a chunk of units.
+pub(crate) struct Steps {
+    /// Units of a lane at a time.
+    pub(crate) unroll: usize,
+    /// Whether that comes out even, so that no lane has to ask.
+    pub(crate) exact: bool,
+}
+
+/// Steps of at most `most` units a lane.
+pub(crate) fn steps(units: usize, chunk: usize, lanes: usize, most: usize) -> Steps {
+    let even = |unroll: usize| units.is_multiple_of(chunk) && chunk.is_multiple_of(unroll * lanes);
+    match (1..=most).rev().find(|&unroll| even(unroll)) {
+        Some(unroll) => Steps { unroll, exact: true },
+        None => Steps { unroll: 1, exact: false },
     }
 }
 

@@ -43,6 +43,9 @@ var<workgroup> xs: array<vec4f, 32 * 16>; // [input, row / 4]
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#if PREPARED
+    prepare(thread);
+//#endif
     let out0 = group.x * TILE;
 //#if EXPERTS
     let tile = tiles[group.y];

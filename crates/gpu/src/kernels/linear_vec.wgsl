@@ -1,57 +1,56 @@
-// y = W x for few rows of x: every weight is read once for COLUMNS rows of x.
+// y = W x for few rows of x and SEGMENTS matrices: every weight is read once for COLUMNS rows of x.
 //
-// A team of LANES threads owns ROWS outputs and strides over the inputs in units of 32; a team's sums
-// meet at the end. x goes through workgroup memory, CHUNK units at a time. With NORM, x is first divided
-// by its RMS and multiplied by a weight: the workgroup sees all of x anyway, and the division commutes with
-// the product. With BIAS, a row of `bias` is added, the one that `bias_rows` names. With GROUPED, outputs
-// [g·group_rows, (g+1)·group_rows) read the g-th part of x; `rows` is then that of one group, and the
-// third dimension of the grid goes over the groups.
+// Each matrix has workgroups of its own, from START on. A team of LANES threads owns ROWS outputs and strides
+// over the inputs in units of 32, UNROLL at a time so that several loads are under way; a team's sums meet at
+// the end. x goes through workgroup memory, CHUNK units at a time. With NORM, x is first divided by its RMS
+// and multiplied by a weight: the workgroup sees all of x anyway, and the division commutes with the product.
+// With BIAS, a row of a bias is added, the one that `bias_rows` names. With GROUPED, outputs
+// [g·group_rows, (g+1)·group_rows) read the g-th part of x; the third dimension of the grid goes over the
+// groups.
 //#include formats/common
 struct Params {
-    rows: u32, units: u32, n: u32, x_stride: u32, // x_stride in vectors
-    y_stride: u32, y_offset: u32, group_rows: u32, group_stride: u32,
-    scale: f32, eps: f32, first_row: u32,
+    n: u32, x_stride: u32, // in vectors
+    group_rows: u32, group_stride: u32, first_group: u32, eps: f32,
+    //#repeat s SEGMENTS
+    base$s: u32, // where the first output goes, in y
+    //#end
 }
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;    // [n, x_stride]
-@group(0) @binding(1) var<storage, read>       w_q: array<vec4u>;  // [rows, 32·units]
-@group(0) @binding(2) var<storage, read>       w_s: array<u32>;
-@group(0) @binding(3) var<storage, read_write> y: array<f32>;      // [n, y_stride], from y_offset
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;      // [n, STRIDE] from a matrix' base on
 //#if NORM
-@group(0) @binding(4) var<storage, read>       norm: array<vec4f>; // [32·units]
+@group(0) @binding(2) var<storage, read>       norm: array<vec4f>; // [32·UNITS]
 //#endif
-//#if BIAS
-@group(0) @binding(4) var<storage, read>       bias: array<f32>;       // [.., rows]
-@group(0) @binding(5) var<storage, read>       bias_rows: array<u32>;  // [n]
+//#if BIASED
+@group(0) @binding(2) var<storage, read>       bias_rows: array<u32>; // [n]
 //#endif
+//#repeat s SEGMENTS
+@group(0) @binding(BITS$s) var<storage, read>  m$s_q: array<vec4u>; // [OUT, 32·UNITS]
+//#if SCALES$s
+@group(0) @binding(SCALES$s) var<storage, read> m$s_s: array<u32>;
+//#endif
+//#if BIAS$s
+@group(0) @binding(BIAS$s) var<storage, read>  bias$s: array<f32>;  // [.., BIAS_WIDTH]
+//#endif
+//#end
 var<immediate> p: Params;
 
-//#format w
+//#formats
 //#include reduce
-
-fn store(row: u32, column: u32, sum: f32) {
-    if column >= p.n { return; }
-    var value = sum * p.scale;
-//#if BIAS
-    value += bias[bias_rows[column] * p.group_rows + p.first_row + row];
-//#endif
-    y[column * p.y_stride + p.y_offset + p.first_row + row] = value;
-}
 
 // The part of x that all teams work on, by the eight vectors of a unit: lanes read neighbours then. The
 // odd pitch keeps writes to different banks, too.
-const CHUNK = 128u / COLUMNS;
 const PITCH = CHUNK + 1u;
 var<workgroup> xs: array<vec4f, COLUMNS * 8u * PITCH>;
 
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#repeat s SEGMENTS
+fn segment$s(group: vec3u, thread: u32) {
     let lane = thread % LANES;
-    let first = (group.x * TEAMS + thread / LANES) * ROWS;
+    let first = ((group.x - START$s) * TEAMS + thread / LANES) * ROWS;
     let first_column = group.y * COLUMNS;
 //#if GROUPED
     let above = group.z * p.group_rows;
-    let part = (p.first_row / p.group_rows + group.z) * p.group_stride;
+    let part = (p.first_group + group.z) * p.group_stride;
 //#else
     let above = 0u;
     let part = 0u;
@@ -64,10 +63,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     //#end
     //#end
     //#repeat r ROWS
-    let at$r = (above + min(first + $ru, p.rows - 1u)) * p.units;
+    let at$r = (above + min(first + $ru, OUT$s - 1u)) * UNITS;
     //#end
-    for (var start = 0u; start < p.units; start += CHUNK) {
-        let here = min(CHUNK, p.units - start);
+    for (var start = 0u; start < UNITS; start += CHUNK) {
+//#if EXACT
+        let here = CHUNK;
+//#else
+        let here = min(CHUNK, UNITS - start);
+//#endif
         workgroupBarrier();
         for (var j = thread; j < 8u * here; j += THREADS) {
 //#if NORM
@@ -85,42 +88,72 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
             //#end
         }
         workgroupBarrier();
-        for (var u = lane; u < here; u += LANES) {
+        for (var step = 0u; step < here; step += UNROLL * LANES) {
+            let u = step + lane;
+//#if !EXACT
+            if u >= here { continue; }
+//#endif
+            //#repeat i UNROLL
             //#repeat r ROWS
-            let w$r = w_unit(at$r + start + u);
-            //#end
-            //#repeat c COLUMNS
-            //#repeat r ROWS
-            var unit$r_$c = 0.0;
+            let w$i_$r = m$s_unit(at$r + start + u + $iu * LANES);
             //#end
             //#end
-            //#repeat k 8
-            //#repeat c COLUMNS
+            //#repeat i UNROLL
             {
-                let v = xs[($cu * 8u + $ku) * PITCH + u];
+                //#repeat c COLUMNS
                 //#repeat r ROWS
-                unit$r_$c += dot(w$r.w[$k], v);
+                var unit$r_$c = 0.0;
+                //#end
+                //#end
+                //#repeat k 8
+                //#repeat c COLUMNS
+                {
+                    let v = xs[($cu * 8u + $ku) * PITCH + u + $iu * LANES];
+                    //#repeat r ROWS
+                    unit$r_$c += dot(w$i_$r.w[$k], v);
+                    //#end
+                }
+                //#end
+                //#end
+                //#repeat c COLUMNS
+                //#repeat r ROWS
+                sum$r_$c += w$i_$r.scale * unit$r_$c;
+                //#end
                 //#end
             }
-            //#end
-            //#end
-            //#repeat c COLUMNS
-            //#repeat r ROWS
-            sum$r_$c += w$r.scale * unit$r_$c;
-            //#end
             //#end
         }
     }
     //#repeat c COLUMNS
     {
-        var factor = 1.0;
+        let column = first_column + $cu;
+        var factor = bitcast<f32>(FACTOR$s);
 //#if NORM
-        factor = 1.0 / sqrt(group_sum(square$c, thread) / f32(32u * p.units) + p.eps);
+        factor /= sqrt(group_sum(square$c, thread) / f32(32u * UNITS) + p.eps);
 //#endif
         //#repeat r ROWS
-        let total$r = factor * team_sum(sum$r_$c, thread);
-        if lane == 0u && first + $ru < p.rows { store(above + first + $ru, first_column + $cu, total$r); }
+        {
+            var total = factor * team_sum(sum$r_$c, thread);
+            let row = first + $ru;
+            if lane == 0u && row < OUT$s && column < p.n {
+//#if BIAS$s
+                total += bias$s[bias_rows[column] * BIAS_WIDTH$s + BIAS_FIRST$s + row];
+//#endif
+                y[p.base$s + column * STRIDE$s + above + row] = total;
+            }
+        }
         //#end
     }
+    //#end
+}
+//#end
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+    //#if PREPARED
+    prepare(thread);
+    //#endif
+    //#repeat s SEGMENTS
+    if group.x >= START$s && group.x < END$s { segment$s(group, thread); }
     //#end
 }

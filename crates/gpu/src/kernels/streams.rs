@@ -2,14 +2,17 @@
 
 use crate::array::{Array, Mix};
 use crate::gpu::Inner;
+use crate::kernels::linear::FEW;
 use crate::kernels::teams;
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::Recorder;
 use model::weights::{Head, HyperConnection, Norm};
 
-/// Columns of a workgroup.
-const CHUNK: usize = 128;
+/// Columns of a workgroup: fewer where there are few rows, so that all cores have work.
+fn chunk(rows: usize) -> usize {
+    if rows <= FEW { 64 } else { 128 }
+}
 
 /// One pass over the streams: leaving, dot products for the next entry, or both. Returns the products of
 /// each chunk, `[n, chunks, outputs + 1]`.
@@ -22,11 +25,12 @@ fn pass(
     next: Option<&Matrix>,
 ) -> Option<(Array, usize)> {
     let d = streams.width / hc;
-    let chunks = d.div_ceil(CHUNK);
+    let chunk = chunk(streams.n);
+    let chunks = d.div_ceil(chunk);
     let dots = next.map(|w| Array::empty(gpu, streams.n, chunks * (w.rows + 1)));
     let mut variant = teams(gpu, "streams", 256)
         .with("HC", hc)
-        .with("CHUNK", CHUNK)
+        .with("CHUNK", chunk)
         .with("OUT", next.map_or(1, |w| w.rows))
         .when("LEAVE", leave.is_some())
         .when("DOTS", next.is_some());
@@ -63,7 +67,10 @@ fn finish(
     let mix = Array::empty(gpu, streams.n, hc.hc + hc.hc * hc.hc);
     r.launch(
         gpu,
-        teams(gpu, "enter", 256).with("HC", hc.hc).with("OUT", hc.weights.rows),
+        teams(gpu, "enter", 256)
+            .with("HC", hc.hc)
+            .with("OUT", hc.weights.rows)
+            .with("SPREAD", d.div_ceil(4 * 256)),
         &[
             dots.0.read(),
             hc.base.read(),
@@ -124,7 +131,11 @@ pub(crate) fn collapse(gpu: &Inner, r: &mut Recorder, streams: &Array, head: &He
     let (x, unused) = (Array::empty(gpu, streams.n, d), Array::empty(gpu, 1, 4));
     r.launch(
         gpu,
-        teams(gpu, "enter", 256).with("HC", head.hc).with("OUT", head.weights.rows).with("HEAD", 1u32),
+        teams(gpu, "enter", 256)
+            .with("HC", head.hc)
+            .with("OUT", head.weights.rows)
+            .with("SPREAD", d.div_ceil(4 * 256))
+            .with("HEAD", 1u32),
         &[
             dots.0.read(),
             head.base.read(),

@@ -30,6 +30,9 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
     @builtin(num_workgroups) groups: vec3u,
 ) {
+//#if PREPARED
+    prepare(thread);
+//#endif
     let row = group.y;
     let column = group.x * CHUNK + thread;
     var s: array<f32, HC>;

@@ -39,7 +39,8 @@ fn variants() -> Vec<Variant> {
     }
     all.push(plain("attend_merge").with("WIDTH", 512u32).with("ROPE", 64u32));
     for layout in layouts() {
-        all.push(with_all(plain("append"), &layout));
+        all.push(with_all(plain("append"), &layout).with("MORE", 0u32));
+        all.push(with_all(plain("append"), &layout).with("MORE", 2u32));
         all.push(with_all(plain("index_scores"), &layout));
         if layout.iter().any(|(name, _)| *name == "INDEX4") {
             all.push(with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32));
@@ -70,42 +71,78 @@ fn variants() -> Vec<Variant> {
         for (norm, weight, rotate) in
             [(true, true, true), (true, false, true), (false, false, true), (true, true, false)]
         {
-            all.push(
-                teams("norm", team)
-                    .with("WIDTH", 512u32)
-                    .with("ROPE", 64u32)
-                    .when("NORM", norm)
-                    .when("WEIGHT", weight)
-                    .when("ROTATE", rotate),
-            );
+            let one = teams("norm", team)
+                .with("WIDTH0", 512u32)
+                .with("ROPE", 64u32)
+                .when("NORM0", norm)
+                .when("WEIGHT0", weight)
+                .when("ROTATE", rotate);
+            all.push(one.clone().with("JOBS", 1u32).with("ALONE", 1u32));
+            all.push(one.with("JOBS", 2u32).with("WIDTH1", 128u32).with("WEIGHT1", 1u32));
         }
-        let entry = |kernel| teams(kernel, team).with("HC", 4u32).with("OUT", 24u32).with("CHUNK", 128u32);
+        let entry = |kernel| {
+            teams(kernel, team).with("HC", 4u32).with("OUT", 24u32).with("CHUNK", 128u32).with("SPREAD", 4u32)
+        };
         all.push(entry("enter"));
         all.push(entry("enter").with("HEAD", 1u32));
         for (leave, dots) in [(true, false), (false, true), (true, true)] {
             all.push(entry("streams").when("LEAVE", leave).when("DOTS", dots).format("w", Format::F32));
         }
+        let vec = |format| {
+            teams("linear_vec", team)
+                .format("m0", format)
+                .with("SEGMENTS", 1u32)
+                .with("BITS0", 4u32)
+                .with("SCALES0", 5u32)
+                .with("OUT0", 1000u32)
+                .with("START0", 0u32)
+                .with("END0", 100u32)
+                .with("STRIDE0", 1000u32)
+                .with("FACTOR0", 1f32.to_bits())
+                .with("BIAS_WIDTH0", 1000u32)
+                .with("BIAS_FIRST0", 0u32)
+                .with("UNITS", 128u32)
+        };
         for format in Format::ALL {
-            all.push(teams("linear_vec", team).format("w", format).with("ROWS", 2u32).with("COLUMNS", 1u32));
-            all.push(teams("down", team).format("w", format).with("ROWS", 2u32));
+            all.push(
+                vec(format)
+                    .with("ROWS", 2u32)
+                    .with("COLUMNS", 1u32)
+                    .with("CHUNK", 128u32)
+                    .with("UNROLL", if team.0 < 64 { 2u32 } else { 1 })
+                    .with("EXACT", 1u32),
+            );
+            let w = |kernel| teams(kernel, team).with("ROWS", 2u32);
             for shared in [false, true] {
-                all.push(
-                    teams("gate_up", team)
-                        .format("gate", format)
-                        .format("up", format)
-                        .with("ROWS", 1u32)
-                        .when("SHARED", shared),
-                );
+                let down = w("down").format("w0", format).with("UNITS0", 64u32).when("SHARED", shared);
+                let gate_up = w("gate_up")
+                    .format("gate0", format)
+                    .format("up0", format)
+                    .with("UNITS", 128u32)
+                    .with("CHUNK", 128u32)
+                    .with("FF0", 2048u32)
+                    .with("KINDS", 1 + u32::from(shared))
+                    .when("SHARED", shared);
+                all.extend(match shared {
+                    false => [down, gate_up],
+                    true => [
+                        down.format("w1", Format::Q8_0).with("UNITS1", 64u32),
+                        gate_up
+                            .format("gate1", Format::Q8_0)
+                            .format("up1", Format::Q8_0)
+                            .with("FF1", 2048u32)
+                            .with("EXACT", 1u32),
+                    ],
+                });
             }
         }
-        for flag in ["NORM", "BIAS", "GROUPED"] {
-            all.push(
-                teams("linear_vec", team)
-                    .format("w", Format::Q8_0)
-                    .with("ROWS", 4u32)
-                    .with("COLUMNS", 4u32)
-                    .with(flag, 1u32),
-            );
+        for flag in [&["NORM"][..], &["BIASED", "BIAS0"], &["GROUPED"]] {
+            let variant = vec(Format::Q8_0)
+                .with("ROWS", 4u32)
+                .with("COLUMNS", 4u32)
+                .with("CHUNK", 32u32)
+                .with("UNROLL", 1u32);
+            all.push(flag.iter().fold(variant, |v, f| v.with(f, if *f == "BIAS0" { 6u32 } else { 1 })));
         }
     }
     for format in Format::ALL {

@@ -9,6 +9,12 @@ fn bytes(w: u32) -> vec4f {
     return bitcast<vec4f>(u | vec4u(0x4b000000u)) - 8388608.0;
 }
 
+// The same for bytes to which 128 was added.
+fn signed_bytes(w: u32) -> vec4f {
+    let u = (vec4u(w) >> vec4u(0u, 8u, 16u, 24u)) & vec4u(255u);
+    return bitcast<vec4f>(u | vec4u(0x4b000000u)) - 8388736.0;
+}
+
 // One f16 of a word, the low one first.
 fn half_at(w: u32, which: u32) -> f32 {
     return unpack2x16float(w >> (16u * which)).x;

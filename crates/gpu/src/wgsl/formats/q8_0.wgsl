@@ -5,10 +5,10 @@ fn $P_unit(i: u32) -> Unit {
     u.scale = d;
     //#repeat k 2
     let v$k = $P_q[2u * i + $ku] ^ vec4u(0x80808080u);
-    u.w[4 * $k] = (bytes(v$k.x) - 128.0);
-    u.w[4 * $k + 1] = (bytes(v$k.y) - 128.0);
-    u.w[4 * $k + 2] = (bytes(v$k.z) - 128.0);
-    u.w[4 * $k + 3] = (bytes(v$k.w) - 128.0);
+    u.w[4 * $k] = signed_bytes(v$k.x);
+    u.w[4 * $k + 1] = signed_bytes(v$k.y);
+    u.w[4 * $k + 2] = signed_bytes(v$k.z);
+    u.w[4 * $k + 3] = signed_bytes(v$k.w);
     //#end
     return u;
 }
