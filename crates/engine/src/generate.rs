@@ -103,6 +103,8 @@ pub struct Reply {
 pub struct Stats {
     /// Reading the prompt.
     pub prompt: Synced,
+    /// Tokens of the prompt that the page store brought; they are among those that were known.
+    pub fetched: usize,
     /// Why not more of the prompt was known; `None` if all of it was, or nobody looked.
     pub miss: Option<Miss>,
     /// From being submitted to being started.
@@ -321,6 +323,11 @@ impl<'m> Writer<'m> {
         } else {
             Step::Next(token)
         }
+    }
+
+    /// What the reply begins with in any case, as far as there is room.
+    pub(crate) fn forced(&self) -> &[u32] {
+        &self.forced[..self.forced.len().min(self.limit.0)]
     }
 
     /// What was written so far.

@@ -47,6 +47,7 @@ struct Handle {
     constraints: Constraints,
     info: ModelInfo,
     ledger: Ledger,
+    store: Option<PageStore>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -170,6 +171,7 @@ impl Engine {
             ..Status::default()
         }));
         let store = options.store;
+        let shown = store.clone();
         let fetcher =
             store.as_ref().map(|store| Fetcher::start(store.clone(), loaded.clone(), inbox.clone()));
         let fetcher = fetcher.transpose()?;
@@ -185,7 +187,7 @@ impl Engine {
             })?
         };
         let thread = Mutex::new(Some(thread));
-        let handle = Handle { inbox, board, tokenizer, constraints, info, ledger, thread };
+        let handle = Handle { inbox, board, tokenizer, constraints, info, ledger, store: shown, thread };
         Ok(Engine { handle: Arc::new(handle) })
     }
 
@@ -243,6 +245,7 @@ impl Engine {
             events: sender,
             cancel: cancel.clone(),
             fetch: Fetch::NotYet,
+            known: 0,
         })?;
         Ok(Ticket { id, prompt_tokens, events, cancel, inbox: Arc::downgrade(inbox) })
     }
@@ -272,7 +275,8 @@ impl Engine {
     /// How it is going, as of the last step.
     pub fn status(&self) -> Status {
         let queued = self.handle.inbox.len();
-        Status { queued, ..self.board().clone() }
+        let store = self.handle.store.as_ref().map(PageStore::stats);
+        Status { queued, store, ..self.board().clone() }
     }
 
     fn board(&self) -> std::sync::MutexGuard<'_, Status> {

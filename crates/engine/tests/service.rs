@@ -2,11 +2,11 @@
 
 mod common;
 
-use common::{Loaded, golden, greedy, load};
+use common::{Loaded, golden, greedy, load, session};
 use cpu::Reference;
 use engine::{
-    Engine, EngineOptions, Event, Finish, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, Request,
-    Sampling, Ticket,
+    Cancel, Engine, EngineOptions, Event, Finish, Job, JobError, JobEvent, JobPrompt, Priority, Refusal,
+    Request, Sampling, Ticket,
 };
 use model::tap::{Place, Seen};
 use model::{KvFormat, Ops};
@@ -255,4 +255,38 @@ fn a_panic_ends_one_job_only() {
     let totals = engine.status().totals;
     assert_eq!((totals.failed, totals.finished), (1, 4));
     assert!(totals.failed_steps >= 2, "together, then alone");
+}
+
+/// A text that is scored is read in batches, and its probabilities are those of one token after another.
+#[test]
+fn a_given_text_is_scored_in_batches() {
+    let loaded = load("mini-bf16.gguf");
+    let (prompt, _) = golden("mini-bf16.short");
+    let (first, rest) = prompt.split_at(3);
+    let request = Request { forced: rest.to_vec(), logprobs: Some(2), ..greedy(rest.len() + 4) };
+    let mut want = Vec::new();
+    let mut alone = session(&loaded);
+    let said = alone
+        .reply(first, request.clone(), &Cancel::new(), &mut |event| {
+            if let Event::Token(logprob) = event {
+                want.push(logprob);
+            }
+        })
+        .unwrap();
+    let engine = Engine::start(loaded, EngineOptions { rows: Some(7), ..options() }).unwrap();
+    for _ in 0..2 {
+        let mut ticket = engine.submit(job(first, request.clone())).unwrap();
+        let (mut got, mut reply) = (Vec::new(), None);
+        while let Some(event) = ticket.blocking_next() {
+            match event {
+                JobEvent::Event(Event::Token(logprob)) => got.push(logprob),
+                JobEvent::Done(done) => reply = Some(done),
+                _ => {}
+            }
+        }
+        let reply = reply.expect("a reply");
+        assert_eq!(got, want);
+        assert_eq!(reply.tokens, said.tokens);
+        assert!(reply.stats.steps < rest.len() / 4 + 6, "{} steps for {}", reply.stats.steps, rest.len());
+    }
 }

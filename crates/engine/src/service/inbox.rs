@@ -22,6 +22,8 @@ pub(super) struct Waiting {
     pub(super) events: UnboundedSender<JobEvent>,
     pub(super) cancel: Cancel,
     pub(super) fetch: Fetch,
+    /// Tokens that memory knew when the page store was asked.
+    pub(super) known: usize,
 }
 
 /// Whether the page store was asked for what the job needs.
@@ -36,6 +38,11 @@ impl Waiting {
     /// Whether nobody wants the reply any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.is_stopped() || self.events.is_closed()
+    }
+
+    /// Of `cached` known tokens, how many the page store brought.
+    pub(super) fn fetched(&self, cached: usize) -> usize {
+        if self.fetch == Fetch::Done { cached.saturating_sub(self.known) } else { 0 }
     }
 
     pub(super) fn is_late(&self, now: Instant) -> bool {
@@ -200,6 +207,7 @@ mod tests {
             events: tokio::sync::mpsc::unbounded_channel().0,
             cancel: Cancel::default(),
             fetch: Fetch::NotYet,
+            known: 0,
         }
     }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 pub(super) struct Running<'m, B: Ops> {
     pub(super) job: Waiting,
     pub(super) timeline: Timeline<B>,
-    /// The prompt, and what was written.
+    /// The prompt, and what was written or will be in any case.
     pub(super) tokens: Vec<u32>,
     /// Tokens of the prompt.
     pub(super) prompt: usize,
@@ -35,7 +35,12 @@ pub(super) struct Running<'m, B: Ops> {
     decoding: Option<Instant>,
     /// A batch with this job in it failed: until its timeline has so many tokens, it goes alone.
     pub(super) suspect: Option<usize>,
+    /// Rows of the last batch whose logits were asked for.
+    asked: usize,
 }
+
+/// The most rows of one job whose logits are asked for in one batch: a row of logits is as long as the vocabulary.
+const MOST_LOGITS: usize = 32;
 
 /// How a job ends.
 pub(super) enum End {
@@ -58,6 +63,8 @@ impl<'m, B: Ops> Running<'m, B> {
         let mut stats = Stats { miss, queued: started - job.submitted, ..Stats::default() };
         (stats.prompt.cached, stats.prompt.computed) = (cached, tokens.len() - cached);
         let prompt = tokens.len();
+        stats.fetched = job.fetched(cached);
+        let tokens = [&tokens, writer.forced()].concat();
         let running = Running {
             job,
             timeline,
@@ -71,6 +78,7 @@ impl<'m, B: Ops> Running<'m, B> {
             started,
             decoding: None,
             suspect: None,
+            asked: 0,
         };
         running.send(JobEvent::Started { cached, miss });
         running.say(Event::Prefill { done: cached, total: prompt });
@@ -90,8 +98,25 @@ impl<'m, B: Ops> Running<'m, B> {
     pub(super) fn want(&self) -> Want {
         Want {
             pending: self.tokens.len() - self.timeline.len(),
-            room: self.timeline.room().min(self.to_next_stop()),
+            room: self.timeline.room().min(self.to_next_stop()).min(self.to_first_choice()),
             priority: self.job.priority,
+        }
+    }
+
+    /// The position whose logits the writer wants next.
+    fn next_choice(&self) -> usize {
+        self.prompt - 1 + self.written()
+    }
+
+    /// A batch has rows before the one whose logits are wanted first, or from there on, if there are several.
+    fn to_first_choice(&self) -> usize {
+        let (done, choice) = (self.timeline.len(), self.next_choice());
+        if choice + 1 >= self.tokens.len() {
+            usize::MAX
+        } else if done < choice {
+            choice - done
+        } else {
+            MOST_LOGITS
         }
     }
 
@@ -119,8 +144,24 @@ impl<'m, B: Ops> Running<'m, B> {
     /// Its part of a batch: the next `rows` tokens that it has to read.
     pub(super) fn entry(&mut self, rows: usize) -> Entry<'_, B> {
         let rest = &self.tokens[self.timeline.len()..];
-        let wanted = if rows == rest.len() { Wanted::Last } else { Wanted::None };
+        let wanted = if self.timeline.len() + rows <= self.next_choice() {
+            Wanted::None
+        } else if self.timeline.len() < self.next_choice() {
+            Wanted::Last
+        } else {
+            Wanted::All
+        };
+        self.asked = match wanted {
+            Wanted::None => 0,
+            Wanted::Last => 1,
+            Wanted::All => rows,
+        };
         Entry { timeline: &mut self.timeline, tokens: &rest[..rows], wanted }
+    }
+
+    /// Rows of the last batch whose logits were asked for.
+    pub(super) fn asked(&self) -> usize {
+        self.asked
     }
 
     /// Why it should not go on, if so.
@@ -134,9 +175,9 @@ impl<'m, B: Ops> Running<'m, B> {
         }
     }
 
-    /// Takes note that `rows` tokens were read; with the logits after the last one, if that was asked for,
-    /// chooses the next token.
-    pub(super) fn advance(&mut self, rows: usize, logits: Option<&mut [f32]>) -> Option<End> {
+    /// Takes note that `rows` tokens were read; with the logits of the last of them, those that were asked for,
+    /// chooses what comes next.
+    pub(super) fn advance(&mut self, rows: usize, logits: Vec<&mut [f32]>) -> Option<End> {
         if self.suspect.is_some_and(|until| self.timeline.len() >= until) {
             self.suspect = None;
         }
@@ -150,7 +191,11 @@ impl<'m, B: Ops> Running<'m, B> {
         } else if self.decoding.is_some() {
             self.stats.steps += 1;
         }
-        let logits = logits?;
+        logits.into_iter().find_map(|logits| self.choose(logits))
+    }
+
+    /// Chooses the token after those that were written.
+    fn choose(&mut self, logits: &mut [f32]) -> Option<End> {
         let events = &self.job.events;
         let step = self.writer.step(logits, &mut |event| drop(events.send(JobEvent::Event(event))));
         if self.stats.first_token.is_zero() {
@@ -158,6 +203,8 @@ impl<'m, B: Ops> Running<'m, B> {
         }
         self.stats.decode = self.decoding.map_or(Duration::ZERO, |start| start.elapsed());
         match step {
+            // What is written in any case stands there already.
+            Ok(Step::Next(_)) if self.next_choice() < self.tokens.len() => None,
             Ok(Step::Next(token)) => {
                 self.tokens.push(token);
                 None

@@ -1,6 +1,7 @@
 //! What the engine is and how it is doing.
 
 use crate::miss::Miss;
+use crate::store::StoreStats;
 use model::KvFormat;
 use std::time::Duration;
 use text::chat::Profile;
@@ -43,6 +44,8 @@ pub struct Status {
     pub totals: Totals,
     /// The cache and the memory it takes.
     pub cache: CacheStatus,
+    /// The page store beneath it, if there is one.
+    pub store: Option<StoreStats>,
     /// Rows of prompts read in a second, lately.
     pub prefill_rate: f64,
     /// Tokens written in a second by all sessions together, lately.
@@ -100,6 +103,8 @@ pub struct Totals {
     pub prompt_tokens: u64,
     /// Of them, those that were known.
     pub cached_tokens: u64,
+    /// Of those, the ones that the page store brought.
+    pub fetched_tokens: u64,
     /// Tokens written.
     pub written_tokens: u64,
     /// Started jobs of which the whole prompt was known but its last token.

@@ -164,6 +164,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             self.totals.count(found.miss);
             self.totals.prompt_tokens += found.tokens.len() as u64;
             self.totals.cached_tokens += found.cached as u64;
+            self.totals.fetched_tokens += job.fetched(found.cached) as u64;
             let LoadedModel { ops, model, .. } = self.loaded;
             let timeline = found.timeline(ops, &model.config, self.settings.kv);
             let user = self.loaded.tokenizer.marker_id(Marker::User);
@@ -277,7 +278,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         }
     }
 
-    /// The forward pass: logits `[jobs that read their last token, vocab]`.
+    /// The forward pass: logits `[rows that jobs asked for, vocab]`.
     fn pass(&mut self, rows: &[usize]) -> Result<Vec<f32>, JobError> {
         let LoadedModel { ops, model, .. } = self.loaded;
         let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
@@ -295,8 +296,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let mut logits = logits.chunks_exact_mut(self.loaded.model.config.vocab);
         let mut ends = Vec::new();
         for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
-            let read_all = job.timeline.len() == job.tokens.len();
-            let mine = read_all.then(|| logits.next().expect("a row for each that read its last token"));
+            let mine: Vec<&mut [f32]> = logits.by_ref().take(job.asked()).collect();
             let before = job.written();
             let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
@@ -471,6 +471,7 @@ fn is_being_fetched<B: Ops + 'static>(fetcher: &Fetcher<B>, job: &mut Waiting, f
             have: found.keys.clone(),
             known: found.next,
         };
+        job.known = found.cached;
         job.fetch = if fetcher.ask(query) { Fetch::Asked } else { Fetch::Done };
     }
     job.fetch == Fetch::Asked
