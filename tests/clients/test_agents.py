@@ -95,3 +95,17 @@ def test_opencode(agent):
     (agent.work / "opencode.json").write_text(json.dumps(config))
     before = answered("chat")
     assert agent("opencode", "run", "What is 12 + 30?").strip() and answered("chat") > before
+
+
+@pytest.mark.parametrize("api, path, counted", [
+    ("openai-completions", "/v1", "chat"), ("openai-responses", "/v1", "responses"), ("anthropic-messages", "", "messages"),
+])
+def test_pi(agent, api, path, counted):
+    (agent.home / ".pi/agent").mkdir(parents=True)
+    model = {"id": MODEL, "reasoning": True, "contextWindow": 65536, "maxTokens": 8192}
+    provider = {"baseUrl": BASE + path, "api": api, "apiKey": "any", "models": [model]}
+    (agent.home / ".pi/agent/models.json").write_text(json.dumps({"providers": {"ds4": provider}}))
+    before = answered(counted)
+    said = agent("pi", "-p", "--no-session", "--provider", "ds4", "--model", MODEL, "What is 12 + 30?",
+                 PI_OFFLINE="1", PI_TELEMETRY="0")
+    assert said.strip() and answered(counted) > before

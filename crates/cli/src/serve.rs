@@ -9,7 +9,7 @@ use gguf::Gguf;
 use model::{Codec, KvFormat, Ops};
 use server::listen::RunError;
 use server::options::ReasoningField;
-use server::{Options, Speaker};
+use server::{Options, Speaker, Tls};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZero;
@@ -46,6 +46,12 @@ pub struct Serve {
     /// Another name of this machine that callers may use; can be given more than once
     #[arg(long, value_name = "NAME")]
     allow_host: Vec<String>,
+    /// Encrypt: the file with the server's certificate (PEM), and those that vouch for it
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The file with the certificate's key (PEM)
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
     /// A web page's origin that may call, like https://chat.example; can be given more than once
     #[arg(long, value_name = "ORIGIN")]
     cors_origin: Vec<String>,
@@ -67,6 +73,10 @@ pub struct Serve {
     /// Send usage at the end of every stream
     #[arg(long, help_heading = "Replies")]
     always_usage: bool,
+    /// Leave `x-anthropic-...:` lines at the start of system texts in the prompt. They change with every request, so
+    /// nothing of the prompt is found in the cache
+    #[arg(long, help_heading = "Replies")]
+    keep_client_headers: bool,
     /// Do not repair misspelt tool markup
     #[arg(long, help_heading = "Replies")]
     no_dsml_recovery: bool,
@@ -94,12 +104,25 @@ pub struct Serve {
     /// Seconds that a request may wait for its turn
     #[arg(long, value_name = "SECONDS", default_value_t = 600, help_heading = "Limits")]
     max_queue_seconds: u64,
+    /// Most requests of one key at once, those that wait included; 0 for as many as there is room for
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Limits")]
+    key_limit: usize,
+    /// Begin an answer in one piece early, with spaces, if it takes longer than --keep-alive: for clients that give up
+    /// without a head. What fails later then has status 200 and an `error` in it
+    #[arg(long, help_heading = "Limits")]
+    nonstream_heartbeat: bool,
     /// Memory for stored responses, in MiB; 0 stores none
     #[arg(long, value_name = "MIB", default_value_t = 256, help_heading = "Limits", value_parser = clap::value_parser!(u32).range(..65_536))]
     response_store: u32,
     /// Also give metrics in llama.cpp's names
     #[arg(long, help_heading = "Operation")]
     llamacpp_metrics: bool,
+    /// Give metrics (and probes) on an address of their own, to everybody who can reach it
+    #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Operation")]
+    metrics_listen: Option<SocketAddr>,
+    /// Refuse with status 529 instead of 503 in Anthropic's API
+    #[arg(long, help_heading = "Operation")]
+    anthropic_529: bool,
     /// Give metrics to those with a key only
     #[arg(long, help_heading = "Operation")]
     metrics_need_key: bool,
@@ -152,7 +175,14 @@ impl Serve {
         let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
         let address = listener.local_addr()?;
         // Tests and scripts read this line to learn the port.
-        eprintln!("listening on http://{address}");
+        let scheme = if options.tls.is_some() { "https" } else { "http" };
+        eprintln!("listening on {scheme}://{address}");
+        let metrics = self.metrics_listen.map(|address| {
+            let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+            eprintln!("metrics on http://{}/metrics", listener.local_addr()?);
+            anyhow::Ok(listener)
+        });
+        let metrics = metrics.transpose()?;
         let grace = Duration::from_secs(self.grace);
         let load = move || -> anyhow::Result<Arc<dyn Speaker>> {
             let engine = self.backend.run(Start { args: &self, gguf })??;
@@ -165,7 +195,7 @@ impl Serve {
             let info = speaker.info();
             eprintln!("ready: {} with a context of {} tokens", info.name, info.context);
         };
-        match server::listen::run(listener, options, grace, load, ready) {
+        match server::listen::run(listener, metrics, options, grace, load, ready) {
             Ok(()) => Ok(()),
             Err(RunError::Load(error)) => Err(error),
             Err(error) => Err(anyhow::anyhow!("{error}")),
@@ -230,6 +260,17 @@ impl Serve {
             dsml_recovery: !self.no_dsml_recovery,
             response_store: (self.response_store as usize) << 20,
             max_queue_time: Duration::from_secs(self.max_queue_seconds),
+            key_limit: self.key_limit,
+            heartbeat: self.nonstream_heartbeat,
+            tls: self
+                .tls_cert
+                .as_deref()
+                .zip(self.tls_key.as_deref())
+                .map(|(cert, key)| Tls::load(cert, key))
+                .transpose()?,
+            metrics_elsewhere: self.metrics_listen.is_some(),
+            anthropic_529: self.anthropic_529,
+            strip_client_headers: !self.keep_client_headers,
             trace: self.trace.clone(),
             ..usual
         })

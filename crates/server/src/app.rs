@@ -1,10 +1,11 @@
 //! What all handlers share.
 
 use crate::error::{ApiError, Fault};
-use crate::guard::Keys;
+use crate::guard::{Client, Keys};
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::places::{Place, Places};
 use crate::responses::store::ResponseStore;
 use crate::speaker::{Speaker, draining};
 use crate::trace::Trace;
@@ -34,6 +35,7 @@ pub struct Shared {
     load_error: OnceLock<String>,
     draining: AtomicBool,
     memory: Mutex<Memory>,
+    places: Places,
     responses: Mutex<ResponseStore>,
 }
 
@@ -61,6 +63,7 @@ impl App {
             load_error: OnceLock::new(),
             draining: AtomicBool::new(false),
             memory: Mutex::default(),
+            places: Places::new(options.key_limit),
             responses: Mutex::new(ResponseStore::new(options.response_store)),
             options,
         })))
@@ -124,6 +127,15 @@ impl Shared {
     /// Whether the server goes away.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
+    }
+
+    /// A place among the requests of this client, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// If the client has as many as it may.
+    pub fn place(&self, client: &Client) -> Result<Place, ApiError> {
+        self.places.take(&client.scope)
     }
 
     /// What was said earlier.

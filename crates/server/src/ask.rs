@@ -5,14 +5,16 @@
 
 use crate::app::App;
 use crate::error::{ApiError, Fault};
-use crate::guard::Client;
+use crate::guard::{Client, RequestId};
 use crate::memory::Trail;
 use crate::params::Params;
+use crate::places::Place;
 use crate::shape;
 use crate::thinking::Think;
 use crate::voice::{Manner, Voice};
 use engine::{Form, Request};
 use engine::{Job, JobPrompt, Priority};
+use std::sync::Arc;
 use text::chat::ThinkingMode;
 use text::chat::replay::ReplayScope;
 use text::chat::request::{ChatRequest, Conversation, RequestDefaults, RequestError, Thinking, ToolChoice};
@@ -204,7 +206,7 @@ impl Prepared {
     /// # Errors
     ///
     /// If the engine does not take it.
-    pub fn begin(self, app: &App) -> Result<Vec<Voice>, ApiError> {
+    pub fn begin(self, app: &App, id: &RequestId, place: &Arc<Place>) -> Result<Vec<Voice>, ApiError> {
         let speaker = app.speaker()?;
         let mut voices = Vec::with_capacity(self.n);
         for nth in 0..self.n {
@@ -212,7 +214,13 @@ impl Prepared {
             request.seed = request.seed.wrapping_add(nth as u64);
             let job =
                 Job { prompt: self.prompt.clone(), request, priority: Priority::Normal, deadline: None };
-            voices.push(Voice::new(app.clone(), speaker.submit(job)?, self.manner.clone()));
+            voices.push(Voice::new(
+                app.clone(),
+                speaker.submit(job)?,
+                self.manner.clone(),
+                id,
+                place.clone(),
+            ));
         }
         Ok(voices)
     }

@@ -40,8 +40,7 @@ pub async fn completions(
             let ChatBody { ask, style } = ChatBody::read(&body, app)?;
             let prepared = ask.prepare(app, &client)?;
             let style = style.answering(app, &prepared.warnings);
-            serving::trace_prompt(app, &id, &prepared);
-            Ok((style, prepared.begin(app)?))
+            Ok((style, serving::begin(app, &client, &id, [prepared])?))
         })
         .await?;
         if style.stream {

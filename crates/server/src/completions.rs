@@ -5,9 +5,9 @@ mod request;
 mod stream;
 
 use crate::App;
-use crate::ask::{Api, Prepared};
+use crate::ask::Api;
 use crate::error::ApiError;
-use crate::guard::RequestId;
+use crate::guard::{Client, RequestId};
 use crate::{serving, stream as events};
 use axum::Extension;
 use axum::extract::{Request, State};
@@ -27,6 +27,7 @@ use request::CompletionBody;
 )]
 pub async fn completions(
     State(app): State<App>,
+    Extension(client): Extension<Client>,
     Extension(id): Extension<RequestId>,
     request: Request,
 ) -> Result<Response, ApiError> {
@@ -34,10 +35,8 @@ pub async fn completions(
         let body = serving::body(&app, &id, request).await?;
         let (style, voices) = serving::off_thread(&app, move |app| {
             let CompletionBody { prompts, style } = CompletionBody::read(&body, app)?;
-            let mut voices = Vec::new();
-            for prepared in prompts.into_iter().map(|prompt| style.prepare(prompt)) {
-                voices.extend(Prepared::begin(prepared, app)?);
-            }
+            let prepared = prompts.into_iter().map(|prompt| style.prepare(prompt));
+            let voices = serving::begin(app, &client, &id, prepared)?;
             Ok((style, voices))
         })
         .await?;

@@ -5,6 +5,7 @@
 
 use crate::app::App;
 use crate::error::{ApiError, Family, Fault};
+use crate::heartbeat;
 use crate::ids;
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -31,17 +32,23 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     request.extensions_mut().insert(RequestId(id.clone()));
     let is_head = request.method() == Method::HEAD;
 
-    let mut response = match admit(&app, &request) {
+    let response = match admit(&app, &request) {
         Err(error) => error.into_response(),
         Ok(_) if request.method() == Method::OPTIONS => StatusCode::NO_CONTENT.into_response(),
         Ok(client) => {
             request.extensions_mut().insert(client);
-            next.run(request).await
+            let may_wait = app.options.heartbeat && request.method() == Method::POST;
+            let answering = next.run(request);
+            if may_wait {
+                let (app, id) = (app.clone(), id.clone());
+                let pace = app.options.keep_alive;
+                heartbeat::answer(async move { with_words(answering.await, family, &id, &app) }, pace).await
+            } else {
+                answering.await
+            }
         }
     };
-    if let Some(error) = response.extensions_mut().remove::<ApiError>() {
-        response = refusal(&error, family, &id, response, &app);
-    }
+    let mut response = with_words(response, family, &id, &app);
     if is_head {
         *response.body_mut() = Body::empty();
     }
@@ -49,6 +56,14 @@ pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> 
     response.headers_mut().insert("x-request-id", value.clone());
     response.headers_mut().insert("request-id", value);
     response
+}
+
+/// Says what a refusal is, if the response is one.
+fn with_words(mut response: Response, family: Family, id: &str, app: &App) -> Response {
+    match response.extensions_mut().remove::<ApiError>() {
+        Some(error) => refusal(&error, family, id, response, app),
+        None => response,
+    }
 }
 
 /// Gives a refusal its body, in the words of the family.
@@ -76,7 +91,7 @@ fn admit(app: &App, request: &Request) -> Result<Client, ApiError> {
     check_origin(app, request)?;
     let open = match request.uri().path() {
         "/health" | "/v1/health" | "/livez" | "/readyz" => true,
-        "/metrics" => !app.options.metrics_need_key,
+        "/metrics" => !app.options.metrics_need_key && !app.options.metrics_elsewhere,
         // The page has nothing private in it; what it asks for needs the key.
         "/" => true,
         path => path.starts_with("/page/") || request.method() == Method::OPTIONS,
@@ -147,6 +162,11 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// Whether this is a request of somebody with a key.
+    pub(crate) fn know(&self, headers: &HeaderMap) -> Result<(), ApiError> {
+        self.check(headers).map(drop)
+    }
+
     /// Keeps these keys.
     pub fn new(keys: &[String]) -> Keys {
         Keys { hashes: keys.iter().map(|key| blake3::hash(key.as_bytes())).collect() }

@@ -21,6 +21,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tower::ServiceExt;
 
+use crate::router::operations;
 use crate::{App, Options, Speaker, router};
 
 /// The largest head of a request.
@@ -49,11 +50,14 @@ pub enum RunError<E> {
 ///
 /// At the end requests that run have `grace` to finish; a second signal ends the process at once.
 ///
+/// - `metrics`: where `/metrics` and the probes are answered besides, without the checks of hosts
+///
 /// # Errors
 ///
 /// If the model cannot be loaded, or the system refuses something.
 pub fn run<E: Send + 'static>(
     listener: std::net::TcpListener,
+    metrics: Option<std::net::TcpListener>,
     options: Options,
     grace: Duration,
     load: impl FnOnce() -> Result<Arc<dyn Speaker>, E> + Send + 'static,
@@ -64,6 +68,15 @@ pub fn run<E: Send + 'static>(
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
         let listener = TcpListener::from_std(listener)?;
+        if let Some(metrics) = metrics {
+            metrics.set_nonblocking(true)?;
+            let (metrics, app) = (TcpListener::from_std(metrics)?, app.clone());
+            tokio::spawn(async move {
+                // Plain HTTP, as scrapers expect it; it ends with the process, so draining can be watched.
+                let options = Options { tls: None, ..app.options.clone() };
+                serve(metrics, operations(app), &options, std::future::pending(), Duration::ZERO).await
+            });
+        }
         let (failed, mut failure) = tokio::sync::oneshot::channel();
         let loading = app.clone();
         // Not one of the runtime's own threads: those would be waited for at the end.
@@ -170,10 +183,26 @@ pub async fn serve(
     Ok(())
 }
 
-async fn serve_one(stream: TcpStream, router: Router, options: Options, mut closed: watch::Receiver<bool>) {
+async fn serve_one(stream: TcpStream, router: Router, options: Options, closed: watch::Receiver<bool>) {
     // A token is a packet: it shall not wait for the next one.
     let _ = stream.set_nodelay(true);
-    let io = TokioIo::new(Impatient::new(stream, options.write_patience));
+    let stream = Impatient::new(stream, options.write_patience);
+    let Some(tls) = &options.tls else { return converse(stream, router, &options, closed).await };
+    // Who greets in another language, or not at all, is left.
+    let greeting = tokio::time::timeout(options.body_patience, tls.acceptor().accept(stream));
+    if let Ok(Ok(stream)) = greeting.await {
+        converse(stream, router, &options, closed).await;
+    }
+}
+
+/// Requests and answers on one connection, until either side has enough.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    router: Router,
+    options: &Options,
+    mut closed: watch::Receiver<bool>,
+) {
+    let io = TokioIo::new(stream);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         router.clone().oneshot(request.map(axum::body::Body::new))
     });

@@ -41,8 +41,8 @@ pub async fn create(
             let prepared = ask.prepare(app, &client)?;
             style.model = app.answer_name(&style.model);
             style.knows_context_full = knows_full;
-            serving::trace_prompt(app, &id, &prepared);
-            Ok((style, prepared.begin(app)?))
+            style.warnings.clone_from(&prepared.warnings);
+            Ok((style, serving::begin(app, &client, &id, [prepared])?))
         })
         .await?;
         if style.stream {

@@ -1,5 +1,6 @@
 //! What the operator decides.
 
+use crate::tls::Tls;
 use engine::Sampling;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -59,6 +60,15 @@ pub struct Options {
     pub response_store: usize,
     /// How long a request may wait in the queue.
     pub max_queue_time: Duration,
+    /// Most requests of one key at once, those that wait included; 0 for as many as there is room for. Callers
+    /// without a key count as one.
+    pub key_limit: usize,
+    /// Whether an answer in one piece that takes longer than `keep_alive` begins early, with spaces.
+    pub heartbeat: bool,
+    /// How to encrypt; `None` for plain HTTP.
+    pub tls: Option<Tls>,
+    /// Whether `/metrics` has an address of its own. Then it is for those with a key only everywhere else.
+    pub metrics_elsewhere: bool,
     /// Whether refusals for overload have Anthropic's own status 529.
     pub anthropic_529: bool,
     /// Where prompts, decisions and events are recorded.
@@ -103,6 +113,10 @@ impl Default for Options {
             strip_client_headers: true,
             response_store: 256 << 20,
             max_queue_time: Duration::from_secs(600),
+            key_limit: 0,
+            heartbeat: false,
+            tls: None,
+            metrics_elsewhere: false,
             anthropic_529: false,
             trace: None,
         }

@@ -43,12 +43,12 @@ pub async fn create(
     serving::counted(&app, Api::Responses, async {
         let body = serving::body(&app, &id, request).await?;
         let (answer, stream, mut voices) = serving::off_thread(&app, move |app| {
-            let ResponsesBody { ask, style } = ResponsesBody::read(body, app, &client)?;
+            let ResponsesBody { ask, mut style } = ResponsesBody::read(body, app, &client)?;
             let prepared = ask.prepare(app, &client)?;
-            serving::trace_prompt(app, &id, &prepared);
+            style.warnings.clone_from(&prepared.warnings);
             let stream = style.stream;
-            let answer = Answer::new(app, client, style);
-            Ok((answer, stream, prepared.begin(app)?))
+            let voices = serving::begin(app, &client, &id, [prepared])?;
+            Ok((Answer::new(app, client, style), stream, voices))
         })
         .await?;
         if stream {

@@ -6,10 +6,10 @@ use crate::{
     App, chat, completions, health, messages, metrics, models, openapi, page, props, responses, tokens,
 };
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::uri::{PathAndQuery, Uri};
 use axum::http::{HeaderName, HeaderValue, Method, header};
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use std::any::Any;
@@ -60,6 +60,24 @@ pub fn router(app: App) -> Router {
         Some(cors) => guarded.layer(cors),
         None => guarded,
     }
+}
+
+/// What is answered on the address of metrics: numbers and probes, to whoever can reach it.
+pub fn operations(app: App) -> Router {
+    let with_key = async |State(app): State<App>, request: Request, next: Next| -> Response {
+        if app.options.metrics_need_key
+            && let Err(error) = app.keys.know(request.headers())
+        {
+            return error.into_response();
+        }
+        next.run(request).await
+    };
+    Router::new()
+        .route("/metrics", get(metrics::metrics).layer(from_fn_with_state(app.clone(), with_key)))
+        .route("/livez", get(health::live))
+        .route("/health", get(health::ready))
+        .route("/readyz", get(health::ready))
+        .with_state(app)
 }
 
 /// Clients have base URLs with `/v1` and without, and some add another one.

@@ -4,11 +4,14 @@ use crate::App;
 use crate::ask::{Api, Prepared};
 use crate::body;
 use crate::error::ApiError;
-use crate::guard::RequestId;
+use crate::guard::{Client, RequestId};
+use crate::voice::Voice;
 use axum::extract::Request;
+use axum::http::HeaderMap;
 use engine::JobPrompt;
 use serde_json::Value;
 use std::future::Future;
+use std::sync::Arc;
 
 /// Reads a request's body, if somebody is there to answer it.
 ///
@@ -20,9 +23,18 @@ pub async fn body(app: &App, id: &RequestId, request: Request) -> Result<Value, 
     let (parts, body) = request.into_parts();
     let body = body::read_json(&parts.headers, body, app.options.max_body, app.options.body_patience).await?;
     if let Some(trace) = &app.trace {
-        trace.request(&id.0, parts.uri.path(), &body);
+        trace.request(&id.0, trace_parent(&parts.headers), parts.uri.path(), &body);
     }
     Ok(body)
+}
+
+/// The caller's own trace (W3C Trace Context), so that our records can be found from there: version, id of the trace,
+/// id of the caller's span, flags.
+fn trace_parent(headers: &HeaderMap) -> Option<&str> {
+    let value = headers.get("traceparent")?.to_str().ok()?;
+    let lengths: Vec<usize> = value.split('-').map(str::len).collect();
+    let hex = value.bytes().all(|byte| byte == b'-' || byte.is_ascii_hexdigit());
+    (hex && lengths.starts_with(&[2, 32, 16, 2]) && value.len() <= 128).then_some(value)
 }
 
 /// Does work that may take a while (a prompt of a million tokens) where it keeps nobody waiting.
@@ -54,8 +66,24 @@ pub async fn counted<T>(
     answer.await.inspect_err(|error| app.metrics.refused(api, error.fault.status()))
 }
 
-/// Records a prompt.
-pub fn trace_prompt(app: &App, id: &RequestId, prepared: &Prepared) {
-    let (Some(trace), JobPrompt::Rendered(prompt)) = (&app.trace, &prepared.prompt) else { return };
-    trace.prompt(&id.0, &prompt.to_string());
+/// Hands the prompts of one request to the engine.
+///
+/// # Errors
+///
+/// If the client has enough at work, or the engine does not take them.
+pub fn begin(
+    app: &App,
+    client: &Client,
+    id: &RequestId,
+    prompts: impl IntoIterator<Item = Prepared>,
+) -> Result<Vec<Voice>, ApiError> {
+    let place = Arc::new(app.place(client)?);
+    let mut voices = Vec::new();
+    for prepared in prompts {
+        if let (Some(trace), JobPrompt::Rendered(prompt)) = (&app.trace, &prepared.prompt) {
+            trace.prompt(&id.0, &prompt.to_string());
+        }
+        voices.extend(prepared.begin(app, id, &place)?);
+    }
+    Ok(voices)
 }

@@ -32,10 +32,12 @@ impl Trace {
     }
 
     /// A request as it came.
-    pub fn request(&self, request_id: &str, path: &str, body: &Value) {
-        self.line(
-            &json!({ "at": now(), "what": "request", "request": request_id, "path": path, "body": body }),
-        );
+    ///
+    /// - `parent`: the trace that the caller is in, if it said so
+    pub fn request(&self, request_id: &str, parent: Option<&str>, path: &str, body: &Value) {
+        self.line(&json!({
+            "at": now(), "what": "request", "request": request_id, "traceparent": parent, "path": path, "body": body,
+        }));
     }
 
     /// A prompt as it was rendered.

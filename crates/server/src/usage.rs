@@ -163,7 +163,11 @@ impl Timings {
             ttft_ms: first_token.map_or(0.0, ms),
             draft_n: 0,
             draft_accepted_n: 0,
-            cache_source: if usage.cached == 0 { "none" } else { "memory" },
+            cache_source: match (usage.cached, stats.fetched) {
+                (0, _) => "none",
+                (_, 0) => "memory",
+                _ => "disk",
+            },
             cache_miss: miss.map(Miss::name),
         }
     }

@@ -6,14 +6,17 @@
 use crate::app::App;
 use crate::ask::{Api, Keep};
 use crate::error::{ApiError, Fault};
+use crate::guard::RequestId;
 use crate::ids;
 use crate::metrics::{Outcome as Counted, Run};
+use crate::places::Place;
 use crate::speaker::Speech;
 use crate::usage::{Timings, Usage};
 use engine::logprobs::Logprob;
 use engine::{Event, Finish};
 use engine::{JobEvent, Miss};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use text::chat::replay::SampledTurn;
@@ -137,18 +140,27 @@ pub struct Voice {
     ended: bool,
     run: Run,
     miss: Option<Miss>,
+    _place: Arc<Place>,
 }
 
 impl Voice {
     /// A reply that the engine has accepted.
-    pub fn new(app: App, speech: Box<dyn Speech>, manner: Manner) -> Voice {
+    ///
+    /// - `place`: what is free again when all replies of the request have ended
+    pub fn new(
+        app: App,
+        speech: Box<dyn Speech>,
+        manner: Manner,
+        request: &RequestId,
+        place: Arc<Place>,
+    ) -> Voice {
         let run = app.metrics.begin(manner.api);
         if let Some(trace) = &app.trace {
             trace.event(
                 speech.id(),
                 "accepted",
                 &serde_json::json!({
-                    "api": manner.api.name(), "prompt_tokens": speech.prompt_tokens(),
+                    "request": request.0, "api": manner.api.name(), "prompt_tokens": speech.prompt_tokens(),
                 }),
             );
         }
@@ -166,6 +178,7 @@ impl Voice {
             ended: false,
             run,
             miss: None,
+            _place: place,
         }
     }
 

@@ -43,7 +43,7 @@ pub(super) async fn whole(style: &Style, app: &App, voices: Vec<Voice>) -> Resul
         usages.push(outcome.usage);
         timings.get_or_insert(outcome.timings);
     }
-    let body = json!({
+    let mut body = json!({
         "id": ids::fresh("cmpl-"),
         "object": "text_completion",
         "created": app::unix_time(),
@@ -53,6 +53,9 @@ pub(super) async fn whole(style: &Style, app: &App, voices: Vec<Voice>) -> Resul
         "usage": total(&usages, style.params.n).chat(),
         "timings": timings,
     });
+    if !style.warnings.is_empty() {
+        body["warnings"] = json!(style.warnings);
+    }
     Ok(Json(body).into_response())
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Style {
     pub first: Vec<String>,
     /// Whether the prompt's own tokens are scored: all but the first are then said by force.
     pub scored: bool,
+    /// What the client should know about how it was understood.
+    pub warnings: Vec<String>,
 }
 
 impl CompletionBody {
@@ -63,6 +65,7 @@ impl CompletionBody {
         };
         let form = shape::Form::of_extensions(&fields)?;
         let constraint = form.constraint(app, &ChatRequest::default(), None, false)?;
+        let warnings = constraint.iter().flat_map(|it| it.warnings().iter().cloned()).collect();
         let prompts = prompts(&fields, tokenizer)?;
         let echo = match fields.flag("echo")?.unwrap_or(false) {
             true => prompts.iter().map(|prompt| shown(prompt, tokenizer)).collect(),
@@ -88,6 +91,7 @@ impl CompletionBody {
             constraint,
             first,
             scored,
+            warnings,
         };
         Ok(CompletionBody { prompts, style })
     }

@@ -17,11 +17,14 @@ pub(super) struct CompletionStream {
     created: u64,
     tables: Vec<Table>,
     usages: Vec<Usage>,
+    /// Until they have been told.
+    warnings: Vec<String>,
 }
 
 impl CompletionStream {
     pub fn new(style: Style, app: &App) -> CompletionStream {
         CompletionStream {
+            warnings: style.warnings.clone(),
             style,
             app: app.clone(),
             id: ids::fresh("cmpl-"),
@@ -31,18 +34,22 @@ impl CompletionStream {
         }
     }
 
-    fn chunk(&self, choices: Value) -> Value {
-        json!({
+    fn chunk(&mut self, choices: Value) -> Value {
+        let mut chunk = json!({
             "id": self.id,
             "object": "text_completion",
             "created": self.created,
             "model": self.style.model,
             "system_fingerprint": self.app.fingerprint(),
             "choices": choices,
-        })
+        });
+        if !self.warnings.is_empty() {
+            chunk["warnings"] = json!(std::mem::take(&mut self.warnings));
+        }
+        chunk
     }
 
-    fn text(&self, index: usize, text: &str, logprobs: Value, out: &mut Frames) {
+    fn text(&mut self, index: usize, text: &str, logprobs: Value, out: &mut Frames) {
         let choice = json!([{ "index": index, "text": text, "logprobs": logprobs, "finish_reason": null }]);
         out.data(&self.chunk(choice));
     }
@@ -63,7 +70,8 @@ impl CompletionStream {
 impl Codec for CompletionStream {
     fn open(&mut self, out: &mut Frames) {
         for index in 0..self.style.echo.len() * self.style.params.n {
-            self.text(index, self.style.echo_before_reply(index), Value::Null, out);
+            let echo = self.style.echo_before_reply(index).to_owned();
+            self.text(index, &echo, Value::Null, out);
         }
     }
 

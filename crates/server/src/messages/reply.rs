@@ -21,7 +21,7 @@ pub(super) fn message(style: &Style, outcome: &Outcome) -> Value {
             json!({ "type": "tool_use", "id": id, "name": call.name, "input": input(&call.arguments) }),
         );
     }
-    json!({
+    let mut message = json!({
         "id": ids::fresh("msg_"),
         "type": "message",
         "role": "assistant",
@@ -30,7 +30,11 @@ pub(super) fn message(style: &Style, outcome: &Outcome) -> Value {
         "stop_reason": stop_reason(outcome.end, style.knows_context_full),
         "stop_sequence": said.stop_string,
         "usage": outcome.usage.messages(),
-    })
+    });
+    if !style.warnings.is_empty() {
+        message["warnings"] = json!(style.warnings);
+    }
+    message
 }
 
 fn thinking(text: &str, omit: bool) -> Value {

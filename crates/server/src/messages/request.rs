@@ -32,6 +32,8 @@ pub(super) struct Style {
     pub omit_thinking: bool,
     /// Whether the client knows the reason `model_context_window_exceeded`.
     pub knows_context_full: bool,
+    /// What the client should know about how it was understood.
+    pub warnings: Vec<String>,
 }
 
 impl MessagesBody {
@@ -76,6 +78,7 @@ impl MessagesBody {
             model: model.clone(),
             omit_thinking: display == Some("omitted"),
             knows_context_full: false,
+            warnings: Vec::new(),
         };
         let ask = Ask {
             api: Api::Messages,

@@ -39,7 +39,7 @@ impl MessageStream {
         if std::mem::replace(&mut self.begun, true) {
             return;
         }
-        let message = json!({
+        let mut message = json!({
             "id": ids::fresh("msg_"),
             "type": "message",
             "role": "assistant",
@@ -49,6 +49,9 @@ impl MessageStream {
             "stop_sequence": null,
             "usage": self.usage.messages(),
         });
+        if !self.style.warnings.is_empty() {
+            message["warnings"] = json!(self.style.warnings);
+        }
         out.event("message_start", &json!({ "type": "message_start", "message": message }));
         self.ping(out);
     }

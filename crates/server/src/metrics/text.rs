@@ -6,6 +6,7 @@ use super::{CALLS, Counters, FINISHED, Outcome, get};
 use crate::App;
 use crate::ask::Api;
 use engine::Status;
+use engine::store::StoreStats;
 use std::fmt::{Display, Write as _};
 
 /// Everything, as text.
@@ -100,7 +101,9 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
         "source=\"computed\"",
         totals.prompt_tokens - totals.cached_tokens,
     );
-    page.sample("ds4_prompt_tokens_total", "source=\"memory\"", totals.cached_tokens);
+    let from_memory = totals.cached_tokens - totals.fetched_tokens;
+    page.sample("ds4_prompt_tokens_total", "source=\"memory\"", from_memory);
+    page.sample("ds4_prompt_tokens_total", "source=\"disk\"", totals.fetched_tokens);
     page.family("ds4_generated_tokens_total", "counter", "Tokens of finished replies, by what they are.");
     for (phase, counter) in [
         ("reasoning", &counters.reasoning_tokens),
@@ -111,8 +114,14 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     }
     page.family("ds4_prefix_cache_queries_tokens_total", "counter", "Tokens looked up in the prefix cache.");
     page.sample("ds4_prefix_cache_queries_tokens_total", "tier=\"memory\"", totals.prompt_tokens);
+    if status.store.is_some() {
+        // The store is asked for what memory does not have.
+        let asked = totals.prompt_tokens - from_memory;
+        page.sample("ds4_prefix_cache_queries_tokens_total", "tier=\"disk\"", asked);
+    }
     page.family("ds4_prefix_cache_hit_tokens_total", "counter", "Tokens found in the prefix cache.");
-    page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"memory\"", totals.cached_tokens);
+    page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"memory\"", from_memory);
+    page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"disk\"", totals.fetched_tokens);
     page.family(
         "ds4_prefix_miss_total",
         "counter",
@@ -134,6 +143,9 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     page.sample("ds4_memory_bytes", "kind=\"kv\"", cache.bytes);
     page.sample("ds4_memory_bytes", "kind=\"kv_in_use\"", cache.in_use);
     page.sample("ds4_memory_bytes", "kind=\"kv_limit\"", cache.limit);
+    if let Some(store) = &status.store {
+        disk(page, store);
+    }
     page.family("ds4_tool_calls_total", "counter", "Tool calls in replies, by result.");
     for (result, counter) in CALLS.iter().zip(&counters.tool_calls) {
         page.sample("ds4_tool_calls_total", &format!("result=\"{result}\""), get(counter));
@@ -147,6 +159,23 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     let labels =
         format!("version=\"{}\",model=\"{}\"", env!("CARGO_PKG_VERSION"), escape(&app.options.model_name));
     page.one("ds4_build_info", "gauge", "What is running.", &labels, 1);
+}
+
+/// The page store.
+fn disk(page: &mut Page, store: &StoreStats) {
+    page.gauge("ds4_disk_kv_bytes", "Bytes of pages and tails in the page store.", store.bytes);
+    page.gauge("ds4_disk_kv_limit_bytes", "Bytes that the page store may have.", store.limit);
+    page.gauge("ds4_disk_kv_waiting_bytes", "Bytes that wait to be written.", store.waiting);
+    page.gauge("ds4_disk_kv_entries", "Pages and tails in the page store.", store.pages + store.tails);
+    page.counter("ds4_disk_kv_written_bytes_total", "Bytes written.", store.written_bytes);
+    page.counter("ds4_disk_kv_read_bytes_total", "Bytes read.", store.loaded_bytes);
+    page.counter("ds4_disk_kv_dropped_total", "Things not written since too much waited.", store.dropped);
+    page.counter("ds4_disk_kv_failed_writes_total", "Writes that failed.", store.failed);
+    page.family("ds4_disk_kv_evictions_total", "counter", "Things removed from the page store, by reason.");
+    for (reason, count) in [("limit", store.evicted), ("damaged", store.damaged), ("foreign", store.foreign)]
+    {
+        page.sample("ds4_disk_kv_evictions_total", &format!("reason=\"{reason}\""), count);
+    }
 }
 
 /// vLLM's names, which schedulers and the Gateway API's endpoint picker key on.

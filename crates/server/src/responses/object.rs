@@ -35,7 +35,7 @@ impl Answer {
             Value::Null => usual,
             value => value,
         };
-        json!({
+        let mut response = json!({
             "id": self.id,
             "object": "response",
             "created_at": self.created,
@@ -66,7 +66,11 @@ impl Answer {
             "usage": null,
             "user": given("user"),
             "metadata": or("metadata", json!({})),
-        })
+        });
+        if !self.style.warnings.is_empty() {
+            response["warnings"] = json!(self.style.warnings);
+        }
+        response
     }
 
     /// The items of a complete reply.

@@ -37,6 +37,8 @@ pub(super) struct Style {
     pub body: Value,
     /// All items up to the reply.
     pub items: Vec<Value>,
+    /// What the client should know about how it was understood.
+    pub warnings: Vec<String>,
 }
 
 impl ResponsesBody {
@@ -119,6 +121,7 @@ impl ResponsesBody {
             toolbox,
             items,
             body: Value::Null,
+            warnings: Vec::new(),
         };
         Ok(ResponsesBody { ask, style: Style { body, ..style } })
     }

@@ -78,6 +78,8 @@ pub struct Script {
     pub said: Arc<AtomicUsize>,
     /// Tokens of a prompt that are in the cache.
     pub cached: Mutex<usize>,
+    /// What its page store says.
+    pub store: Mutex<Option<engine::store::StoreStats>>,
 }
 
 impl Script {
@@ -102,6 +104,7 @@ impl Script {
             dropped: Arc::default(),
             said: Arc::default(),
             cached: Mutex::new(0),
+            store: Mutex::default(),
         })
     }
 
@@ -173,7 +176,8 @@ impl Speaker for Script {
     }
 
     fn status(&self) -> Status {
-        Status { active_limit: 4, queue_limit: 8, ..Status::default() }
+        let store = *self.store.lock().unwrap();
+        Status { active_limit: 4, queue_limit: 8, store, ..Status::default() }
     }
 
     fn shutdown(&self, _: Duration) {}
