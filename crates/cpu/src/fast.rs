@@ -124,8 +124,7 @@ impl Ops for Cpu {
         attention: &Attention<Self>,
         angles: &Angles,
     ) -> Array {
-        let heads = attend::attend(self, q, caches, picks, attention, angles);
-        attend::project_out(self, &heads, attention)
+        attend::attend_out(self, q, caches, picks, attention, angles)
     }
 
     fn route(&self, x: &Array, tokens: &[u32], router: &Router<Self>) -> Routes {

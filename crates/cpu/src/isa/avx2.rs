@@ -3,6 +3,7 @@
 use super::{Isa, Kernel};
 use crate::dot::Turned256;
 use core::arch::x86_64::*;
+use zerocopy::transmute;
 
 /// Calls AVX2 intrinsics from what only a proof of it can reach.
 macro_rules! avx2 {
@@ -101,7 +102,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn eights(self, x: [u64; 8]) -> Two {
-        let x = x.map(|x| x as i64);
+        let x: [i64; 8] = transmute!(x);
         avx2!([_mm256_set_epi64x(x[3], x[2], x[1], x[0]), _mm256_set_epi64x(x[7], x[6], x[5], x[4])])
     }
 
@@ -279,7 +280,7 @@ impl Isa for Avx2 {
 
     #[inline(always)]
     fn fours(self, x: &[i8; 4]) -> Two {
-        avx2!([_mm256_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))); 2])
+        avx2!([_mm256_set1_epi32(i32::from_le_bytes(transmute!(*x))); 2])
     }
 
     #[inline(always)]

@@ -14,6 +14,7 @@ use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
 use quants::q2_k::BlockQ2K;
 use quants::q8_0::BlockQ8_0;
+use zerocopy::transmute;
 
 /// Proof that this CPU has AVX-512 with what we use of it. Only [`Avx512::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -127,7 +128,7 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn eights(self, x: [u64; 8]) -> __m512i {
-        let x = x.map(|x| x as i64);
+        let x: [i64; 8] = transmute!(x);
         avx512!(_mm512_set_epi64(x[7], x[6], x[5], x[4], x[3], x[2], x[1], x[0]))
     }
 
@@ -296,7 +297,7 @@ impl Isa for Avx512 {
 
     #[inline(always)]
     fn fours(self, x: &[i8; 4]) -> __m512i {
-        avx512!(_mm512_set1_epi32(i32::from_le_bytes(x.map(|x| x as u8))))
+        avx512!(_mm512_set1_epi32(i32::from_le_bytes(transmute!(*x))))
     }
 
     #[inline(always)]
@@ -441,9 +442,13 @@ impl Isa for Avx512 {
             // Bytes are widened by interleaving within quarters: word `4 q + k` goes to `4 k + q` first.
             let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
             let codes = _mm512_permutexvar_epi32(order, _mm512_loadu_si512(codes.as_ptr().cast()));
-            let table = |half: &[u8; 64]| _mm512_loadu_si512(half.as_ptr().cast());
-            let [low, high] =
-                FP8.each_ref().map(|t| _mm512_permutex2var_epi8(table(&t[0]), codes, table(&t[1])));
+            let mut parts = [codes; 2];
+            for i in 0..2 {
+                let first = _mm512_loadu_si512(FP8[i][0].as_ptr().cast());
+                let second = _mm512_loadu_si512(FP8[i][1].as_ptr().cast());
+                parts[i] = _mm512_permutex2var_epi8(first, codes, second);
+            }
+            let [low, high] = parts;
             let high = _mm512_or_si512(high, _mm512_and_si512(codes, _mm512_set1_epi8(i8::MIN)));
             let words = [_mm512_unpacklo_epi8(low, high), _mm512_unpackhi_epi8(low, high)];
             let zero = _mm512_setzero_si512();

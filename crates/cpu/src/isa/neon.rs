@@ -8,6 +8,7 @@ use core::arch::aarch64::*;
 use core::arch::asm;
 use std::arch::is_aarch64_feature_detected;
 use std::array::from_fn;
+use zerocopy::transmute;
 
 /// Calls NEON intrinsics from what only a proof of NEON can reach.
 macro_rules! neon {
@@ -341,7 +342,7 @@ impl<P: Products> Isa for Neon<P> {
 
     #[inline(always)]
     fn fours(self, x: &[i8; 4]) -> Four {
-        [neon!(vreinterpretq_u8_u32(vdupq_n_u32(u32::from_le_bytes(x.map(|x| x as u8))))); 4]
+        [neon!(vreinterpretq_u8_u32(vdupq_n_u32(u32::from_le_bytes(transmute!(*x))))); 4]
     }
 
     #[inline(always)]

@@ -12,11 +12,12 @@ mod tests;
 mod tiles;
 
 use crate::array::{Array, Picks};
+use crate::dot::{ActRow, Acts, Rounding};
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
 use crate::lanes::{LANES, Line, floats};
 use crate::ops::decode::load_row;
-use crate::ops::linear::Product;
+use crate::ops::linear::{Input, Product};
 use crate::pool::Shards;
 use crate::spares::room;
 use model::ops::{KvView, RowStore};
@@ -39,10 +40,12 @@ pub struct Scratch {
     weights: Vec<Line>,
     /// `[heads to whole groups, stride]`
     out: Vec<Line>,
+    /// `[heads, width]`
+    heads: Vec<f32>,
 }
 
-/// Attention of every row of the batch, before the output projection: `[n, heads, D]`.
-pub fn attend(
+/// Attention of every row of the batch, projected: `[n, d]`.
+pub fn attend_out(
     cpu: &Cpu,
     q: &Array,
     caches: &[KvView<'_, Cpu>],
@@ -50,36 +53,65 @@ pub fn attend(
     attention: &Attention<Cpu>,
     angles: &Angles,
 ) -> Array {
+    let (n, groups) = (q.n(), attention.groups);
+    let width = q.width / groups;
+    let rounding = Rounding::of(attention.out_a.format);
+    let mut inputs: Vec<Acts> = (0..groups).map(|_| Acts::zeros(rounding, n, width)).collect();
+    let mut rows: Vec<ActRow<'_>> = inputs.iter_mut().flat_map(Acts::rows_mut).collect();
+    let parts = Shards::new(&mut rows);
+    // SAFETY: each row of the batch is finished once, and each of its groups of heads is set once.
+    let round = |i: usize, g: usize, heads: &[f32]| unsafe { parts.part(g * n + i, 1) }[0].set(heads);
+    attend(cpu, q, caches, picks, attention, angles, &round);
+    drop(rows);
+    project_out(cpu, &inputs, attention)
+}
+
+/// Attention of every row of the batch, before the output projection.
+///
+/// - `finish`: gets every group of heads of every row, `[heads of the group, D]`, once and from any thread: it
+///   is a row's part of the output projection, and is used up while it is in the cache
+fn attend(
+    cpu: &Cpu,
+    q: &Array,
+    caches: &[KvView<'_, Cpu>],
+    picks: Option<&Picks>,
+    attention: &Attention<Cpu>,
+    angles: &Angles,
+    finish: &(dyn Fn(usize, usize, &[f32]) + Sync),
+) {
+    let groups = attention.groups;
+    let width = q.width / groups;
     let shape = Shape { heads: attention.heads, width: attention.head_dim };
     let sinks = &attention.sinks.data;
-    let mut out = Array::zeros(q.n(), q.width);
-    let outs = Shards::new(&mut out.data);
     for view in caches {
         let token = |i: usize| Token { shape, q: q.row(i), sinks, seen: Seen::new(view, picks, i) };
-        // SAFETY: each row of the batch is in one view, and one item's.
-        let out = |i: usize| unsafe { outs.part(i * q.width, q.width) };
         if view.rows.len() >= 2 * cpu.threads() {
             cpu.pool.each(view.rows.len(), |row| {
                 let i = view.rows.start + row;
                 cpu.attention_scratch.with(|scratch| {
                     isa::dispatch(Whole { token: &token(i), scratch });
-                    token(i).finish(&scratch.out, |heads| angles.rotate_back(i, heads), 0, out(i));
+                    let heads = room(&mut scratch.heads, q.width);
+                    token(i).finish(&scratch.out, |heads| angles.rotate_back(i, heads), 0, heads);
+                    for (g, heads) in heads.chunks_exact(width).enumerate() {
+                        finish(i, g, heads);
+                    }
                 });
             });
         } else {
+            let mut heads = vec![0.0; q.width];
             for i in view.rows.clone() {
-                attend_together(cpu, &token(i), &|head| angles.rotate_back(i, head), out(i));
+                attend_together(cpu, &token(i), &|head| angles.rotate_back(i, head), &mut heads);
+                cpu.pool.each(groups, |g| finish(i, g, &heads[g * width..(g + 1) * width]));
             }
         }
     }
-    out
 }
 
 /// Attention of one token on all threads.
 fn attend_together(cpu: &Cpu, token: &Token<'_>, turn: &(dyn Fn(&mut [f32]) + Sync), out: &mut [f32]) {
     let (shape, count) = (token.shape, token.seen.len());
     let (groups, stride) = (shape.groups(), shape.stride());
-    cpu.attention_scratch.with(|Scratch { q, rows, weights, out: sums }| {
+    cpu.attention_scratch.with(|Scratch { q, rows, weights, out: sums, .. }| {
         let lines = shape.lines() * LANES;
         let q = room(q, groups * lines);
         let parts = Shards::new(q);
@@ -331,22 +363,10 @@ impl Kernel for Values<'_> {
 
 /// The output projection: each group of heads through its own part of `out_a`, all of them through `out_b`.
 ///
-/// - `heads`: `[n, heads, D]`; returns `[n, d]`
-pub fn project_out(cpu: &Cpu, heads: &Array, attention: &Attention<Cpu>) -> Array {
-    let (groups, out) = (attention.groups, attention.out_a.rows / attention.groups);
-    let width = heads.width / groups;
-    let inputs: Vec<Array> = (0..groups)
-        .map(|g| {
-            let mut part = Vec::with_capacity(heads.n() * width);
-            heads.rows().for_each(|row| part.extend_from_slice(&row[g * width..(g + 1) * width]));
-            Array::new(part, width)
-        })
-        .collect();
-    let product = |(g, x)| Product { w: &attention.out_a, rows: g * out..(g + 1) * out, x };
-    let made = cpu.linears(&inputs.iter().enumerate().map(product).collect::<Vec<_>>());
-    let mut low = Vec::with_capacity(heads.n() * groups * out);
-    for i in 0..heads.n() {
-        made.iter().for_each(|part| low.extend_from_slice(part.row(i)));
-    }
-    cpu.linear(&attention.out_b, &Array::new(low, groups * out))
+/// - `inputs`: by group, `[n, heads of the group * D]`; returns `[n, d]`
+fn project_out(cpu: &Cpu, inputs: &[Acts], attention: &Attention<Cpu>) -> Array {
+    let out = attention.out_a.rows / attention.groups;
+    let product = |(g, x)| Product { w: &attention.out_a, rows: g * out..(g + 1) * out, x: Input::Acts(x) };
+    let low = cpu.linears_beside(&inputs.iter().enumerate().map(product).collect::<Vec<_>>());
+    cpu.linear(&attention.out_b, &low)
 }

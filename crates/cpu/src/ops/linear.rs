@@ -23,13 +23,38 @@ const BLOCK_BYTES: usize = 128 << 10;
 pub struct Product<'a> {
     pub w: &'a Matrix,
     pub rows: Range<usize>,
-    pub x: &'a Array,
+    pub x: Input<'a>,
+}
+
+/// What a matrix is multiplied by.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// Rows that are rounded when first they are needed.
+    Array(&'a Array),
+    /// Rows that are rounded for the matrix already.
+    Acts(&'a Acts),
 }
 
 impl<'a> Product<'a> {
     /// All rows of a matrix.
     pub fn new(w: &'a Matrix, x: &'a Array) -> Self {
-        Product { w, rows: 0..w.rows, x }
+        Product { w, rows: 0..w.rows, x: Input::Array(x) }
+    }
+
+    /// Batch rows.
+    fn n(&self) -> usize {
+        match self.x {
+            Input::Array(x) => x.n(),
+            Input::Acts(x) => x.n(),
+        }
+    }
+
+    /// The input as the matrix takes it.
+    fn rounded(&self, cpu: &Cpu) -> &'a Acts {
+        match self.x {
+            Input::Array(x) => x.rounded(Rounding::of(self.w.format), &cpu.pool),
+            Input::Acts(x) => x,
+        }
     }
 }
 
@@ -41,16 +66,38 @@ impl Cpu {
 
     /// Several products in one parallel region: `[n, rows]` each.
     pub(crate) fn linears(&self, products: &[Product<'_>]) -> Vec<Array> {
-        let mut made: Vec<Array> = products.iter().map(|p| Array::zeros(p.x.n(), p.rows.len())).collect();
+        let mut made: Vec<Array> = products.iter().map(|p| Array::zeros(p.n(), p.rows.len())).collect();
+        let parts: Vec<_> = made.iter_mut().map(|y| Shards::new(&mut y.data)).collect();
+        let target = |(data, p): (_, &Product<'_>)| Target { data, width: p.rows.len(), at: 0 };
+        self.multiply(products, &parts.iter().zip(products).map(target).collect::<Vec<_>>());
+        made
+    }
+
+    /// Several products of the same batch rows in one parallel region, side by side: `[n, all rows]`.
+    pub(crate) fn linears_beside(&self, products: &[Product<'_>]) -> Array {
+        let width = products.iter().map(|p| p.rows.len()).sum();
+        let mut made = Array::zeros(products.first().map_or(0, Product::n), width);
+        let data = &Shards::new(&mut made.data);
+        let mut at = 0;
+        let target = |p: &Product<'_>| {
+            let start = at;
+            at += p.rows.len();
+            Target { data, width, at: start }
+        };
+        self.multiply(products, &products.iter().map(target).collect::<Vec<_>>());
+        made
+    }
+
+    /// Computes each product into its target. Targets do not overlap.
+    fn multiply(&self, products: &[Product<'_>], targets: &[Target<'_>]) {
         // One row each is rounded by a thread of its own; more rows are shared out for each input.
-        if products.iter().all(|p| p.x.n() == 1) {
+        if products.iter().all(|p| p.n() == 1 && matches!(p.x, Input::Array(_))) {
             self.pool.each(products.len(), |i| {
-                products[i].x.rounded(Rounding::of(products[i].w.format), &self.pool);
+                products[i].rounded(self);
             });
         }
-        let parts: Vec<_> = made.iter_mut().map(|y| Shards::new(&mut y.data)).collect();
         let jobs: Vec<Job<'_>> =
-            products.iter().zip(&parts).map(|(product, out)| Job::new(self, product, out)).collect();
+            products.iter().zip(targets).map(|(product, out)| Job::new(self, product, *out)).collect();
         let all: usize = products.iter().map(|p| p.rows.len()).sum();
         let items: Vec<(usize, Range<usize>, Range<usize>)> = jobs
             .iter()
@@ -62,11 +109,10 @@ impl Cpu {
                 })
             })
             .collect();
-        self.each_block(products.iter().all(|p| p.x.n() == 1), items.len(), |i| {
+        self.each_block(products.iter().all(|p| p.n() == 1), items.len(), |i| {
             let (job, rows, cols) = &items[i];
             jobs[*job].run(rows.clone(), cols.clone());
         });
-        made
     }
 
     /// Runs `work` for blocks of rows: in the order of memory where they are read for a single batch row, since
@@ -114,30 +160,37 @@ struct Job<'a> {
     rows: &'a Range<usize>,
     acts: &'a Acts,
     cols: Vec<usize>,
-    /// `[n, rows]`
-    out: &'a Shards<'a, f32>,
+    out: Target<'a>,
+}
+
+/// Where a product goes: so many columns of rows of `width`, from column `at` on.
+#[derive(Clone, Copy)]
+struct Target<'a> {
+    data: &'a Shards<'a, f32>,
+    width: usize,
+    at: usize,
 }
 
 impl<'a> Job<'a> {
-    fn new(cpu: &Cpu, product: &'a Product<'_>, out: &'a Shards<'a, f32>) -> Job<'a> {
-        let acts = product.x.rounded(Rounding::of(product.w.format), &cpu.pool);
-        Job { w: as_dot(product.w), rows: &product.rows, acts, cols: (0..product.x.n()).collect(), out }
+    fn new(cpu: &Cpu, product: &'a Product<'_>, out: Target<'a>) -> Job<'a> {
+        let acts = product.rounded(cpu);
+        Job { w: as_dot(product.w), rows: &product.rows, acts, cols: (0..product.n()).collect(), out }
     }
 
     /// Computes outputs `block` of the batch rows `cols`.
     fn run(&self, block: Range<usize>, cols: Range<usize>) {
-        let width = self.rows.len();
+        let Target { data, width, at } = self.out;
         let rows = self.rows.start + block.start..self.rows.start + block.end;
         if cols.len() == 1 {
             // SAFETY: an item owns its outputs of its batch rows.
-            let out = unsafe { self.out.part(cols.start * width + block.start, block.len()) };
+            let out = unsafe { data.part(cols.start * width + at + block.start, block.len()) };
             return dot::matmul(&self.w, rows, self.acts, &self.cols[cols], out);
         }
         let mut tile = vec![0.0; cols.len() * block.len()];
         dot::matmul(&self.w, rows, self.acts, &self.cols[cols.clone()], &mut tile);
         for (col, tile) in cols.zip(tile.chunks_exact(block.len())) {
             // SAFETY: as above.
-            unsafe { self.out.part(col * width + block.start, block.len()) }.copy_from_slice(tile);
+            unsafe { data.part(col * width + at + block.start, block.len()) }.copy_from_slice(tile);
         }
     }
 }

@@ -118,12 +118,16 @@ fn score_tile<I: Isa, const G: usize, const R: usize>(
         }
     }
     for i in 0..part.len() {
+        #[expect(clippy::needless_range_loop, reason = "a lane of the queries and of the rows")]
         for lane in 0..LANES {
-            let q: [I::Floats; G] = std::array::from_fn(|g| isa.floats(&q[g][i][lane].0));
+            let mut queries = [isa.no_floats(); G];
+            for g in 0..G {
+                queries[g] = isa.floats(&q[g][i][lane].0);
+            }
             for r in 0..R {
                 let x = isa.splat_float(rows[r][i].0[lane]);
                 for g in 0..G {
-                    sums[g][r] = isa.fused(sums[g][r], x, q[g]);
+                    sums[g][r] = isa.fused(sums[g][r], x, queries[g]);
                 }
             }
         }

@@ -70,8 +70,11 @@ impl Keys {
         let fours = room(&mut self.fours, width / 4);
         for (start, fours) in (0..packed).step_by(64).zip(fours.chunks_mut(32)) {
             let part = start..packed.min(start + 64);
-            let words = isa.transpose(rows.map(|row| isa.bytes(&padded(row.get(part.clone())))));
-            for (fours, words) in fours.chunks_exact_mut(2).zip(words) {
+            let mut words = [isa.splat(0); LANES];
+            for (words, row) in words.iter_mut().zip(rows) {
+                *words = isa.bytes(&padded(row.get(part.clone())));
+            }
+            for (fours, words) in fours.chunks_exact_mut(2).zip(isa.transpose(words)) {
                 let low = isa.and(words, isa.splat(15));
                 isa.put_bytes(isa.lookup(table, low), &mut fours[0].0);
                 isa.put_bytes(isa.lookup(table, isa.shr::<4>(words)), &mut fours[1].0);
