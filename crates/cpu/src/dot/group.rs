@@ -47,6 +47,8 @@ pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unal
     const MINIMA: bool = false;
     /// What became of the scales in panels.
     const SCALES: Scales;
+    /// No unsigned weight is above this, times its scale where that is folded in.
+    const LARGEST: u8;
     /// What was added to each weight to make it unsigned: the offsets are the scales times minus this,
     /// unless they are minima.
     const BIAS: i32 = 0;

@@ -17,6 +17,8 @@ pub(super) struct PairTile<B>(PhantomData<B>);
 pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {
     /// A block of zeros, to make a pair at the end of a row.
     const ZERO: Self;
+    /// No magnitude of an unpacked weight is above this.
+    const LARGEST: u8;
 
     /// Unpacks two neighbouring blocks into signed bytes.
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed;

@@ -187,6 +187,18 @@ fn four<const N: usize>(q: &[i8; N], i: usize) -> &[i8; 4] {
     &q.as_chunks().0[i]
 }
 
+/// All activations of a vector by fours, the `i`-th `N` of those.
+#[inline(always)]
+fn fours<const N: usize>(q: &[i8; 64], i: usize) -> &[[i8; 4]; N] {
+    &q.as_chunks::<4>().0.as_chunks().0[i]
+}
+
+/// The `i`-th `N` lines.
+#[inline(always)]
+fn run<const N: usize>(lines: &[Line; 16], i: usize) -> &[Line; N] {
+    &lines.as_chunks().0[i]
+}
+
 /// Puts fours of bytes side by side: `to[i][4 r + b] = rows[r][4 i + b]`.
 #[inline(always)]
 fn transpose<I: Isa>(isa: I, rows: &[Line; LANES], to: &mut [Line; 16]) {

@@ -10,6 +10,7 @@ impl Grouped for BlockQ2K {
     const MINIMA: bool = true;
     /// 3 times 15 fits.
     const SCALES: Scales = Scales::Folded;
+    const LARGEST: u8 = 3 * 15;
 
     fn d(&self) -> u16 {
         self.d.get()

@@ -10,6 +10,7 @@ use zerocopy::transmute;
 
 impl Grouped for BlockQ3K {
     const SCALES: Scales = Scales::By16;
+    const LARGEST: u8 = 7;
     const BIAS: i32 = 4;
 
     fn d(&self) -> u16 {

@@ -9,6 +9,7 @@ use zerocopy::{transmute, transmute_ref};
 impl Grouped for BlockQ4K {
     const MINIMA: bool = true;
     const SCALES: Scales = Scales::By32;
+    const LARGEST: u8 = 15;
 
     fn d(&self) -> u16 {
         self.d.get()

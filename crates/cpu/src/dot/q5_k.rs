@@ -8,6 +8,7 @@ use quants::q5_k::BlockQ5K;
 impl Grouped for BlockQ5K {
     const MINIMA: bool = true;
     const SCALES: Scales = Scales::By32;
+    const LARGEST: u8 = 31;
 
     fn d(&self) -> u16 {
         self.d.get()

@@ -8,6 +8,7 @@ use zerocopy::{transmute, transmute_ref};
 
 impl Grouped for BlockQ6K {
     const SCALES: Scales = Scales::By16;
+    const LARGEST: u8 = 63;
     const BIAS: i32 = 32;
 
     fn d(&self) -> u16 {

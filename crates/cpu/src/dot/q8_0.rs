@@ -9,6 +9,7 @@ use zerocopy::transmute_ref;
 
 impl Paired for BlockQ8_0 {
     const ZERO: Self = Self { d: U16::ZERO, q: [0; 32] };
+    const LARGEST: u8 = 128;
 
     #[inline(always)]
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {

@@ -1,6 +1,6 @@
 //! AVX2: a vector of 64 bytes is two registers.
 
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, Line};
 use crate::dot::Turned256;
 use core::arch::x86_64::*;
 use zerocopy::transmute;
@@ -14,6 +14,7 @@ macro_rules! avx2 {
 }
 
 mod iq2_xxs;
+mod run;
 
 /// Proof that this CPU has AVX2, FMA and F16C. Only [`Avx2::detect`] makes one.
 #[derive(Clone, Copy, Debug)]
@@ -304,6 +305,43 @@ impl Isa for Avx2 {
             });
         }
         sums
+    }
+
+    #[inline(always)]
+    fn dot_run<const N: usize, const P: usize, const C: usize>(
+        self,
+        largest: u8,
+        w: [&[Line; N]; P],
+        a: [&[[i8; 4]; N]; C],
+        sums: &mut [[Two; C]; P],
+    ) -> bool {
+        run::add::<false, N, P, C>(self, largest, w, a, sums);
+        true
+    }
+
+    #[inline(always)]
+    fn dot_run_signed<const N: usize, const P: usize, const C: usize>(
+        self,
+        largest: u8,
+        w: [&[Line; N]; P],
+        a: [&[[i8; 4]; N]; C],
+        sums: &mut [[Two; C]; P],
+    ) -> bool {
+        run::add::<true, N, P, C>(self, largest, w, a, sums);
+        true
+    }
+
+    #[inline(always)]
+    fn dot_run_scaled<const N: usize, const P: usize, const C: usize>(
+        self,
+        largest: u8,
+        w: [&[Line; N]; P],
+        a: [&[[i8; 4]; N]; C],
+        scale: [&Line; P],
+        sums: &mut [[Two; C]; P],
+    ) -> bool {
+        run::add_scaled(self, largest, w, a, scale, sums);
+        true
     }
 
     #[inline(always)]

@@ -3,7 +3,7 @@
 //! Where the integer scales fit into the weights' bytes they are multiplied in, and a block is one sum of
 //! bytes; elsewhere they multiply sums of 32 or 16 products. Minima meet the activation sums as 16-bit numbers.
 
-use super::{LANES, Panelled, Scratch, each, four, transpose};
+use super::{LANES, Panelled, Scratch, each, fours, run, transpose};
 use crate::dot::acts::Chunk256;
 use crate::dot::group::{GroupTile, Grouped, Scales};
 use crate::isa::{Isa, Line};
@@ -137,25 +137,24 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
     match B::SCALES {
         Scales::Folded => {
             for v in 0..4 {
-                add_fours(isa, parts, chunks, v, 0..16, &mut sums);
+                let (w, a) = run_of::<16, P, C>(parts, chunks, v, 0);
+                add_run::<I, B, 16, P, C>(isa, w, a, &mut sums);
             }
         }
         Scales::By32 => {
+            const { assert!(B::BIAS == 0 || !matches!(B::SCALES, Scales::By32), "a bias by 32 weights") };
             for v in 0..4 {
                 for half in 0..2 {
-                    let j = v + 4 * half;
-                    let mut step = [[isa.splat_int(0); C]; P];
-                    if B::BIAS != 0 {
-                        for c in 0..C {
-                            let sum = i32::from(chunks[c].sum[2 * j]) + i32::from(chunks[c].sum[2 * j + 1]);
-                            let bias = isa.splat_int(-B::BIAS * sum);
-                            for step in &mut step {
-                                step[c] = bias;
-                            }
-                        }
+                    let mut scale = [&parts[0].numbers[v + 4 * half]; P];
+                    for p in 1..P {
+                        scale[p] = &parts[p].numbers[v + 4 * half];
                     }
-                    add_fours(isa, parts, chunks, v, 8 * half..8 * half + 8, &mut step);
-                    add_scaled(isa, parts, j, &step, &mut sums);
+                    let (w, a) = run_of::<8, P, C>(parts, chunks, v, half);
+                    if !isa.dot_run_scaled(B::LARGEST, w, a, scale, &mut sums) {
+                        let mut step = [[isa.splat_int(0); C]; P];
+                        add_run::<I, B, 8, P, C>(isa, w, a, &mut step);
+                        add_scaled(isa, parts, v + 4 * half, &step, &mut sums);
+                    }
                 }
             }
         }
@@ -170,7 +169,8 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
                             step[c] = bias;
                         }
                     }
-                    add_fours(isa, parts, chunks, v, 4 * quarter..4 * quarter + 4, &mut step);
+                    let (w, a) = run_of::<4, P, C>(parts, chunks, v, quarter);
+                    add_run::<I, B, 4, P, C>(isa, w, a, &mut step);
                     add_scaled(isa, parts, j, &step, &mut sums);
                 }
             }
@@ -179,25 +179,45 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
     sums
 }
 
-/// Adds the products of some fours of vector `v`.
+/// The `i`-th `N` lines of vector `v` of each panel, and the activations that they meet.
 #[inline(always)]
-fn add_fours<I: Isa, const P: usize, const C: usize>(
-    isa: I,
-    parts: [&GroupPart; P],
-    chunks: [&Chunk256; C],
+fn run_of<'a, const N: usize, const P: usize, const C: usize>(
+    parts: [&'a GroupPart; P],
+    chunks: [&'a Chunk256; C],
     v: usize,
-    fours: std::ops::Range<usize>,
+    i: usize,
+) -> ([&'a [Line; N]; P], [&'a [[i8; 4]; N]; C]) {
+    let mut w = [run(&parts[0].w[v], i); P];
+    for p in 1..P {
+        w[p] = run(&parts[p].w[v], i);
+    }
+    let mut a = [fours(&chunks[0].q[v], i); C];
+    for c in 1..C {
+        a[c] = fours(&chunks[c].q[v], i);
+    }
+    (w, a)
+}
+
+/// Adds the products of a run.
+#[inline(always)]
+fn add_run<I: Isa, B: Grouped, const N: usize, const P: usize, const C: usize>(
+    isa: I,
+    w: [&[Line; N]; P],
+    a: [&[[i8; 4]; N]; C],
     sums: &mut [[I::Ints; C]; P],
 ) {
-    for i in fours {
-        let mut w = [isa.bytes(&parts[0].w[v][i].0); P];
+    if isa.dot_run(B::LARGEST, w, a, sums) {
+        return;
+    }
+    for i in 0..N {
+        let mut weights = [isa.bytes(&w[0][i].0); P];
         for p in 1..P {
-            w[p] = isa.bytes(&parts[p].w[v][i].0);
+            weights[p] = isa.bytes(&w[p][i].0);
         }
         for c in 0..C {
-            let a = isa.fours(four(&chunks[c].q[v], i));
+            let a = isa.fours(&a[c][i]);
             for p in 0..P {
-                sums[p][c] = isa.dot_fours(sums[p][c], w[p], a);
+                sums[p][c] = isa.dot_fours(sums[p][c], weights[p], a);
             }
         }
     }

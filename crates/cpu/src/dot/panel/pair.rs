@@ -1,6 +1,6 @@
 //! Panels of formats with blocks of 32: the scales of both sides meet the sums of a block.
 
-use super::{LANES, Panelled, Scratch, each, four, transpose};
+use super::{LANES, Panelled, Scratch, each, fours, run, transpose};
 use crate::dot::acts::Chunk32;
 use crate::dot::pair::{PairTile, Paired};
 use crate::isa::{Isa, Line};
@@ -69,15 +69,25 @@ impl<B: Paired> Panelled for PairTile<B> {
                         sums[c] = bias;
                     }
                 }
-                for i in 8 * half..8 * half + 8 {
-                    let mut w = [isa.loaded(isa.bytes(&parts[0].w[i].0)); P];
-                    for p in 1..P {
-                        w[p] = isa.loaded(isa.bytes(&parts[p].w[i].0));
-                    }
-                    for c in 0..C {
-                        let a = isa.fours(four(&chunks[c].q[pair % 4], i));
-                        for p in 0..P {
-                            sums[p][c] = isa.dot_fours_signed(sums[p][c], w[p], a);
+                let mut w: [&[Line; 8]; P] = [run(&parts[0].w, half); P];
+                for p in 1..P {
+                    w[p] = run(&parts[p].w, half);
+                }
+                let mut a = [fours(&chunks[0].q[pair % 4], half); C];
+                for c in 1..C {
+                    a[c] = fours(&chunks[c].q[pair % 4], half);
+                }
+                if !isa.dot_run_signed(B::LARGEST, w, a, &mut sums) {
+                    for i in 0..8 {
+                        let mut weights = [isa.loaded(isa.bytes(&w[0][i].0)); P];
+                        for p in 1..P {
+                            weights[p] = isa.loaded(isa.bytes(&w[p][i].0));
+                        }
+                        for c in 0..C {
+                            let a = isa.fours(&a[c][i]);
+                            for p in 0..P {
+                                sums[p][c] = isa.dot_fours_signed(sums[p][c], weights[p], a);
+                            }
                         }
                     }
                 }
