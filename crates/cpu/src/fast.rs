@@ -57,7 +57,7 @@ impl Ops for Cpu {
         Ok(Array::new(data, width))
     }
 
-    fn rows(&self, layout: RowLayout) -> Rows {
+    fn rows(&self, layout: RowLayout, _: usize) -> Rows {
         Rows::new(layout)
     }
 

@@ -313,7 +313,7 @@ impl Ops for Reference {
         Ok(Array::new(data, width))
     }
 
-    fn rows(&self, layout: RowLayout) -> Rows {
+    fn rows(&self, layout: RowLayout, _: usize) -> Rows {
         Rows::new(layout)
     }
 

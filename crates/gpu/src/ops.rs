@@ -69,7 +69,7 @@ impl Ops for Gpu {
         Ok(Array { buffer: Arc::new(Pooled::owned(buffer)), offset: 0, n: values.len() / width, width })
     }
 
-    fn rows(&self, layout: RowLayout) -> Rows {
+    fn rows(&self, layout: RowLayout, _: usize) -> Rows {
         Rows::new(&self.0, layout)
     }
 

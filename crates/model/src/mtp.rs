@@ -28,7 +28,7 @@ impl<B: Ops> DraftState<B> {
     pub fn new(ops: &B, model: &Model<B>, format: KvFormat, start: usize) -> Self {
         format.check(&model.config).expect("the caller checks the KV format");
         let shape = Shape::new(&model.config, format);
-        DraftState { window: Log::new(ops, shape.latent, start), shape }
+        DraftState { window: Log::new(ops, shape.latent, model.layers.len(), start), shape }
     }
 
     /// Position of the next token.

@@ -65,7 +65,10 @@ pub trait Ops: Sized + Send + Sync {
     fn array(&self, values: Vec<f32>, width: usize) -> Result<Self::Array, DeviceError>;
 
     /// An empty store of cached rows.
-    fn rows(&self, layout: RowLayout) -> Self::Rows;
+    ///
+    /// - `layer`: the layer that they belong to, for a backend that does not keep all layers in one place; the MTP
+    ///   block's is the number of layers
+    fn rows(&self, layout: RowLayout, layer: usize) -> Self::Rows;
 
     /// Waits until everything asked for so far is done: for measuring. A backend whose operations return
     /// when they are done has nothing to do.

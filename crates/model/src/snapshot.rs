@@ -281,16 +281,16 @@ impl Codec {
         let rows = layers.clone().map(|idx| {
             let [compressor, indexer] = shape
                 .compressors(idx)
-                .map(|part| part.map(|(ratio, row)| rest.rows(ops, row, 0..PAGE / ratio.tokens())));
+                .map(|part| part.map(|(ratio, row)| rest.rows(ops, row, idx, 0..PAGE / ratio.tokens())));
             PageRows { compressor, indexer }
         });
         let rows = rows.collect();
         let ends = head.has_end.then(|| {
             let layer = |idx| {
-                let window = rest.rows(ops, shape.latent, shape.window_from(end)..end);
+                let window = rest.rows(ops, shape.latent, idx, shape.window_from(end)..end);
                 let [compressor, indexer] = shape.compressors(idx).map(|part| {
                     part.map(|(ratio, row)| {
-                        rest.rows(ops, shape.frontier(ratio, row), ratio.frontier_from(end)..end)
+                        rest.rows(ops, shape.frontier(ratio, row), idx, ratio.frontier_from(end)..end)
                     })
                 });
                 PageEnd { window, compressor, indexer }
@@ -315,13 +315,13 @@ impl Codec {
         let from = p - head.slack;
         let layers = (0..shape.ratios.len()).map(|idx| {
             let log = |layout, base: usize, rest: &mut Cursor<'_>| Log {
-                rows: rest.rows(ops, layout, base..p),
+                rows: rest.rows(ops, layout, idx, base..p),
                 base,
             };
             let window = log(shape.latent, shape.window_from(from), &mut rest);
             let [compressor, indexer] = shape.compressors(idx).map(|part| {
                 part.map(|(ratio, row)| CompressorTail {
-                    rows: rest.rows(ops, row, 0..p % PAGE / ratio.tokens()),
+                    rows: rest.rows(ops, row, idx, 0..p % PAGE / ratio.tokens()),
                     frontier: log(shape.frontier(ratio, row), ratio.frontier_from(from), &mut rest),
                 })
             });
@@ -514,9 +514,9 @@ impl<'a> Cursor<'a> {
         Ok(self.take(need as usize))
     }
 
-    /// The next rows, one for each position of the range.
-    fn rows<B: Ops>(&mut self, ops: &B, layout: RowLayout, positions: Range<usize>) -> B::Rows {
-        let mut rows = ops.rows(layout);
+    /// The next rows of a layer, one for each position of the range.
+    fn rows<B: Ops>(&mut self, ops: &B, layout: RowLayout, layer: usize, positions: Range<usize>) -> B::Rows {
+        let mut rows = ops.rows(layout, layer);
         rows.extend_from_bytes(self.take(positions.len() * layout.row_bytes()));
         rows
     }

@@ -70,8 +70,8 @@ pub(crate) struct Log<B: Ops> {
 }
 
 impl<B: Ops> Log<B> {
-    pub(crate) fn new(ops: &B, layout: RowLayout, base: usize) -> Self {
-        Log { rows: ops.rows(layout), base }
+    pub(crate) fn new(ops: &B, layout: RowLayout, layer: usize, base: usize) -> Self {
+        Log { rows: ops.rows(layout, layer), base }
     }
 
     /// Forgets rows before `from`, once they outnumber those that stay: moving rows is rare then.
@@ -141,11 +141,11 @@ impl Shape {
     fn empty_layer<B: Ops>(&self, ops: &B, layer: usize) -> LayerTail<B> {
         let [compressor, indexer] = self.compressors(layer).map(|part| {
             part.map(|(ratio, row)| CompressorTail {
-                frontier: Log::new(ops, self.frontier(ratio, row), 0),
-                rows: ops.rows(row),
+                frontier: Log::new(ops, self.frontier(ratio, row), layer, 0),
+                rows: ops.rows(row, layer),
             })
         });
-        LayerTail { window: Log::new(ops, self.latent, 0), compressor, indexer }
+        LayerTail { window: Log::new(ops, self.latent, layer, 0), compressor, indexer }
     }
 }
 

@@ -207,7 +207,7 @@ fn cached_rows_have_the_bytes_of_the_layout() {
             let values = rows_of_all_sizes(width, random);
             let n = values.len() / width;
             let array = gpu.array(values.clone(), width).unwrap();
-            let mut rows = gpu.rows(layout);
+            let mut rows = gpu.rows(layout, 0);
             gpu.append(&array, 0..3, &mut rows);
             gpu.append(&array, 3..n, &mut rows);
             let got = rows.to_bytes();
@@ -239,7 +239,7 @@ fn rows_can_be_cut_dropped_copied_and_brought_back() {
             }
             bytes
         };
-        let mut rows = gpu.rows(layout);
+        let mut rows = gpu.rows(layout, 0);
         rows.extend_from_bytes(&bytes);
         assert!(rows.to_bytes() == bytes, "{layout:?}: brought back");
         let copy = rows.slice(5..9);
@@ -296,7 +296,7 @@ fn picked<B: Ops>(
     let blocks: Vec<B::Rows> = (0..count)
         .step_by(block_len)
         .map(|at| {
-            let mut rows = ops.rows(layout);
+            let mut rows = ops.rows(layout, 0);
             ops.append(&array, at..count.min(at + block_len), &mut rows);
             rows
         })
