@@ -3,17 +3,21 @@
 //! Backends are types and the choice is made at run time, so a command hands over its work as a [`Task`]
 //! that can be done on any of them.
 
+#[cfg(feature = "gpu")]
+use anyhow::Context;
 use clap::ValueEnum;
 use cpu::isa::{self, Level};
 use cpu::{Cpu, Reference};
 use gguf::Gguf;
+#[cfg(feature = "gpu")]
+use hybrid::{Hybrid, Split};
 use model::Ops;
 use std::num::NonZero;
 
 /// On what a model is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BackendChoice {
-    /// The GPU, if there is one that holds the model; else the CPU.
+    /// The GPU, if one holds the model or all but its experts; else the CPU.
     Auto,
     /// The CPU.
     Cpu,
@@ -37,8 +41,10 @@ pub struct BackendArgs {
     #[arg(long, value_enum, default_value = "auto")]
     backend: BackendChoice,
     /// Which GPU: a number that `ds4 inspect --devices` lists
-    #[arg(long, value_name = "N", conflicts_with_all = ["ops", "threads"])]
+    #[arg(long, value_name = "N")]
     device: Option<usize>,
+    #[command(flatten)]
+    split: SplitArgs,
     /// Which implementation of the model's operations computes on the CPU [default: fast]
     #[arg(long, value_enum)]
     ops: Option<OpsChoice>,
@@ -51,12 +57,34 @@ pub struct BackendArgs {
     isa: Option<Level>,
 }
 
+/// Which part of a model is on the GPU.
+#[derive(clap::Args, Clone, Copy)]
+pub struct SplitArgs {
+    /// Keep the last N layers on the GPU, and the others on the CPU
+    #[arg(long, value_name = "N")]
+    pub gpu_layers: Option<usize>,
+    /// Keep the routed experts on the CPU, and the rest of the layers on the GPU
+    #[arg(long)]
+    pub cpu_moe: bool,
+}
+
+impl SplitArgs {
+    /// Whether anything was asked for.
+    pub fn is_given(self) -> bool {
+        self.gpu_layers.is_some() || self.cpu_moe
+    }
+}
+
 /// Work that can be done on any backend.
 pub trait Task {
     /// What comes out.
     type Output;
     /// The model that it is about, so that a device can be asked beforehand whether it has room.
     fn file(&self) -> &Gguf;
+    /// Tokens of context asked for, if it was.
+    fn context(&self) -> Option<u32> {
+        None
+    }
     /// Does the work on one backend.
     fn on<B: Ops + 'static>(self, ops: B) -> Self::Output;
 }
@@ -99,6 +127,19 @@ impl BackendArgs {
             (BackendChoice::Cpu, Some(device)) => {
                 anyhow::bail!("--device {device} names a GPU, and --backend cpu uses none")
             }
+            (BackendChoice::Cpu, _) if self.split.is_given() => {
+                anyhow::bail!("--gpu-layers and --cpu-moe speak of a GPU, and --backend cpu uses none")
+            }
+            _ if self.split.is_given() && self.ops == Some(OpsChoice::Reference) => {
+                anyhow::bail!(
+                    "--ops reference computes all of a model on the CPU: leave out --gpu-layers and --cpu-moe"
+                )
+            }
+            _ if self.split.is_given() => self.on_both(task),
+            (_, Some(device)) if self.ops.is_some() || self.threads.is_some() => anyhow::bail!(
+                "--device {device} computes on a GPU, and --ops and --threads speak of the CPU; \
+                 --gpu-layers and --cpu-moe use both"
+            ),
             (BackendChoice::Gpu, _) if self.ops.is_some() => {
                 anyhow::bail!(
                     "--ops chooses between implementations on the CPU; leave it out with --backend gpu"
@@ -119,16 +160,46 @@ impl BackendArgs {
 
     #[cfg(feature = "gpu")]
     fn on_gpu<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        let gpu = gpu_backend::open(self.device, task.file())?;
+        let gpu = gpu_backend::open(self.device, task.file(), task.context())?;
         Ok(task.on(gpu))
     }
 
     #[cfg(feature = "gpu")]
     fn on_the_best<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        match gpu_backend::if_it_holds(task.file()) {
-            Some(gpu) => Ok(task.on(gpu)),
+        match gpu_backend::if_it_holds(task.file(), task.context()) {
+            Some(gpu_backend::Held::All(gpu)) => Ok(task.on(gpu)),
+            Some(gpu_backend::Held::Some(gpu, split)) => self.on_hybrid(task, gpu, split),
             None => Ok(self.on_cpu(task)),
         }
+    }
+
+    /// Some layers on the GPU and the rest on the CPU.
+    #[cfg(feature = "gpu")]
+    fn on_both<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
+        let layers = model::load::check(task.file()).context("loading the model")?.config.layers();
+        let on_gpu = self.split.gpu_layers.unwrap_or(layers);
+        let split = Split::new(layers, on_gpu, self.split.cpu_moe)?;
+        match on_gpu {
+            0 => Ok(self.on_cpu(task)),
+            _ if on_gpu == layers && !split.cpu_moe() => self.on_gpu(task),
+            _ => {
+                let gpu = gpu_backend::open_for(self.device, task.file(), split, task.context())?;
+                self.on_hybrid(task, gpu, split)
+            }
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn on_hybrid<T: Task>(&self, task: T, gpu: gpu::Gpu, split: Split) -> anyhow::Result<T::Output> {
+        let config = model::load::check(task.file()).context("loading the model")?.config;
+        let host = Cpu::new(self.threads.map(NonZero::get));
+        let ops = Hybrid::new(gpu, host, split, &config).context("opening the GPU")?;
+        Ok(task.on(ops))
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn on_both<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
+        self.on_gpu(task)
     }
 
     #[cfg(not(feature = "gpu"))]
@@ -143,14 +214,19 @@ impl BackendArgs {
 }
 
 #[cfg(feature = "gpu")]
+pub use gpu_backend::plan_both;
+
+#[cfg(feature = "gpu")]
 mod gpu_backend {
     //! Opening a GPU for a model: the plan comes first, and is shown.
 
     use crate::inspect::cache_bytes;
     use anyhow::Context;
     use gguf::Gguf;
-    use gpu::{Choice, Gpu, Options, Plan};
+    use gpu::{Choice, Gpu, Kind, Options, Plan};
+    use hybrid::Split;
     use indicatif::{ProgressBar, ProgressStyle};
+    use model::Config;
     use std::sync::OnceLock;
 
     static IN_USE: OnceLock<String> = OnceLock::new();
@@ -165,42 +241,88 @@ mod gpu_backend {
     /// # Errors
     ///
     /// If there is none, or it has no room for the model.
-    pub fn open(device: Option<usize>, gguf: &Gguf) -> anyhow::Result<Gpu> {
+    pub fn open(device: Option<usize>, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Gpu> {
         let choice = device.map_or(Choice::First, Choice::Index);
         let gpu = Gpu::open(options(choice)).context("opening the GPU")?;
-        let plan = plan(&gpu, gguf)?;
+        let plan = plan(&gpu, gguf, context)?;
         eprintln!("GPU: {}; {plan}", name(&gpu));
         plan.check()?;
-        Ok(ready(gpu, &plan))
+        Ok(ready(gpu, &plan, None))
     }
 
-    /// The best GPU, if there is one and it has room; says why not, if it has none.
-    pub fn if_it_holds(gguf: &Gguf) -> Option<Gpu> {
+    /// Opens the device that was asked for, for a part of the model.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or it has no room for that part.
+    pub fn open_for(
+        device: Option<usize>,
+        gguf: &Gguf,
+        split: Split,
+        context: Option<u32>,
+    ) -> anyhow::Result<Gpu> {
+        let gpu =
+            Gpu::open(options(device.map_or(Choice::First, Choice::Index))).context("opening the GPU")?;
+        let config = model::load::check(gguf).context("loading the model")?.config;
+        let at = |split| plan_both(gpu.device(), gguf, &config, split, context);
+        let plan = at(split);
+        eprintln!("GPU: {}; {plan}", name(&gpu));
+        plan.check(at)?;
+        Ok(ready(gpu, &plan.gpu, Some(split)))
+    }
+
+    /// What goes where, if a model is on both sides.
+    pub fn plan_both(
+        device: &gpu::Device,
+        gguf: &Gguf,
+        config: &Config,
+        split: Split,
+        context: Option<u32>,
+    ) -> hybrid::Plan {
+        hybrid::Plan::new(device, gguf, config, split, |layers| cache_bytes(config, layers, context))
+    }
+
+    /// How much of a model a GPU has room for.
+    pub enum Held {
+        /// All of it.
+        All(Gpu),
+        /// A part of it.
+        Some(Gpu, Split),
+    }
+
+    /// The best GPU, if there is one and it has room for the model, or, if it has memory of its own, for all but
+    /// the experts. Says what was chosen, and why not more.
+    pub fn if_it_holds(gguf: &Gguf, context: Option<u32>) -> Option<Held> {
         if !gpu::hardware_may_exist() {
             return None;
         }
         let gpu = Gpu::open(options(Choice::Hardware)).ok()?;
         // A file that is no model of ours is refused by whoever loads it.
-        let plan = plan(&gpu, gguf).ok()?;
-        match plan.check() {
-            Ok(()) => {
-                eprintln!("GPU: {}; {plan}", name(&gpu));
-                Some(ready(gpu, &plan))
-            }
-            Err(refusal) => {
-                eprintln!("on the CPU: {refusal}");
-                None
-            }
+        let plan = plan(&gpu, gguf, context).ok()?;
+        let Err(refusal) = plan.check() else {
+            eprintln!("GPU: {}; {plan}", name(&gpu));
+            return Some(Held::All(ready(gpu, &plan, None)));
+        };
+        let config = model::load::check(gguf).ok()?.config;
+        let split = Split::new(config.layers(), config.layers(), true).expect("all layers");
+        let plan = plan_both(gpu.device(), gguf, &config, split, context);
+        if gpu.device().kind == Kind::Discrete && plan.gpu.check().is_ok() {
+            eprintln!("{refusal}\nGPU: {}; --cpu-moe was chosen: {plan}", name(&gpu));
+            return Some(Held::Some(ready(gpu, &plan.gpu, Some(split)), split));
         }
+        eprintln!("on the CPU: {refusal}");
+        None
     }
 
     fn options(device: Choice) -> Options {
         Options { device, ..Options::default() }
     }
 
-    fn plan(gpu: &Gpu, gguf: &Gguf) -> anyhow::Result<Plan> {
+    fn plan(gpu: &Gpu, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Plan> {
         let config = model::load::check(gguf).context("loading the model")?.config;
-        Ok(Plan::new(gpu.device(), gguf, &config, cache_bytes(&config)))
+        Ok(Plan::new(gpu.device(), gguf, &config, cache_bytes(&config, 0..config.layers(), context), |_| {
+            true
+        }))
     }
 
     fn name(gpu: &Gpu) -> String {
@@ -208,7 +330,7 @@ mod gpu_backend {
     }
 
     /// Shows the weights' way to the device, on a terminal.
-    fn ready(gpu: Gpu, plan: &Plan) -> Gpu {
+    fn ready(gpu: Gpu, plan: &Plan, split: Option<Split>) -> Gpu {
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}")
             .expect("a template that was tried");
         let bar = ProgressBar::new(plan.weights).with_style(style).with_message("weights to the GPU");
@@ -219,7 +341,14 @@ mod gpu_backend {
                 bar.finish_and_clear();
             }
         });
-        IN_USE.get_or_init(|| format!("GPU, {}", name(&gpu)));
+        IN_USE.get_or_init(|| match split {
+            None => format!("GPU, {}", name(&gpu)),
+            Some(split) => {
+                let experts = if split.cpu_moe() { ", but for their experts" } else { "" };
+                let (on_gpu, layers) = (split.on_gpu(), split.layers());
+                format!("GPU and CPU, {}: {on_gpu} of {layers} layers{experts}", name(&gpu))
+            }
+        });
         gpu
     }
 }

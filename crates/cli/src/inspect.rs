@@ -8,6 +8,8 @@ mod devices;
 mod plan;
 mod report;
 
+#[cfg(feature = "gpu")]
+use crate::backend::SplitArgs;
 use anyhow::{Context, ensure};
 use gguf::Gguf;
 use indicatif::{BinaryBytes, HumanCount};
@@ -40,16 +42,25 @@ pub struct Inspect {
     /// List every tensor, too.
     #[arg(long)]
     tensors: bool,
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    split: SplitArgs,
+    /// Plan for this GPU: a number that --devices lists [default: 0]
+    #[cfg(feature = "gpu")]
+    #[arg(long, value_name = "N")]
+    device: Option<usize>,
     /// Print everything as one JSON object.
     #[arg(long, conflicts_with = "tensors")]
     json: bool,
 }
 
-/// Bytes of a KV cache for the usual context in the usual format.
+/// Bytes of some layers' KV cache in the usual format, for a context of so many tokens, or the usual one.
 #[cfg(feature = "gpu")]
-pub fn cache_bytes(config: &model::Config) -> u64 {
+pub fn cache_bytes(config: &model::Config, layers: std::ops::Range<usize>, context: Option<u32>) -> u64 {
     let format = model::KvFormat::usual(config);
-    plan::Parts::new(config, format, USUAL_CONTEXT.min(config.context)).total
+    let part = model::Config { ratios: config.ratios[layers].to_vec(), ..config.clone() };
+    let context = context.map_or(USUAL_CONTEXT, |tokens| tokens as usize);
+    plan::Parts::new(&part, format, context.min(config.context)).total
 }
 
 impl Inspect {
@@ -74,7 +85,35 @@ impl Inspect {
         if self.tensors {
             print_tensors(out, &report)?;
         }
-        print_model(out, &report.model)
+        print_model(out, &report.model)?;
+        #[cfg(feature = "gpu")]
+        if self.split.is_given() {
+            self.print_split(out, &gguf)?;
+        }
+        Ok(())
+    }
+
+    /// What is on the GPU and what on the CPU.
+    #[cfg(feature = "gpu")]
+    fn print_split(&self, out: &mut dyn Write, gguf: &Gguf) -> anyhow::Result<()> {
+        let config = model::load::check(gguf).context("planning for a GPU")?.config;
+        let on_gpu = self.split.gpu_layers.unwrap_or(config.layers());
+        let split = hybrid::Split::new(config.layers(), on_gpu, self.split.cpu_moe)?;
+        let (index, devices) = (self.device.unwrap_or(0), gpu::devices());
+        let device = devices
+            .get(index)
+            .with_context(|| format!("there is no device {index}: `ds4 inspect --devices` lists them"))?;
+        let at = |split| crate::backend::plan_both(device, gguf, &config, split, self.ctx);
+        let plan = at(split);
+        writeln!(out, "\non {} and the CPU\n  {plan}", device.name)?;
+        match plan.check(at) {
+            Ok(()) if device.memory.is_none() => {
+                writeln!(out, "  its driver does not tell how much memory it has")?
+            }
+            Ok(()) => writeln!(out, "  it fits")?,
+            Err(refusal) => writeln!(out, "  {refusal}")?,
+        }
+        Ok(())
     }
 
     /// What the loader makes of the file.

@@ -290,6 +290,10 @@ impl Task for Start<'_> {
         &self.gguf
     }
 
+    fn context(&self) -> Option<u32> {
+        self.args.ctx
+    }
+
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<Engine> {
         let args = self.args;
         let loaded = LoadedModel::load(ops, &self.gguf, args.profile).context("loading the model")?;

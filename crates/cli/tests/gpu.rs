@@ -51,6 +51,22 @@ fn logits_are_those_of_the_reference() {
     assert!(worst < 3e-4, "{worst}");
 }
 
+/// Where the layers are is said before anything is loaded, and the answer is the same.
+#[test]
+fn the_built_in_model_answers_with_a_part_on_the_gpu() {
+    for (split, plan) in [
+        (&["--gpu-layers", "2"][..], " layers on the GPU: "),
+        (&["--cpu-moe", "--threads", "1"], " layers without their experts on the GPU: "),
+    ] {
+        let said = ds4(&[&["run", "--temp", "0", "What is 12 + 30?"], split].concat());
+        assert_eq!((said.out.contains("42"), said.status), (true, 0), "{said:?}");
+        assert!(said.err.contains(plan) && said.err.contains("on the CPU "), "{said:?}");
+    }
+    let model = golden("mini-mxfp4.gguf");
+    let said = ds4(&["inspect", &model, "--gpu-layers", "1"]);
+    assert!(said.out.contains("1 of ") && said.out.contains("\n  it fits\n"), "{said:?}");
+}
+
 #[test]
 fn devices_are_listed_with_their_numbers() {
     let said = ds4(&["inspect", "--devices"]);
@@ -66,4 +82,10 @@ fn what_makes_no_sense_is_refused_with_the_reason() {
     check(&["--device", "99"], "there is no device 99");
     check(&["--backend", "cpu", "--device", "0"], "--backend cpu uses none");
     check(&["--backend", "gpu", "--ops", "fast"], "leave it out with --backend gpu");
+    check(&["--device", "0", "--threads", "1"], "--threads speak of the CPU");
+    check(&["--gpu-layers", "99"], "--gpu-layers 99: this model has ");
+    check(&["--gpu-layers", "0", "--cpu-moe"], "nothing would be left for the GPU");
+    check(&["--backend", "cpu", "--cpu-moe"], "speak of a GPU, and --backend cpu uses none");
+    check(&["--cpu-moe", "--ops", "reference"], "leave out --gpu-layers and --cpu-moe");
+    check(&["--cpu-moe", "--device", "99"], "there is no device 99");
 }

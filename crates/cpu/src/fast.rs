@@ -46,6 +46,7 @@ impl Ops for Cpu {
     type Matrix = Matrix;
     type Rows = Rows;
     type Mix = Mix;
+    type Query = IndexQuery<Array>;
     type Picks = Picks;
     type Routes = Routes;
 

@@ -302,6 +302,7 @@ impl Ops for Reference {
     type Matrix = Matrix;
     type Rows = Rows;
     type Mix = Mix;
+    type Query = IndexQuery<Array>;
     type Picks = Picks;
     type Routes = Routes;
 

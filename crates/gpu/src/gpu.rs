@@ -30,11 +30,20 @@ pub struct Options {
     pub profile: bool,
     /// Whether kernels may use the subgroup operations that the device has.
     pub subgroups: bool,
+    /// The most bytes that a kernel may see of one buffer, where that should be less than the device allows: for
+    /// tests of what does not fit.
+    pub largest_binding: Option<u64>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { device: Choice::Hardware, checks: false, profile: false, subgroups: true }
+        Options {
+            device: Choice::Hardware,
+            checks: false,
+            profile: false,
+            subgroups: true,
+            largest_binding: None,
+        }
     }
 }
 
@@ -84,8 +93,13 @@ impl Gpu {
     /// If there is none as wanted, or it cannot be opened.
     pub fn open(options: Options) -> Result<Gpu, DeviceError> {
         let (index, adapter) = adapter::choose(options.device)?;
-        let about = adapter::describe(index, &adapter);
-        let limits = adapter.limits();
+        let mut about = adapter::describe(index, &adapter);
+        let mut limits = adapter.limits();
+        if let Some(most) = options.largest_binding {
+            let lower = |limit: u64| limit.min(most);
+            limits.max_storage_buffer_binding_size = lower(limits.max_storage_buffer_binding_size);
+            about.largest_buffer = lower(about.largest_buffer);
+        }
         let have = adapter.features();
         let mut features = wgpu::Features::IMMEDIATES;
         features |= have & wgpu::Features::SUBGROUP;
@@ -418,7 +432,7 @@ impl Inner {
 }
 
 /// A size for people.
-pub(crate) fn megabytes(bytes: u64) -> String {
+pub fn megabytes(bytes: u64) -> String {
     match bytes {
         0..10_000_000 => format!("{:.2} MB", bytes as f64 / 1e6),
         10_000_000..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),

@@ -10,6 +10,7 @@
 mod adapter;
 mod array;
 mod buffers;
+mod exchange;
 mod gpu;
 mod heap;
 mod kernels;
@@ -23,7 +24,8 @@ mod shader;
 
 pub use adapter::{Choice, Device, Kind, devices, hardware_may_exist};
 pub use array::{Array, Mix, Picks, Routes};
-pub use gpu::{Abilities, Gpu, Options};
+pub use exchange::Routed;
+pub use gpu::{Abilities, Gpu, Options, megabytes};
 pub use matrix::Matrix;
 pub use plan::{Plan, Refusal};
 pub use profile::{Profile, Time};

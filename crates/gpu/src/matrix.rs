@@ -17,8 +17,8 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A weight matrix.
-#[derive(Debug)]
+/// A weight matrix. Clones are the same buffers.
+#[derive(Clone, Debug)]
 pub struct Matrix {
     pub(crate) name: String,
     pub(crate) format: Format,
@@ -28,7 +28,7 @@ pub struct Matrix {
 }
 
 /// Some consecutive rows of a matrix.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Part {
     pub(crate) first: usize,
     pub(crate) rows: usize,

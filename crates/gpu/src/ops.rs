@@ -55,6 +55,7 @@ impl Ops for Gpu {
     type Matrix = Matrix;
     type Rows = Rows;
     type Mix = Mix;
+    type Query = IndexQuery<Array>;
     type Picks = Picks;
     type Routes = Routes;
 

@@ -35,7 +35,15 @@ pub struct Refusal(String);
 
 impl Plan {
     /// The plan for a model whose file has been checked, with `cache` bytes of cached rows.
-    pub fn new(device: &Device, gguf: &Gguf, config: &Config, cache: u64) -> Plan {
+    ///
+    /// - `there`: which tensors go to the device, by name
+    pub fn new(
+        device: &Device,
+        gguf: &Gguf,
+        config: &Config,
+        cache: u64,
+        there: impl Fn(&str) -> bool,
+    ) -> Plan {
         let mut plan = Plan {
             weights: 0,
             cache,
@@ -44,7 +52,7 @@ impl Plan {
             misfit: None,
             device: device.name.clone(),
         };
-        for tensor in inventory(config) {
+        for tensor in inventory(config).into_iter().filter(|tensor| there(&tensor.name)) {
             let Some(info) = gguf.tensor(&tensor.name) else { continue };
             let count: u64 = tensor.shape.iter().map(|&n| n as u64).product();
             match (tensor.kind, Format::from_ggml_id(info.kind.id())) {

@@ -224,3 +224,46 @@ fn a_token_takes_few_launches() {
         assert!(layer <= ceiling, "ratio {ratio}: {layer} launches in a layer");
     }
 }
+
+/// A device whose kernels may see little of a buffer: what is larger is split, and gives the same.
+#[test]
+fn matrices_beyond_the_binding_limit_are_split() {
+    let mut description = Synthetic::tiny(Recipe::F32, 5);
+    description.sizes.ratios = vec![0, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let largest = gguf.tensors().map(|tensor| tensor.bytes).max().unwrap();
+    let limit = largest / 2 + 1024;
+    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let narrow = Gpu::open(Options { largest_binding: Some(limit), ..options }).unwrap();
+    let logits = |gpu: &Gpu| {
+        let model = load(gpu, &gguf).unwrap();
+        let mut timeline = Timeline::new(gpu, &model.config, KvFormat::F16);
+        feed(&model, gpu, &mut timeline, &prompt(30), 13)
+    };
+    assert!(logits(&narrow) == logits(&device()), "the same bits in parts");
+}
+
+/// All cached rows are in one buffer, so there can be too many: then the next read says so.
+#[test]
+fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
+    let mut description = Synthetic::tiny(Recipe::Q8, 5);
+    description.sizes.ratios = vec![0, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let gpu = Gpu::open(Options { largest_binding: Some(1 << 20), ..options }).unwrap();
+    let model = load(&gpu, &gguf).unwrap();
+    let tokens = prompt(64);
+    let mut timelines = Vec::new();
+    let error = loop {
+        assert!(timelines.len() < 100, "so many conversations cannot fit into a megabyte");
+        let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+        let logits = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().logits.unwrap();
+        timelines.push(timeline);
+        if let Err(error) = gpu.read(&logits) {
+            break error.to_string();
+        }
+    };
+    assert!(error.contains("the KV cache is full: 1.05 MB"), "{error}");
+    assert!(error.contains("use a smaller context, fewer sessions, or --kv f8"), "{error}");
+}

@@ -186,7 +186,7 @@ fn remember<B: Ops>(
     timeline: &mut Timeline<B>,
     segment: &Segment,
     layer: usize,
-    made: &Projected<B::Array>,
+    made: &Projected<B::Array, B::Query>,
 ) {
     let attn = &model.layers[layer].attn;
     let tail = timeline.layer_mut(layer);

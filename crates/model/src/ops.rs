@@ -43,6 +43,8 @@ pub trait Ops: Sized + Send + Sync {
     type Rows: RowStore;
     /// What [`Ops::hc_enter`] hands to [`Ops::hc_leave`]: `post` and `comb` of each row.
     type Mix: Send;
+    /// What [`Ops::project`] hands to [`Ops::pick`]: one batch's queries to the lightning indexer.
+    type Query: Send;
     /// The compressed rows chosen for each row of a batch.
     type Picks: Send;
     /// The experts chosen for each row of a batch, and their shares.
@@ -174,7 +176,7 @@ pub trait Ops: Sized + Send + Sync {
         positions: &[u32],
         angles: &Angles,
         select: bool,
-    ) -> Projected<Self::Array>;
+    ) -> Projected<Self::Array, Self::Query>;
 
     /// Appends rows of a batch to a store, rounded to the store's layout.
     fn append(&self, values: &Self::Array, rows: Range<usize>, store: &mut Self::Rows);
@@ -207,12 +209,7 @@ pub trait Ops: Sized + Send + Sync {
     ///
     /// - `indexer`: [`Projected::indexer`] of this batch
     /// - `keys`: the index rows of each timeline in the batch, in batch order
-    fn pick(
-        &self,
-        indexer: &IndexQuery<Self::Array>,
-        keys: &[IndexView<'_, Self>],
-        top_k: usize,
-    ) -> Self::Picks;
+    fn pick(&self, indexer: &Self::Query, keys: &[IndexView<'_, Self>], top_k: usize) -> Self::Picks;
 
     /// Attention over window rows (oldest first) and then compressed rows (ascending) in one softmax
     /// with a learned sink, and the grouped output projection:
@@ -282,7 +279,7 @@ pub trait Ops: Sized + Send + Sync {
 }
 
 /// What [`Ops::project`] returns.
-pub struct Projected<A> {
+pub struct Projected<A, Q = IndexQuery<A>> {
     /// `[n, heads, D]`: queries, normed and rotated.
     pub q: A,
     /// `[n, D]`: the row to cache, normed and rotated, not yet rounded.
@@ -292,10 +289,10 @@ pub struct Projected<A> {
     /// `[n, 2·width]`: k and g for the indexer's own compressor, in ratio-4 layers.
     pub index_compressor: Option<A>,
     /// The indexer's query, in ratio-4 layers and only if asked for.
-    pub indexer: Option<IndexQuery<A>>,
+    pub indexer: Option<Q>,
 }
 
-/// One batch's queries to the lightning indexer.
+/// One batch's queries to the lightning indexer, for backends that need no other form.
 pub struct IndexQuery<A> {
     /// `[n, index heads, index width]`: u, rotated.
     pub u: A,

@@ -281,7 +281,7 @@ fn the_indexer_chooses_as_the_reference_does() {
     }
 }
 
-fn picked<B: Ops>(
+fn picked<B: Ops<Query = IndexQuery<A>, Array = A>, A>(
     ops: &B,
     layout: RowLayout,
     keys: &[f32],
