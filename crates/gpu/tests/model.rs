@@ -225,11 +225,14 @@ fn a_token_takes_few_launches() {
     }
 }
 
-/// A device whose kernels may see little of a buffer: what is larger is split, and gives the same.
+/// A device whose kernels may see little of a buffer: what is larger is split, and gives the same, up to the order in
+/// which the parts of a sum are added.
 #[test]
 fn matrices_beyond_the_binding_limit_are_split() {
     let mut description = Synthetic::tiny(Recipe::F32, 5);
     description.sizes.ratios = vec![0, 4];
+    // Experts of 2 MB, so that half of it is still room for the KV cache, which has the same limit.
+    (description.sizes.experts, description.sizes.expert_width) = (16, 256);
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
     let largest = gguf.tensors().map(|tensor| tensor.bytes).max().unwrap();
     let limit = largest / 2 + 1024;
@@ -240,7 +243,10 @@ fn matrices_beyond_the_binding_limit_are_split() {
         let mut timeline = Timeline::new(gpu, &model.config, KvFormat::F16);
         feed(&model, gpu, &mut timeline, &prompt(30), 13)
     };
-    assert!(logits(&narrow) == logits(&device()), "the same bits in parts");
+    let (parts, whole) = (logits(&narrow), logits(&device()));
+    let far = parts.iter().zip(&whole).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    let scale = whole.iter().map(|x| x.abs()).fold(0.0, f32::max);
+    assert!(far <= 1e-5 * scale, "{far} of {scale}");
 }
 
 /// All cached rows are in one buffer, so there can be too many: then the next read says so.
