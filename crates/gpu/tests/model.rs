@@ -249,6 +249,25 @@ fn matrices_beyond_the_binding_limit_are_split() {
     assert!(far <= 1e-5 * scale, "{far} of {scale}");
 }
 
+/// An expert has to be seen whole: one that cannot be is an error of the next read.
+#[test]
+fn experts_beyond_the_binding_limit_are_an_error_that_says_so() {
+    let mut description = Synthetic::tiny(Recipe::F32, 5);
+    description.sizes.ratios = vec![0];
+    (description.sizes.experts, description.sizes.expert_width) = (4, 4096);
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let gpu = Gpu::open(Options { largest_binding: Some(1 << 20), ..options }).unwrap();
+    let model = load(&gpu, &gguf).unwrap();
+    for tokens in [prompt(1), prompt(30)] {
+        let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+        let logits = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().logits.unwrap();
+        let error = gpu.read(&logits).unwrap_err().to_string();
+        assert!(error.contains("too large for one buffer"), "{error}");
+    }
+}
+
 /// All cached rows are in one buffer, so there can be too many: then the next read says so.
 #[test]
 fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {

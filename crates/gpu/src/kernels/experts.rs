@@ -23,15 +23,23 @@ pub(crate) fn moe(
 ) -> Array {
     let (gate, up) = (&experts.stack.gate, &experts.stack.up);
     let aligned = |w: &Matrix, rows: usize| w.parts.iter().all(|part| part.first.is_multiple_of(rows));
-    if gate.parts.len() != up.parts.len()
+    let whole = |w: &Matrix| w.parts.len() == 1;
+    let split_badly = if gate.parts.len() != up.parts.len()
         || !aligned(gate, experts.stack.ff)
         || !aligned(&experts.stack.down, x.width)
     {
+        Some(gate)
+    } else {
+        [&shared.gate, &shared.up, &shared.down].into_iter().find(|w| !whole(w))
+    };
+    if let Some(matrix) = split_badly {
         gpu.fail(format!(
             "{} and its siblings are too large for one buffer of {} and cannot be split between experts: \
              use --backend cpu",
-            gate.name, gpu.about.name
+            matrix.name, gpu.about.name
         ));
+        // Nothing can be launched on these; whoever reads the result hears why.
+        return Array::empty(gpu, x.n, x.width);
     }
     match x.n <= FEW {
         true => few(gpu, r, x, routes, experts, shared),
