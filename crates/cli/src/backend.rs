@@ -11,6 +11,8 @@ use cpu::{Cpu, Reference};
 use gguf::Gguf;
 #[cfg(feature = "gpu")]
 use hybrid::{Hybrid, Split};
+#[cfg(feature = "gpu")]
+use model::Config;
 use model::Ops;
 use std::num::NonZero;
 
@@ -168,7 +170,7 @@ impl BackendArgs {
     fn on_the_best<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
         match gpu_backend::if_it_holds(task.file(), task.context()) {
             Some(gpu_backend::Held::All(gpu)) => Ok(task.on(gpu)),
-            Some(gpu_backend::Held::Some(gpu, split)) => self.on_hybrid(task, gpu, split),
+            Some(gpu_backend::Held::Some(gpu, split, config)) => self.on_hybrid(task, gpu, split, &config),
             None => Ok(self.on_cpu(task)),
         }
     }
@@ -176,24 +178,30 @@ impl BackendArgs {
     /// Some layers on the GPU and the rest on the CPU.
     #[cfg(feature = "gpu")]
     fn on_both<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        let layers = model::load::check(task.file()).context("loading the model")?.config.layers();
+        let config = model::load::check(task.file()).context("loading the model")?.config;
+        let layers = config.layers();
         let on_gpu = self.split.gpu_layers.unwrap_or(layers);
         let split = Split::new(layers, on_gpu, self.split.cpu_moe)?;
         match on_gpu {
             0 => Ok(self.on_cpu(task)),
             _ if on_gpu == layers && !split.cpu_moe() => self.on_gpu(task),
             _ => {
-                let gpu = gpu_backend::open_for(self.device, task.file(), split, task.context())?;
-                self.on_hybrid(task, gpu, split)
+                let gpu = gpu_backend::open_for(self.device, task.file(), &config, split, task.context())?;
+                self.on_hybrid(task, gpu, split, &config)
             }
         }
     }
 
     #[cfg(feature = "gpu")]
-    fn on_hybrid<T: Task>(&self, task: T, gpu: gpu::Gpu, split: Split) -> anyhow::Result<T::Output> {
-        let config = model::load::check(task.file()).context("loading the model")?.config;
+    fn on_hybrid<T: Task>(
+        &self,
+        task: T,
+        gpu: gpu::Gpu,
+        split: Split,
+        config: &Config,
+    ) -> anyhow::Result<T::Output> {
         let host = Cpu::new(self.threads.map(NonZero::get));
-        let ops = Hybrid::new(gpu, host, split, &config).context("opening the GPU")?;
+        let ops = Hybrid::new(gpu, host, split, config).context("opening the GPU")?;
         Ok(task.on(ops))
     }
 
@@ -244,7 +252,8 @@ mod gpu_backend {
     pub fn open(device: Option<usize>, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Gpu> {
         let choice = device.map_or(Choice::First, Choice::Index);
         let gpu = Gpu::open(options(choice)).context("opening the GPU")?;
-        let plan = plan(&gpu, gguf, context)?;
+        let config = model::load::check(gguf).context("loading the model")?.config;
+        let plan = plan(&gpu, gguf, &config, context);
         eprintln!("GPU: {}; {plan}", name(&gpu));
         plan.check()?;
         Ok(ready(gpu, &plan, None))
@@ -258,13 +267,13 @@ mod gpu_backend {
     pub fn open_for(
         device: Option<usize>,
         gguf: &Gguf,
+        config: &Config,
         split: Split,
         context: Option<u32>,
     ) -> anyhow::Result<Gpu> {
         let gpu =
             Gpu::open(options(device.map_or(Choice::First, Choice::Index))).context("opening the GPU")?;
-        let config = model::load::check(gguf).context("loading the model")?.config;
-        let at = |split| plan_both(gpu.device(), gguf, &config, split, context);
+        let at = |split| plan_both(gpu.device(), gguf, config, split, context);
         let plan = at(split);
         eprintln!("GPU: {}; {plan}", name(&gpu));
         plan.check(at)?;
@@ -287,7 +296,7 @@ mod gpu_backend {
         /// All of it.
         All(Gpu),
         /// A part of it.
-        Some(Gpu, Split),
+        Some(Gpu, Split, Box<Config>),
     }
 
     /// The best GPU, if there is one and it has room for the model, or, if it has memory of its own, for all but
@@ -298,17 +307,17 @@ mod gpu_backend {
         }
         let gpu = Gpu::open(options(Choice::Hardware)).ok()?;
         // A file that is no model of ours is refused by whoever loads it.
-        let plan = plan(&gpu, gguf, context).ok()?;
+        let config = model::load::check(gguf).ok()?.config;
+        let plan = plan(&gpu, gguf, &config, context);
         let Err(refusal) = plan.check() else {
             eprintln!("GPU: {}; {plan}", name(&gpu));
             return Some(Held::All(ready(gpu, &plan, None)));
         };
-        let config = model::load::check(gguf).ok()?.config;
         let split = Split::new(config.layers(), config.layers(), true).expect("all layers");
         let plan = plan_both(gpu.device(), gguf, &config, split, context);
         if gpu.device().kind == Kind::Discrete && plan.gpu.check().is_ok() {
             eprintln!("{refusal}\nGPU: {}; --cpu-moe was chosen: {plan}", name(&gpu));
-            return Some(Held::Some(ready(gpu, &plan.gpu, Some(split)), split));
+            return Some(Held::Some(ready(gpu, &plan.gpu, Some(split)), split, config.into()));
         }
         eprintln!("on the CPU: {refusal}");
         None
@@ -318,11 +327,8 @@ mod gpu_backend {
         Options { device, ..Options::default() }
     }
 
-    fn plan(gpu: &Gpu, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Plan> {
-        let config = model::load::check(gguf).context("loading the model")?.config;
-        Ok(Plan::new(gpu.device(), gguf, &config, cache_bytes(&config, 0..config.layers(), context), |_| {
-            true
-        }))
+    fn plan(gpu: &Gpu, gguf: &Gguf, config: &Config, context: Option<u32>) -> Plan {
+        Plan::new(gpu.device(), gguf, config, cache_bytes(config, 0..config.layers(), context), |_| true)
     }
 
     fn name(gpu: &Gpu) -> String {
