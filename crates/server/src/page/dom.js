@@ -24,6 +24,16 @@ export function button(text, onclick, properties = {}) {
   return h("button", { type: "button", onclick, ...properties }, text);
 }
 
+/** A quiet button that copies what `text` gives. */
+export function copyButton(text) {
+  const copy = button("Copy", async () => {
+    await navigator.clipboard.writeText(text());
+    copy.textContent = "Copied";
+    setTimeout(() => (copy.textContent = "Copy"), 1500);
+  }, { class: "quiet" });
+  return copy;
+}
+
 export const byId = (id) => document.getElementById(id);
 
 /** Hands a text to the user as a file. */

@@ -1,7 +1,7 @@
 // Markdown as elements: headings, paragraphs, lists, quotes, tables, rules, fenced code; bold, italic, struck, code and
 // links inside a line. No HTML is ever parsed, so what looks like HTML is shown as it is written.
 
-import { button, h } from "./dom.js";
+import { copyButton, h } from "./dom.js";
 
 /**
  * Shows a text that grows: only blocks that changed are made anew.
@@ -90,12 +90,7 @@ function render(block) {
 function code(lines, [, fence, language]) {
   const closed = lines.length > 1 && lines.at(-1).trim() === fence;
   const text = lines.slice(1, closed ? -1 : undefined).join("\n");
-  const copy = button("Copy", async () => {
-    await navigator.clipboard.writeText(text);
-    copy.textContent = "Copied";
-    setTimeout(() => (copy.textContent = "Copy"), 1500);
-  }, { class: "quiet" });
-  const head = h("div", { class: "code-head" }, h("span", {}, language || "text"), copy);
+  const head = h("div", { class: "code-head" }, h("span", {}, language || "text"), copyButton(() => text));
   return h("div", { class: "code" }, head, h("pre", { tabIndex: 0 }, h("code", {}, text)));
 }
 

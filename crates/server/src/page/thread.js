@@ -1,7 +1,7 @@
 // The conversation as it is shown: an article for each message of the path.
 
 import { choose, path, siblings } from "./conversation.js";
-import { byId, button, h } from "./dom.js";
+import { byId, button, copyButton, h } from "./dom.js";
 import { costLine } from "./live.js";
 import * as markdown from "./markdown.js";
 
@@ -77,7 +77,7 @@ function showThought(view, message) {
   view.details.hidden = !message.reasoning;
   if (!message.reasoning) return;
   const isThinking = message.state === "writing" && message.thinkingSince;
-  const time = message.thought ? ` for ${(message.thought / 1000).toFixed(1)} s` : "";
+  const time = message.thought === undefined ? "" : ` for ${(message.thought / 1000).toFixed(1)} s`;
   view.summary.textContent = isThinking ? "Thinking…" : `Thought${time}`;
   markdown.show(view.thought, message.reasoning);
 }
@@ -127,14 +127,7 @@ function foot(conversation, message, actions) {
     );
   }
   const quiet = { class: "quiet" };
-  if (role !== "tool" && message.content) {
-    const copy = button("Copy", async () => {
-      await navigator.clipboard.writeText(message.content);
-      copy.textContent = "Copied";
-      setTimeout(() => (copy.textContent = "Copy"), 1500);
-    }, quiet);
-    buttons.append(copy);
-  }
+  if (role !== "tool" && message.content) buttons.append(copyButton(() => message.content));
   if (role === "user") buttons.append(button("Edit", () => edit(message, actions), quiet));
   if (role === "assistant") {
     const failed = state === "failed" || state === "lost";
