@@ -279,7 +279,8 @@ fn saving_never_waits() {
     let tails: Vec<_> = (10..40).map(|len| Arc::new(on.read(&prompt(len)).tail(0))).collect();
     let start = Instant::now();
     let saved: Vec<_> = tails.iter().map(|tail| store.save_tail(&store.root(), tail)).collect();
-    assert!(start.elapsed() < Duration::from_millis(50), "{:?}", start.elapsed());
+    // Waiting would have taken 3 s.
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
     let dropped = saved.iter().filter(|saved| **saved == Saved::Dropped).count() as u64;
     assert!(dropped > 20 && store.stats().waiting > 0);
     assert!(store.settle(PATIENCE));
