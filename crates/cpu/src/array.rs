@@ -1,7 +1,9 @@
 //! What travels between operations on the CPU: plain vectors in memory.
 
 use crate::dot::{Acts, Rounding};
+use crate::memory;
 use crate::pool::{Pool, Shards};
+use std::mem;
 use std::sync::OnceLock;
 
 /// Rows of f32, or a small vector of the model as one row.
@@ -23,7 +25,12 @@ impl Array {
 
     /// `n` rows of zeros.
     pub fn zeros(n: usize, width: usize) -> Array {
-        Array::new(vec![0.0; n * width], width)
+        Array::new(memory::zeros(n * width), width)
+    }
+
+    /// `n` rows of any values, to be overwritten.
+    pub(crate) fn unset(n: usize, width: usize) -> Array {
+        Array::new(memory::unset(n * width), width)
     }
 
     /// Number of rows.
@@ -52,8 +59,14 @@ impl Array {
     }
 }
 
+impl Drop for Array {
+    fn drop(&mut self) {
+        memory::keep(mem::take(&mut self.data));
+    }
+}
+
 fn round(x: &Array, rounding: Rounding, pool: &Pool) -> Acts {
-    let mut acts = Acts::zeros(rounding, x.n(), x.width);
+    let mut acts = Acts::unset(rounding, x.n(), x.width);
     let mut rows: Vec<_> = acts.rows_mut().collect();
     let parts = Shards::new(&mut rows);
     pool.each(x.n(), |i| {

@@ -31,7 +31,7 @@ mod q6_k;
 mod q8_0;
 
 pub use acts::{ActRow, Acts, Rounding};
-pub(crate) use acts::{Chunk32, Chunk256, Turned256};
+pub(crate) use acts::{Chunk32, Chunk256, ChunkF32, Turned256};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use mxfp4::DOUBLED as MXFP4_DOUBLED;
 

@@ -154,6 +154,7 @@ impl Ops for Cpu {
         project::norm_rows(self, &mut h, &entry.hnorm);
         let data =
             h.rows().enumerate().flat_map(|(j, h)| e.row(j / entry.hc).iter().chain(h).copied()).collect();
-        Array::new(self.linear(&entry.eh_proj, &Array::new(data, 2 * d)).data, streams.width)
+        let mut x = self.linear(&entry.eh_proj, &Array::new(data, 2 * d));
+        Array::new(std::mem::take(&mut x.data), streams.width)
     }
 }

@@ -13,6 +13,7 @@ pub mod dot;
 mod fast;
 pub mod isa;
 mod lanes;
+mod memory;
 mod ops;
 pub mod pool;
 pub mod probe;

@@ -549,7 +549,7 @@ impl Ops for Reference {
         rms_norm(&mut h, &entry.hnorm);
         let data =
             h.rows().enumerate().flat_map(|(j, h)| e.row(j / entry.hc).iter().chain(h).copied()).collect();
-        let x = linear(&entry.eh_proj, &Array::new(data, 2 * d));
-        Array::new(x.data, streams.width)
+        let mut x = linear(&entry.eh_proj, &Array::new(data, 2 * d));
+        Array::new(std::mem::take(&mut x.data), streams.width)
     }
 }

@@ -5,7 +5,9 @@
 //! shows in every output instead of vanishing in an integer.
 
 use crate::isa::{self, Isa, Kernel};
+use crate::memory;
 use quants::Format;
+use std::mem;
 
 /// How activations are rounded. There is one way for each format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +41,12 @@ impl Rounding {
 /// 16 values as they are; those beyond the end of a row are zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[repr(align(64))]
-pub(super) struct ChunkF32 {
-    pub x: [f32; 16],
+pub struct ChunkF32 {
+    pub(crate) x: [f32; 16],
+}
+
+impl ChunkF32 {
+    pub(crate) const ZERO: Self = Self { x: [0.0; 16] };
 }
 
 /// 256 values in blocks of 32; those beyond the end of a row are zero.
@@ -98,23 +104,28 @@ pub(super) enum Chunks {
 }
 
 impl Acts {
-    /// A batch of `n` rows of `k` zeros, to be filled by [`rows_mut`](Self::rows_mut).
+    /// A batch of `n` rows of `k` values, each row to be set by [`rows_mut`](Self::rows_mut).
     ///
     /// # Panics
     ///
     /// If `k` is not a whole number of the rounding's blocks.
-    pub fn zeros(rounding: Rounding, n: usize, k: usize) -> Self {
+    pub fn unset(rounding: Rounding, n: usize, k: usize) -> Self {
         let fits = match rounding {
             Rounding::F32 => true,
             Rounding::A32 => k.is_multiple_of(32),
             Rounding::A256 | Rounding::A256Turned => k.is_multiple_of(256),
         };
         assert!(fits && k > 0, "rows of {k} for {rounding:?}");
+        /// The chunks of all rows; what no value goes to is zero.
+        fn room<T: memory::Element>(n: usize, k: usize, chunk: usize) -> Vec<T> {
+            let len = n * k.div_ceil(chunk);
+            if k.is_multiple_of(chunk) { memory::unset(len) } else { memory::zeros(len) }
+        }
         let chunks = match rounding {
-            Rounding::F32 => Chunks::F32(vec![ChunkF32::default(); n * k.div_ceil(16)]),
-            Rounding::A32 => Chunks::A32(vec![Chunk32::ZERO; n * k.div_ceil(256)]),
-            Rounding::A256 => Chunks::A256(vec![Chunk256::ZERO; n * k / 256]),
-            Rounding::A256Turned => Chunks::Turned(vec![Turned256::ZERO; n * k / 256]),
+            Rounding::F32 => Chunks::F32(room(n, k, 16)),
+            Rounding::A32 => Chunks::A32(room(n, k, 256)),
+            Rounding::A256 => Chunks::A256(room(n, k, 256)),
+            Rounding::A256Turned => Chunks::Turned(room(n, k, 256)),
         };
         Self { n, k, chunks }
     }
@@ -128,7 +139,7 @@ impl Acts {
     /// If `x` is not whole rows, or `k` not a whole number of the rounding's blocks.
     pub fn new(rounding: Rounding, x: &[f32], k: usize) -> Self {
         assert!(x.len().is_multiple_of(k), "{} values in rows of {k}", x.len());
-        let mut acts = Self::zeros(rounding, x.len() / k, k);
+        let mut acts = Self::unset(rounding, x.len() / k, k);
         for (mut row, x) in acts.rows_mut().zip(x.chunks_exact(k)) {
             row.set(x);
         }
@@ -182,6 +193,17 @@ impl Acts {
             Chunks::Turned(chunks) => values.extend(chunks.iter().flat_map(|chunk| chunk.plain.decoded())),
         }
         values.chunks_exact(values.len() / n).map(|row| row[..k].to_vec()).collect()
+    }
+}
+
+impl Drop for Acts {
+    fn drop(&mut self) {
+        match &mut self.chunks {
+            Chunks::F32(chunks) => memory::keep(mem::take(chunks)),
+            Chunks::A32(chunks) => memory::keep(mem::take(chunks)),
+            Chunks::A256(chunks) => memory::keep(mem::take(chunks)),
+            Chunks::Turned(chunks) => memory::keep(mem::take(chunks)),
+        }
     }
 }
 
@@ -249,7 +271,7 @@ impl Kernel for SetRow<'_, '_> {
 }
 
 impl Chunk32 {
-    const ZERO: Self = Self { q: [[0; 64]; 4], scale: [[0.0; 2]; 4], sum: [[0; 2]; 4] };
+    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], scale: [[0.0; 2]; 4], sum: [[0; 2]; 4] };
 
     /// Rounds at most 256 values, a whole number of blocks.
     #[inline(always)]
@@ -266,7 +288,7 @@ impl Chunk32 {
 }
 
 impl Chunk256 {
-    const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], scale: 0.0 };
+    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], scale: 0.0 };
 
     #[inline(always)]
     fn set(&mut self, x: &[f32; 256]) {
@@ -289,7 +311,7 @@ impl Chunk256 {
 }
 
 impl Turned256 {
-    const ZERO: Self = Self { plain: Chunk256::ZERO, turned: [[0; 32]; 8], unbias: [0; 8] };
+    pub(crate) const ZERO: Self = Self { plain: Chunk256::ZERO, turned: [[0; 32]; 8], unbias: [0; 8] };
 
     #[inline(always)]
     fn set(&mut self, x: &[f32; 256]) {

@@ -56,7 +56,7 @@ pub fn attend_out(
     let (n, groups) = (q.n(), attention.groups);
     let width = q.width / groups;
     let rounding = Rounding::of(attention.out_a.format);
-    let mut inputs: Vec<Acts> = (0..groups).map(|_| Acts::zeros(rounding, n, width)).collect();
+    let mut inputs: Vec<Acts> = (0..groups).map(|_| Acts::unset(rounding, n, width)).collect();
     let mut rows: Vec<ActRow<'_>> = inputs.iter_mut().flat_map(Acts::rows_mut).collect();
     let parts = Shards::new(&mut rows);
     // SAFETY: each row of the batch is finished once, and each of its groups of heads is set once.

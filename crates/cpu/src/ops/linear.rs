@@ -66,7 +66,7 @@ impl Cpu {
 
     /// Several products in one parallel region: `[n, rows]` each.
     pub(crate) fn linears(&self, products: &[Product<'_>]) -> Vec<Array> {
-        let mut made: Vec<Array> = products.iter().map(|p| Array::zeros(p.n(), p.rows.len())).collect();
+        let mut made: Vec<Array> = products.iter().map(|p| Array::unset(p.n(), p.rows.len())).collect();
         let parts: Vec<_> = made.iter_mut().map(|y| Shards::new(&mut y.data)).collect();
         let target = |(data, p): (_, &Product<'_>)| Target { data, width: p.rows.len(), at: 0 };
         self.multiply(products, &parts.iter().zip(products).map(target).collect::<Vec<_>>());
@@ -76,7 +76,7 @@ impl Cpu {
     /// Several products of the same batch rows in one parallel region, side by side: `[n, all rows]`.
     pub(crate) fn linears_beside(&self, products: &[Product<'_>]) -> Array {
         let width = products.iter().map(|p| p.rows.len()).sum();
-        let mut made = Array::zeros(products.first().map_or(0, Product::n), width);
+        let mut made = Array::unset(products.first().map_or(0, Product::n), width);
         let data = &Shards::new(&mut made.data);
         let mut at = 0;
         let target = |p: &Product<'_>| {

@@ -49,7 +49,7 @@ pub fn moe(cpu: &Cpu, x: &Array, routes: &Routes, experts: &Experts<Cpu>, shared
         inner: 0..n,
     });
     // Two arrays, since the shared expert may have another format and so another rounding.
-    let mut inner = [Array::zeros(n * routes.used, experts.stack.ff), Array::zeros(n, shared.ff)];
+    let mut inner = [Array::unset(n * routes.used, experts.stack.ff), Array::unset(n, shared.ff)];
     fill_inner(cpu, x, &groups, &mut inner);
     down(cpu, x, &groups, &inner)
 }
