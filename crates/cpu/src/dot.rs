@@ -17,7 +17,7 @@
 //! each format that says how it unpacks into bytes and integer scales.
 
 mod acts;
-mod floats;
+pub(crate) mod floats;
 pub(crate) mod group;
 pub(crate) mod iq2_xxs;
 mod mxfp4;
@@ -121,6 +121,9 @@ fn matmul_at(level: Level, w: &Matrix<'_>, rows: Range<usize>, acts: &Acts, cols
     assert!(rows.end <= w.rows(), "rows {rows:?} of {}", w.rows());
     let product = Product { w, rows, acts, cols, out };
     match w.format {
+        Format::F32 | Format::F16 | Format::BF16 if product.cols.len() >= MANY => {
+            level.run(floats::ManyColumns(product));
+        }
         Format::F32 => level.run(product.by::<FloatTile<BlockF32>>()),
         Format::F16 => level.run(product.by::<FloatTile<BlockF16>>()),
         Format::BF16 => level.run(product.by::<FloatTile<BlockBF16>>()),

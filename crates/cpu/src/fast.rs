@@ -5,9 +5,10 @@
 //! f32 where they are not.
 
 use crate::array::{Array, Picks, Routes};
+use crate::ops::linear::blocks;
 use crate::ops::{attend, compress, moe, pick, project, streams};
-use crate::pool::{Pool, default_threads};
-use crate::reference::{Mix, Reference, choose};
+use crate::pool::{Pool, Shards, default_threads};
+use crate::reference::{Mix, Reference, choose_row};
 use crate::rows::Rows;
 use crate::spares::Spares;
 use model::kv::RowLayout;
@@ -17,6 +18,9 @@ use model::weights::{
     Attention, Compressor, Expert, Experts, Head, HyperConnection, Matrix, MtpEntry, Norm, Router,
 };
 use std::ops::Range;
+
+/// Rows for which a thread chooses experts one after the other.
+const ROUTED: usize = 16;
 
 /// The fast backend: a pool of threads and the best instruction set of this CPU.
 pub struct Cpu {
@@ -75,7 +79,7 @@ impl Ops for Cpu {
     }
 
     fn embed(&self, embedding: &Matrix, tokens: &[u32], hc: usize) -> Array {
-        Reference.embed(embedding, tokens, hc)
+        streams::embed(self, embedding, tokens, hc)
     }
 
     fn hc_enter(&self, streams: &Array, hc: &HyperConnection<Self>, norm: &Norm<Self>) -> (Array, Mix) {
@@ -84,6 +88,17 @@ impl Ops for Cpu {
 
     fn hc_leave(&self, streams: &mut Array, y: &Array, mix: &Mix) {
         streams::leave(self, streams, y, mix);
+    }
+
+    fn hc_turn(
+        &self,
+        streams: &mut Array,
+        y: &Array,
+        mix: &Mix,
+        next: &HyperConnection<Self>,
+        norm: &Norm<Self>,
+    ) -> (Array, Mix) {
+        streams::turn(self, streams, y, mix, next, norm)
     }
 
     fn project(
@@ -98,7 +113,7 @@ impl Ops for Cpu {
     }
 
     fn append(&self, values: &Array, rows: Range<usize>, store: &mut Rows) {
-        rows.for_each(|i| store.push(values.row(i)));
+        store.extend(&self.pool, values, rows);
     }
 
     fn compress(
@@ -129,7 +144,18 @@ impl Ops for Cpu {
     }
 
     fn route(&self, x: &Array, tokens: &[u32], router: &Router<Self>) -> Routes {
-        choose(&self.linear(&router.gate, x), tokens, router)
+        let gate = self.linear(&router.gate, x);
+        let mut routes = Routes { chosen: vec![(0, 0.0); tokens.len() * router.used], used: router.used };
+        let parts = Shards::new(&mut routes.chosen);
+        let blocks: Vec<_> = blocks(tokens.len(), ROUTED).collect();
+        self.pool.each(blocks.len(), |block| {
+            for i in blocks[block].clone() {
+                // SAFETY: an item owns its rows.
+                let chosen = unsafe { parts.part(i * router.used, router.used) };
+                choose_row(gate.row(i), tokens[i], router, chosen);
+            }
+        });
+        routes
     }
 
     fn moe(&self, x: &Array, routes: &Routes, experts: &Experts<Self>, shared: &Expert<Self>) -> Array {

@@ -43,29 +43,35 @@ pub fn sum(mut x: Vector) -> f32 {
     x[0]
 }
 
-/// Dot products of `R` rows with one `x`. Lengths may be anything; all are those of `x`.
-#[inline(always)]
-pub fn dots<const R: usize>(rows: [&[f32]; R], x: &[f32]) -> [f32; R] {
-    let mut sums = [[0.0; LANES]; R];
-    let (x, x_rest) = x.as_chunks::<LANES>();
-    let chunks = rows.map(|row| row.as_chunks::<LANES>());
-    for (i, x) in x.iter().enumerate() {
-        for r in 0..R {
-            fma(&chunks[r].0[i], x, &mut sums[r]);
-        }
-    }
-    for r in 0..R {
-        for (lane, x) in x_rest.iter().enumerate() {
-            sums[r][lane] = chunks[r].1[lane].mul_add(*x, sums[r][lane]);
-        }
-    }
-    sums.map(sum)
-}
+/// Sums of a dot product that wait for nothing but themselves.
+const CHAINS: usize = 4;
 
-/// Dot product.
+/// Dot product. Of four vectors each goes to a sum of its own; these are added in pairs, then their lanes.
+///
+/// # Panics
+///
+/// If `b` is shorter than `a`.
 #[inline(always)]
 pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    dots([a], b)[0]
+    let mut sums = [[0.0; LANES]; CHAINS];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b[..a.len()].as_chunks::<LANES>());
+    let ((a, a_few), (b, b_few)) = (a.as_chunks::<CHAINS>(), b.as_chunks::<CHAINS>());
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..CHAINS {
+            fma(&a[i], &b[i], &mut sums[i]);
+        }
+    }
+    for i in 0..a_few.len() {
+        fma(&a_few[i], &b_few[i], &mut sums[i]);
+    }
+    for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+        sums[CHAINS - 1][lane] = a.mul_add(*b, sums[CHAINS - 1][lane]);
+    }
+    let [mut all, second, third, fourth] = sums;
+    for lane in 0..LANES {
+        all[lane] = (all[lane] + second[lane]) + (third[lane] + fourth[lane]);
+    }
+    sum(all)
 }
 
 /// `1 / sqrt(mean(x^2) + eps)`
@@ -128,11 +134,11 @@ mod tests {
 
     #[test]
     fn dots_of_any_length_are_right() {
-        for n in [0, 1, 15, 16, 17, 33, 100] {
+        for n in [0, 1, 15, 16, 17, 33, 63, 64, 65, 100, 127, 200] {
             let a: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
             let b: Vec<f32> = (0..n).map(|i| (i % 5) as f32 - 2.0).collect();
             let want: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
-            assert_eq!(dots([&a, &b], &b), [want, b.iter().map(|b| b * b).sum()]);
+            assert_eq!(dot(&a, &b), want, "{n}");
         }
     }
 }

@@ -110,23 +110,36 @@ fn router_score(x: f32) -> f32 {
 ///
 /// - `gate`: `[n, e]`
 pub fn choose(gate: &Array, tokens: &[u32], router: &Router<impl Ops<Array = Array>>) -> Routes {
-    let used = router.used;
-    let mut routes = Routes { chosen: Vec::with_capacity(tokens.len() * used), used };
-    for (gate, &token) in gate.rows().zip(tokens) {
-        let scores: Vec<f32> = gate.iter().map(|&x| router_score(x)).collect();
-        let mut chosen = match (&router.table, &router.bias) {
-            (Some(table), _) => table[token as usize * used..][..used].to_vec(),
-            (None, Some(bias)) => {
-                largest(&scores.iter().zip(&bias.data).map(|(s, b)| s + b).collect::<Vec<_>>(), used)
-            }
-            (None, None) => largest(&scores, used),
-        };
-        chosen.sort_unstable();
-        let sum: f32 = chosen.iter().map(|&i| scores[i as usize]).sum();
-        let share = |i: u32| router.scale * scores[i as usize] / sum.max(f32::MIN_POSITIVE);
-        routes.chosen.extend(chosen.into_iter().map(|i| (i, share(i))));
+    let mut routes = Routes { chosen: vec![(0, 0.0); tokens.len() * router.used], used: router.used };
+    let rows = routes.chosen.chunks_exact_mut(router.used);
+    for ((gate, &token), chosen) in gate.rows().zip(tokens).zip(rows) {
+        choose_row(gate, token, router, chosen);
     }
     routes
+}
+
+/// Chooses the experts of a row.
+///
+/// - `gate`: `[e]`; `chosen`: as many as are used
+pub fn choose_row(
+    gate: &[f32],
+    token: u32,
+    router: &Router<impl Ops<Array = Array>>,
+    chosen: &mut [(u32, f32)],
+) {
+    let used = router.used;
+    let scores: Vec<f32> = gate.iter().map(|&x| router_score(x)).collect();
+    let mut experts = match (&router.table, &router.bias) {
+        (Some(table), _) => table[token as usize * used..][..used].to_vec(),
+        (None, Some(bias)) => {
+            largest(&scores.iter().zip(&bias.data).map(|(s, b)| s + b).collect::<Vec<_>>(), used)
+        }
+        (None, None) => largest(&scores, used),
+    };
+    experts.sort_unstable();
+    let sum: f32 = experts.iter().map(|&i| scores[i as usize]).sum();
+    let share = |i: u32| router.scale * scores[i as usize] / sum.max(f32::MIN_POSITIVE);
+    chosen.iter_mut().zip(experts).for_each(|(to, i)| *to = (i, share(i)));
 }
 
 /// The gated activation `silu(min(gate, clamp)) · clamp(up, -clamp, clamp)`.

@@ -1,8 +1,14 @@
 //! Cached rows in memory, each in the byte form of its layout.
 
+use crate::array::Array;
+use crate::ops::linear::blocks;
+use crate::pool::{Pool, Shards};
 use model::RowLayout;
 use model::ops::{Blocks, RowStore};
 use std::ops::Range;
+
+/// Rows that a thread rounds one after the other: they are small, and neighbours share cache lines.
+const ROWS: usize = 32;
 
 /// A growable sequence of cached rows.
 #[derive(Clone, Debug)]
@@ -29,6 +35,21 @@ impl Rows {
         let at = self.bytes.len();
         self.bytes.resize(at + self.layout.row_bytes(), 0);
         self.layout.encode(row, &mut self.bytes[at..]);
+    }
+
+    /// Rounds some rows of an array to the layout and appends them.
+    pub fn extend(&mut self, pool: &Pool, values: &Array, rows: Range<usize>) {
+        let (at, size) = (self.bytes.len(), self.layout.row_bytes());
+        self.bytes.resize(at + rows.len() * size, 0);
+        let parts = Shards::new(&mut self.bytes[at..]);
+        let blocks: Vec<_> = blocks(rows.len(), ROWS).collect();
+        pool.each(blocks.len(), |block| {
+            for row in blocks[block].clone() {
+                // SAFETY: an item owns its rows.
+                let to = unsafe { parts.part(row * size, size) };
+                self.layout.encode(values.row(rows.start + row), to);
+            }
+        });
     }
 
     /// The values of row `i`, as [`RowLayout::decode`] gives them.

@@ -8,6 +8,7 @@ use crate::isa::{self, Isa, Kernel};
 use crate::memory;
 use quants::Format;
 use std::mem;
+use zerocopy::{Immutable, IntoBytes};
 
 /// How activations are rounded. There is one way for each format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -39,8 +40,8 @@ impl Rounding {
 }
 
 /// 16 values as they are; those beyond the end of a row are zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Immutable, IntoBytes)]
+#[repr(C, align(64))]
 pub struct ChunkF32 {
     pub(crate) x: [f32; 16],
 }

@@ -14,9 +14,14 @@ pub fn to_lanes<I: Isa>(isa: I, heads: &[f32], width: usize, to: &mut [Line]) {
         let len = LANES.min(width - start);
         let mut rows = [isa.splat(0); LANES];
         for (row, head) in rows.iter_mut().zip(heads.chunks_exact(width)) {
-            let mut part = [0.0f32; LANES];
-            part[..len].copy_from_slice(&head[start..start + len]);
-            *row = isa.bytes(part.as_bytes().try_into().expect("sixteen floats"));
+            *row = match head[start..].first_chunk::<LANES>() {
+                Some(whole) => isa.bytes(whole.as_bytes().try_into().expect("sixteen floats")),
+                None => {
+                    let mut part = [0.0f32; LANES];
+                    part[..len].copy_from_slice(&head[start..start + len]);
+                    isa.bytes(part.as_bytes().try_into().expect("sixteen floats"))
+                }
+            };
         }
         for (to, column) in to.iter_mut().zip(isa.transpose(rows)) {
             isa.put_bytes(column, to.as_mut_bytes().try_into().expect("sixteen floats"));

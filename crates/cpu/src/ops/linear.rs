@@ -10,8 +10,9 @@ use crate::pool::Shards;
 use model::Matrix;
 use std::ops::Range;
 
-/// Batch rows of one item with float weights: as many as fit the second-level cache beside the weights.
-const FLOAT_COLS: usize = 64;
+/// Batch rows of one item with float weights, which need no unpacking: few enough for all threads to have some where
+/// there are few weight rows.
+const FLOAT_COLS: usize = 16 * dot::floats::COLS;
 
 /// Batch rows of one item with other weights, which are unpacked for each item.
 pub const COLS: usize = 512;

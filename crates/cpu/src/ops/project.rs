@@ -36,7 +36,8 @@ pub fn project(
     norm_rows(cpu, &mut r, &attention.q_a_norm);
     norm_rows(cpu, &mut kv, &attention.kv_norm);
     finish_heads(cpu, &mut kv, attention.head_dim, None, angles);
-    let mut inputs = |c: Option<&Compressor<Cpu>>| c.map(|c| side_by_side(c, &next(), &next(), positions));
+    let mut inputs =
+        |c: Option<&Compressor<Cpu>>| c.map(|c| side_by_side(cpu, c, &next(), &next(), positions));
     let (compressor, index_compressor) = (inputs(compressors[0]), inputs(compressors[1]));
     let a = selecting.map(|i| scaled(next(), 1.0 / ((i.width * i.heads) as f32).sqrt()));
 
@@ -59,14 +60,17 @@ fn scaled(mut x: Array, factor: f32) -> Array {
 }
 
 /// k and g of each row side by side, with the gate's term for the position.
-fn side_by_side(c: &Compressor<Cpu>, k: &Array, g: &Array, positions: &[u32]) -> Array {
-    let mut both = Array::zeros(k.n(), 2 * k.width);
-    for (i, &position) in positions.iter().enumerate() {
-        let ape = c.ape.row(position as usize % c.ratio);
-        let (to_k, to_g) = both.row_mut(i).split_at_mut(k.width);
+fn side_by_side(cpu: &Cpu, c: &Compressor<Cpu>, k: &Array, g: &Array, positions: &[u32]) -> Array {
+    let width = k.width;
+    let mut both = Array::unset(k.n(), 2 * width);
+    let parts = Shards::new(&mut both.data);
+    cpu.pool.each(k.n(), |i| {
+        let ape = c.ape.row(positions[i] as usize % c.ratio);
+        // SAFETY: one item a row.
+        let (to_k, to_g) = unsafe { parts.part(i * 2 * width, 2 * width) }.split_at_mut(width);
         to_k.copy_from_slice(k.row(i));
         to_g.iter_mut().zip(g.row(i)).zip(ape).for_each(|((to, g), a)| *to = g + a);
-    }
+    });
     both
 }
 
