@@ -311,6 +311,7 @@ impl How<'_> {
             strict_markup: true,
             constraint: self.constraint.clone(),
             think_budget: None,
+            min_tokens: 0,
             forced: Vec::new(),
         }
     }

@@ -7,9 +7,11 @@ use engine::store::{PageStore, Place, StoreOptions};
 use engine::{Engine, EngineOptions, LoadedModel, Sampling};
 use gguf::Gguf;
 use model::{Codec, KvFormat, Ops};
-use server::listen::RunError;
+#[cfg(unix)]
+use server::listen::UnixSocket;
+use server::listen::{RunError, Socket};
 use server::options::ReasoningField;
-use server::{Options, Speaker, Tls};
+use server::{App, Options, Speaker, Tls};
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::num::NonZero;
@@ -34,6 +36,9 @@ pub struct Serve {
     /// The port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
+    /// Where else to listen: unix:PATH for a socket that only programs of yours can open, or HOST:PORT
+    #[arg(long, value_name = "WHERE", conflicts_with_all = ["host", "port"])]
+    listen: Option<Listen>,
     /// A key that callers must show; can be given more than once. Also read from $DS4_API_KEY
     #[arg(long, value_name = "KEY", env = "DS4_API_KEY", hide_env_values = true)]
     api_key: Vec<String>,
@@ -77,17 +82,37 @@ pub struct Serve {
     /// nothing of the prompt is found in the cache
     #[arg(long, help_heading = "Replies")]
     keep_client_headers: bool,
+    /// How reasoning is given in chat completions: as `reasoning_content`, or inline, between <think> and </think> at
+    /// the beginning of the content
+    #[arg(
+        long,
+        value_enum,
+        default_value = "field",
+        help_heading = "Replies",
+        conflicts_with = "reasoning_both"
+    )]
+    reasoning_format: ReasoningFormat,
     /// Do not repair misspelt tool markup
     #[arg(long, help_heading = "Replies")]
     no_dsml_recovery: bool,
     /// Temperature of requests that give none
     #[arg(long, value_name = "T", help_heading = "Replies")]
     temp: Option<f32>,
+    /// How tokens are chosen if a request does not say: NAME=VALUE, separated by commas, of temperature, top_p, top_k,
+    /// min_p, repetition_penalty, presence_penalty, frequency_penalty
+    #[arg(long, value_name = "LIST", help_heading = "Replies", conflicts_with = "temp")]
+    default_sampling: Option<DefaultSampling>,
+    /// While the model thinks, choose tokens like this whatever a request says
+    #[arg(long, help_heading = "Replies")]
+    fixed_thinking_sampling: bool,
+    /// Carry out `ignore_eos` and `min_tokens`, for benchmarks: any caller can then have long replies written
+    #[arg(long, help_heading = "Replies")]
+    allow_ignore_eos: bool,
     /// Seconds of silence after which a stream says that it is alive
     #[arg(long, value_name = "SECONDS", default_value_t = 10, help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
     keep_alive: u64,
     /// Say so in a data frame, for clients of chat completions that do not count comments
-    #[arg(long, help_heading = "Limits")]
+    #[arg(long, alias = "keepalive-as-data", help_heading = "Limits")]
     keep_alive_as_data: bool,
     /// Seconds that a running request has to finish when the server ends
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Limits")]
@@ -114,6 +139,16 @@ pub struct Serve {
     /// Memory for stored responses, in MiB; 0 stores none
     #[arg(long, value_name = "MIB", default_value_t = 256, help_heading = "Limits", value_parser = clap::value_parser!(u32).range(..65_536))]
     response_store: u32,
+    /// Go on with an answer when the client has closed its side for sending. It is then noticed late, or not at all
+    /// before the end, that a client has gone
+    #[arg(long, help_heading = "Limits")]
+    allow_half_close: bool,
+    /// Seconds that one step of the engine may take before /health calls the server unhealthy; 0 for any time
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, help_heading = "Operation")]
+    watchdog: u64,
+    /// Let callers save, restore and erase the conversation of a slot (POST /slots/N?action=...); needs --store
+    #[arg(long, help_heading = "Operation", requires = "store")]
+    slot_actions: bool,
     /// Also give metrics in llama.cpp's names
     #[arg(long, help_heading = "Operation")]
     llamacpp_metrics: bool,
@@ -158,6 +193,71 @@ pub struct Serve {
     profile: Option<Profile>,
 }
 
+/// Where to listen.
+#[derive(Clone, Debug, PartialEq)]
+enum Listen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl FromStr for Listen {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Listen, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("unix: wants a path after it".to_owned()),
+            Some(path) => Ok(Listen::Unix(path.into())),
+            None => text
+                .parse()
+                .map(Listen::Tcp)
+                .map_err(|_| "wanted unix:PATH, or an IP address and a port".into()),
+        }
+    }
+}
+
+/// How reasoning is given in chat completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ReasoningFormat {
+    /// In a field of its own.
+    Field,
+    /// At the beginning of the content.
+    Inline,
+}
+
+/// `NAME=VALUE,...`
+#[derive(Clone, Debug, PartialEq)]
+struct DefaultSampling(Sampling);
+
+impl FromStr for DefaultSampling {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<DefaultSampling, String> {
+        let mut sampling = Sampling::default();
+        for pair in text.split(',') {
+            let (name, value) = pair.split_once('=').ok_or_else(|| format!("{pair:?} is no NAME=VALUE"))?;
+            let number =
+                || value.trim().parse::<f32>().map_err(|_| format!("{name}: {value:?} is no number"));
+            match name.trim() {
+                "temperature" | "temp" => sampling.temperature = number()?,
+                "top_p" => sampling.top_p = number()?,
+                "top_k" => {
+                    sampling.top_k =
+                        value.trim().parse().map_err(|_| format!("top_k: {value:?} is no count"))?;
+                }
+                "min_p" => sampling.min_p = number()?,
+                "repetition_penalty" => sampling.repetition_penalty = number()?,
+                "presence_penalty" => sampling.presence_penalty = number()?,
+                "frequency_penalty" => sampling.frequency_penalty = number()?,
+                other => {
+                    return Err(format!("{other:?} is none of the numbers that say how tokens are chosen"));
+                }
+            }
+        }
+        sampling.check(usize::MAX).map_err(|error| error.to_string())?;
+        Ok(DefaultSampling(sampling))
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   ds4 serve
@@ -171,12 +271,7 @@ impl Serve {
     pub fn run(self, _: &mut dyn Write) -> anyhow::Result<()> {
         let options = self.options()?;
         let gguf = self.model.open()?;
-        let address = SocketAddr::new(self.host, self.port);
-        let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
-        let address = listener.local_addr()?;
-        // Tests and scripts read this line to learn the port.
-        let scheme = if options.tls.is_some() { "https" } else { "http" };
-        eprintln!("listening on {scheme}://{address}");
+        let listener = self.bind(options.tls.is_some())?;
         let metrics = self.metrics_listen.map(|address| {
             let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
             eprintln!("metrics on http://{}/metrics", listener.local_addr()?);
@@ -184,8 +279,9 @@ impl Serve {
         });
         let metrics = metrics.transpose()?;
         let grace = Duration::from_secs(self.grace);
-        let load = move || -> anyhow::Result<Arc<dyn Speaker>> {
-            let engine = self.backend.run(Start { args: &self, gguf })??;
+        let load = move |app: &App| -> anyhow::Result<Arc<dyn Speaker>> {
+            let engine = self.backend.run(Start { args: &self, gguf, app })??;
+            app.computes_on(self.backend.describe());
             for warning in &engine.info().warnings {
                 eprintln!("warning: {warning}");
             }
@@ -199,6 +295,33 @@ impl Serve {
             Ok(()) => Ok(()),
             Err(RunError::Load(error)) => Err(error),
             Err(error) => Err(anyhow::anyhow!("{error}")),
+        }
+    }
+
+    /// Where to listen.
+    fn place(&self) -> Listen {
+        self.listen.clone().unwrap_or(Listen::Tcp(SocketAddr::new(self.host, self.port)))
+    }
+
+    /// Opens the socket and says where it is: tests and scripts read that line to learn the port.
+    fn bind(&self, encrypted: bool) -> anyhow::Result<Socket> {
+        match self.place() {
+            Listen::Tcp(address) => {
+                let listener =
+                    TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;
+                let scheme = if encrypted { "https" } else { "http" };
+                eprintln!("listening on {scheme}://{}", listener.local_addr()?);
+                Ok(Socket::Tcp(listener))
+            }
+            #[cfg(unix)]
+            Listen::Unix(path) => {
+                let bound = UnixSocket::bind(&path);
+                let socket = bound.with_context(|| format!("listening on unix:{}", path.display()))?;
+                eprintln!("listening on unix:{}", path.display());
+                Ok(Socket::Unix(socket))
+            }
+            #[cfg(not(unix))]
+            Listen::Unix(path) => bail!("unix:{}: this system has no such sockets", path.display()),
         }
     }
 
@@ -217,12 +340,17 @@ impl Serve {
 
     fn options(&self) -> anyhow::Result<Options> {
         let keys = self.keys()?;
-        let loopback = self.host.is_loopback();
-        if !loopback && keys.is_empty() && !self.no_key_needed {
+        let host = match self.place() {
+            Listen::Tcp(address) => Some(address.ip()),
+            Listen::Unix(_) => None,
+        };
+        if let Some(host) = host.filter(|host| !host.is_loopback())
+            && keys.is_empty()
+            && !self.no_key_needed
+        {
             bail!(
-                "listening on {} lets others in, and there is no key: give one with --api-key-file, or say \
-                 --no-key-needed if everybody who can reach this address may use it",
-                self.host
+                "listening on {host} lets others in, and there is no key: give one with --api-key-file, or say \
+                 --no-key-needed if everybody who can reach this address may use it"
             );
         }
         if self.cors_origin.iter().any(|origin| origin == "*") && keys.is_empty() {
@@ -231,15 +359,16 @@ impl Serve {
             );
         }
         let usual = Options::default();
-        let sampling =
-            Sampling { temperature: self.temp.unwrap_or(usual.sampling.temperature), ..usual.sampling };
+        let given = self.default_sampling.clone().map_or(usual.sampling, |given| given.0);
+        let sampling = Sampling { temperature: self.temp.unwrap_or(given.temperature), ..given };
         sampling.check(usize::MAX)?;
         Ok(Options {
             model_name: self.model_name.clone(),
             strict_model: self.strict_model,
             echo_model: self.echo_model,
             keys,
-            loopback,
+            // No browser gets to a socket that is a file, so no page can pretend to be one of ours there.
+            loopback: host.is_some_and(|host| host.is_loopback()),
             hosts: self.allow_host.clone(),
             origins: self.cors_origin.clone(),
             metrics_need_key: self.metrics_need_key,
@@ -250,10 +379,10 @@ impl Serve {
             keep_alive: Duration::from_secs(self.keep_alive),
             keep_alive_as_data: self.keep_alive_as_data,
             always_usage: self.always_usage,
-            reasoning_field: if self.reasoning_both {
-                ReasoningField::Both
-            } else {
-                ReasoningField::default()
+            reasoning_field: match (self.reasoning_format, self.reasoning_both) {
+                (ReasoningFormat::Inline, _) => ReasoningField::Inline,
+                (ReasoningFormat::Field, true) => ReasoningField::Both,
+                (ReasoningFormat::Field, false) => ReasoningField::ReasoningContent,
             },
             think: !self.no_think,
             sampling,
@@ -272,6 +401,16 @@ impl Serve {
             anthropic_529: self.anthropic_529,
             strip_client_headers: !self.keep_client_headers,
             trace: self.trace.clone(),
+            commit: option_env!("DS4_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_owned),
+            slot_actions: self.slot_actions,
+            watchdog: Duration::from_secs(self.watchdog),
+            half_close: self.allow_half_close,
+            length_fields: self.allow_ignore_eos,
+            fixed_thinking_sampling: self.fixed_thinking_sampling,
+            replies: self.store.as_deref().and_then(|store| match Place::parse(store) {
+                Ok(Place::Folder(folder)) => Some(folder),
+                _ => None,
+            }),
             ..usual
         })
     }
@@ -281,6 +420,7 @@ impl Serve {
 struct Start<'a> {
     args: &'a Serve,
     gguf: Gguf,
+    app: &'a App,
 }
 
 impl Task for Start<'_> {
@@ -296,7 +436,9 @@ impl Task for Start<'_> {
 
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<Engine> {
         let args = self.args;
-        let loaded = LoadedModel::load(ops, &self.gguf, args.profile).context("loading the model")?;
+        let progress = |part| self.app.progress(part);
+        let loaded = LoadedModel::load_watched(ops, &self.gguf, args.profile, &progress);
+        let loaded = loaded.context("loading the model")?;
         let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
         kv.check(&loaded.model.config)?;
         let store = args.store.as_deref().map(|address| {

@@ -16,7 +16,7 @@ pub(crate) use find::Found;
 pub(crate) use spelling::Spelling;
 
 use evict::Ghosts;
-use model::{Ops, Page, PageKey, Tail};
+use model::{Ops, PAGE, Page, PageKey, Tail};
 use std::collections::HashMap;
 use std::sync::Arc;
 use text::Tokenizer;
@@ -174,6 +174,40 @@ impl<B: Ops> Cache<B> {
     /// Whether a page is kept, or it is the key of no tokens.
     pub(crate) fn has(&self, key: &PageKey) -> bool {
         self.nodes.contains_key(key)
+    }
+
+    /// A page, if it is kept.
+    pub(crate) fn page(&self, key: &PageKey) -> Option<Arc<Page<B>>> {
+        self.nodes.get(key)?.page.clone()
+    }
+
+    /// A tail after a page from which one can go on where these tokens end, if one is kept.
+    pub(crate) fn tail(&self, page: &PageKey, tokens: &[u32]) -> Option<Arc<Tail<B>>> {
+        let goes_on = |kept: &&Kept<B>| {
+            let kept = &kept.tail;
+            kept.tokens().starts_with(tokens) && kept.tokens().len() - tokens.len() <= kept.slack()
+        };
+        self.nodes.get(page)?.tails.iter().find(goes_on).map(|kept| kept.tail.clone())
+    }
+
+    /// Forgets a conversation, as far as nobody else needs it: from its end back to the first page that another
+    /// conversation shares or that is in use. The end of a system prompt stays, for others begin there.
+    ///
+    /// - `keys`: of its pages; `tokens`: all of its tokens
+    pub(crate) fn erase(&mut self, keys: &[PageKey], tokens: &[u32]) {
+        for depth in (0..=keys.len()).rev() {
+            let key = depth.checked_sub(1).map_or(self.root, |last| keys[last]);
+            let Some(node) = self.nodes.get_mut(&key) else { continue };
+            let rest = &tokens[depth * PAGE..];
+            let is_other = |kept: &Kept<B>| !rest.starts_with(kept.tail.tokens());
+            node.tails.retain(|kept| kept.kind == TailKind::System || is_other(kept));
+            let in_use =
+                node.page.as_ref().is_some_and(|page| Arc::strong_count(page) > 1 || page.is_shared());
+            let (true, false, Some(parent)) = (node.is_leaf(), in_use, node.parent) else { return };
+            self.nodes.remove(&key);
+            let before = self.nodes.get_mut(&parent).expect("the way to the root is there");
+            before.children.retain(|child| *child != key);
+        }
     }
 
     /// Pages kept.

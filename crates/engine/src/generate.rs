@@ -35,6 +35,9 @@ pub struct Request {
     pub constraint: Option<Constraint>,
     /// The most tokens of reasoning: where they are used up, the reasoning is closed.
     pub think_budget: Option<usize>,
+    /// The model does not end its turn before so many tokens; `usize::MAX` if it never does. Stop strings, finished
+    /// calls and constraints end the reply in any case, and with a constraint the model may end its turn, too.
+    pub min_tokens: usize,
     /// What the reply begins with, whatever the model would say: with `logprobs`, how probable a given text is.
     /// Counts as written; neither masks, nor stop tokens, nor the sampler's random numbers apply to it.
     pub forced: Vec<u32>,
@@ -231,6 +234,7 @@ pub(crate) struct Writer<'m> {
     strict_markup: bool,
     logprobs: Option<usize>,
     think_budget: Option<usize>,
+    min_tokens: usize,
     forced: Vec<u32>,
     /// The most tokens to write, and what it means to have written them.
     limit: (usize, Finish),
@@ -260,6 +264,7 @@ impl<'m> Writer<'m> {
             strict_markup: request.strict_markup,
             logprobs: request.logprobs,
             think_budget: request.think_budget,
+            min_tokens: request.min_tokens,
             forced: request.forced,
             limit,
             tokens: Vec::new(),
@@ -281,6 +286,11 @@ impl<'m> Writer<'m> {
         }
         if let Some(masking) = &mut self.masking {
             masking.mask(logits, self.tokenizer)?;
+        } else if self.tokens.len() < self.min_tokens {
+            let ends = Marker::ALL.into_iter().filter(|marker| marker.ends_reply());
+            for token in ends.filter_map(|marker| self.tokenizer.marker_id(marker)) {
+                logits[token as usize] = f32::NEG_INFINITY;
+            }
         }
         let token = match self.end_of_reasoning() {
             Some(close) => close,
@@ -386,6 +396,7 @@ mod tests {
             strict_markup: true,
             constraint: None,
             think_budget: None,
+            min_tokens: 0,
             forced: Vec::new(),
         }
     }

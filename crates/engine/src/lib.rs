@@ -28,11 +28,12 @@ pub use constraint::{Constraint, ConstraintError, Constraints};
 pub use generate::{Event, Finish, Reply, ReplyError, Request, Stats};
 pub use loaded::{LoadedModel, OpenError};
 pub use miss::Miss;
+pub use model::{PAGE, PageKey};
 pub use reading::Form;
 pub use sampler::Sampling;
 pub use service::{
     Engine, EngineOptions, Invalid, Job, JobError, JobEvent, JobPrompt, ModelInfo, Priority, Refusal,
-    StartError, Status, Ticket,
+    SlotAction, SlotDone, SlotError, StartError, Status, Ticket,
 };
 pub use session::{Session, SessionError, Synced};
 pub use vocabulary::vocabulary;

@@ -16,6 +16,10 @@ pub struct LoadedModel<B: Ops> {
     pub name: String,
     /// Bytes of its files.
     pub bytes: u64,
+    /// The formats of the weights, those that take most first: `iq2_xxs/q2_k/q8_0`.
+    pub quant: String,
+    /// Numbers in its tensors.
+    pub parameters: u64,
     /// Configuration and weights.
     pub model: Model<B>,
     /// Text to tokens and back.
@@ -53,16 +57,46 @@ impl<B: Ops> LoadedModel<B> {
     ///
     /// If the file is not a model of ours, its tokenizer cannot be used, or the backend has no room.
     pub fn load(ops: B, gguf: &Gguf, profile: Option<Profile>) -> Result<Self, OpenError> {
+        LoadedModel::load_watched(ops, gguf, profile, &|_| {})
+    }
+
+    /// The same, for somebody who wants to know how far it is: `progress` hears a number from 0 to 1 after each part
+    /// of the work. The weights are one part, and most of the work where they are copied to a device.
+    ///
+    /// # Errors
+    ///
+    /// As [`LoadedModel::load`].
+    pub fn load_watched(
+        ops: B,
+        gguf: &Gguf,
+        profile: Option<Profile>,
+        progress: &dyn Fn(f32),
+    ) -> Result<Self, OpenError> {
         let checked = model::load::check(gguf)?;
+        progress(0.05);
         let tokenizer = Arc::new(Tokenizer::new(vocabulary(gguf.metadata())?)?);
         let warnings = warnings(gguf, &checked.unused, &tokenizer);
+        progress(0.1);
         let model = model::load(&ops, gguf)?;
+        progress(0.9);
         gguf.check_unchanged()?;
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));
         let name = name(gguf);
         let constraints = Constraints::new(tokenizer.clone());
-        let bytes = gguf.file_len();
-        Ok(LoadedModel { ops, name, bytes, model, tokenizer, constraints, profile, warnings })
+        let (bytes, quant) = (gguf.file_len(), quant(gguf));
+        let parameters = gguf.tensors().map(gguf::TensorInfo::elements).sum();
+        Ok(LoadedModel {
+            ops,
+            name,
+            bytes,
+            quant,
+            parameters,
+            model,
+            tokenizer,
+            constraints,
+            profile,
+            warnings,
+        })
     }
 
     /// The KV format for everyday use: the smallest that suits the model.
@@ -76,6 +110,20 @@ fn name(gguf: &Gguf) -> String {
     let named = gguf.metadata().opt_str("general.name").ok().flatten().map(str::to_owned);
     let file = || gguf.files().next()?.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     named.filter(|name| !name.is_empty()).or_else(file).unwrap_or_else(|| "unnamed".to_owned())
+}
+
+/// The formats of matrices, those that take most bytes first, at most three.
+fn quant(gguf: &Gguf) -> String {
+    let mut formats: Vec<(&str, u64)> = Vec::new();
+    for tensor in gguf.tensors().filter(|tensor| tensor.dims.len() > 1) {
+        let name = tensor.kind.name();
+        match formats.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, bytes)) => *bytes += tensor.bytes,
+            None => formats.push((name, tensor.bytes)),
+        }
+    }
+    formats.sort_by_key(|&(name, bytes)| (std::cmp::Reverse(bytes), name));
+    formats.iter().take(3).map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>().join("/")
 }
 
 /// The checkpoint's profile, from its chat template, its name and the names of its files.

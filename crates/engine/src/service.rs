@@ -10,12 +10,15 @@ mod job;
 mod ledger;
 mod running;
 mod share;
+mod slots;
 mod status;
 mod stops;
 mod worker;
 
-pub use job::{Invalid, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, Ticket};
-pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, Status, Totals};
+pub use job::{
+    Invalid, Job, JobError, JobEvent, JobPrompt, Priority, Refusal, SlotAction, SlotDone, SlotError, Ticket,
+};
+pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, SlotStatus, Status, Totals};
 
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
@@ -27,6 +30,7 @@ use inbox::{Fetch, Inbox, Waiting};
 use ledger::Ledger;
 use model::kv::KvFormatError;
 use model::{Codec, KvFormat, NoTap, Ops, PageKey, Tap};
+use slots::{Command, Done, What};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -157,9 +161,14 @@ impl Engine {
             fingerprint: loaded.model.fingerprint,
             vocab: config.vocab,
             context,
+            trained_context: config.context,
             profile: loaded.profile,
             kv,
             memory: ledger.limit(),
+            kv_tokens: ledger.capacity(),
+            quant: loaded.quant.clone(),
+            bytes: loaded.bytes,
+            parameters: loaded.parameters,
             warnings: loaded.warnings.clone(),
         };
         let settings =
@@ -181,9 +190,10 @@ impl Engine {
         let thread = {
             let (inbox, board) = (inbox.clone(), board.clone());
             thread.spawn(move || {
-                let _closed_at_the_end = Closing(&inbox);
+                let mut closing = Closing { inbox: &inbox, board: &board, broke: true };
                 let beneath = store.zip(fetcher);
                 Worker::new(&loaded, &settings, &inbox, &board, beneath, &mut tap).run();
+                closing.broke = false;
             })?
         };
         let thread = Mutex::new(Some(thread));
@@ -229,7 +239,9 @@ impl Engine {
         }
         let need = ledger.need(ledger.tokens(prompt_tokens, job.request.max_tokens), 0);
         if need > ledger.limit() {
-            return Err(Refusal::Memory { need, free: ledger.limit() });
+            let reply = ledger.tokens(prompt_tokens, job.request.max_tokens) - prompt_tokens;
+            let limit = ledger.capacity().saturating_sub(reply).min(prompt_tokens - 1);
+            return Err(Refusal::Memory { prompt: prompt_tokens, limit, need, free: ledger.limit() });
         }
         let prompt = Arc::new(Spelling::new(tokenizer, prompt));
         let (sender, events) = mpsc::unbounded_channel();
@@ -241,6 +253,7 @@ impl Engine {
             request: job.request,
             priority: job.priority,
             deadline: job.deadline,
+            affinity: job.affinity,
             submitted: Instant::now(),
             events: sender,
             cancel: cancel.clone(),
@@ -250,11 +263,50 @@ impl Engine {
         Ok(Ticket { id, prompt_tokens, events, cancel, inbox: Arc::downgrade(inbox) })
     }
 
-    /// When a place in the queue will probably be free: the average time of a job, by those that run at once.
+    /// When a place in the queue will probably be free: when the first of all jobs has ended.
     fn retry_after(&self) -> Duration {
-        let board = self.board();
-        let oldest = board.active.iter().map(|job| job.age).max().unwrap_or_default();
-        (oldest / board.active_limit as u32).clamp(Duration::from_secs(1), Duration::from_secs(60))
+        let status = self.status();
+        status.first_end(status.queued + status.active.len())
+    }
+
+    /// Does something with the last conversation of a place (see [`Status::slots`]), and returns when it is done; that
+    /// may be a step of the engine later, or as long as the page store takes.
+    ///
+    /// # Errors
+    ///
+    /// If there is nothing to do it with, or the page store cannot.
+    pub fn slot(&self, slot: usize, action: SlotAction) -> Result<SlotDone, SlotError> {
+        let what = match action {
+            SlotAction::Save => return self.save_slot(slot),
+            SlotAction::Restore(key) => What::Restore(key),
+            SlotAction::Erase => What::Erase,
+        };
+        self.command(slot, what).map(|Done { key, tokens, .. }| SlotDone { key, tokens })
+    }
+
+    fn save_slot(&self, slot: usize) -> Result<SlotDone, SlotError> {
+        /// How long a disk may take.
+        const PATIENCE: Duration = Duration::from_secs(60);
+        let Some(store) = &self.handle.store else { return Err(SlotError::NoStore) };
+        let end = Instant::now() + PATIENCE;
+        let left = || end.saturating_duration_since(Instant::now());
+        loop {
+            let Done { key, tokens, dropped } = self.command(slot, What::Save)?;
+            let settled = store.settle(left());
+            if store.entry(&key).is_some_and(|entry| store.path(&entry).is_some()) {
+                return Ok(SlotDone { key, tokens });
+            }
+            // Unless too much waited, trying again does not help.
+            if !dropped || !settled || left().is_zero() || store.stats().failed > 0 {
+                return Err(SlotError::NotSaved);
+            }
+        }
+    }
+
+    fn command(&self, slot: usize, what: What) -> Result<Done, SlotError> {
+        let (answer, answered) = std::sync::mpsc::channel();
+        self.handle.inbox.command(Command { slot, what, answer });
+        answered.recv().unwrap_or(Err(SlotError::ShuttingDown))
     }
 
     /// Text to tokens and back.
@@ -274,9 +326,9 @@ impl Engine {
 
     /// How it is going, as of the last step.
     pub fn status(&self) -> Status {
-        let queued = self.handle.inbox.len();
+        let (queued, queued_tokens) = (self.handle.inbox.len(), self.handle.inbox.tokens());
         let store = self.handle.store.as_ref().map(PageStore::stats);
-        Status { queued, store, ..self.board().clone() }
+        Status { queued, queued_tokens, store, ..self.board().clone() }
     }
 
     fn board(&self) -> std::sync::MutexGuard<'_, Status> {
@@ -308,11 +360,19 @@ impl Drop for Handle {
 }
 
 /// Lets nobody wait for a worker that is gone.
-struct Closing<'a>(&'a Inbox);
+struct Closing<'a> {
+    inbox: &'a Inbox,
+    board: &'a Mutex<Status>,
+    /// Whether it is gone because it panicked.
+    broke: bool,
+}
 
 impl Drop for Closing<'_> {
     fn drop(&mut self) {
-        self.0.close(Instant::now());
-        self.0.take_all(|_| true);
+        self.inbox.close(Instant::now());
+        self.inbox.take_all(|_| true);
+        self.inbox.take_commands();
+        let mut board = self.board.lock().unwrap_or_else(PoisonError::into_inner);
+        (board.is_gone, board.busy_since) = (self.broke, None);
     }
 }

@@ -4,7 +4,7 @@ use cpu::Cpu;
 use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
     Engine, EngineOptions, Form, Job, JobPrompt, LoadedModel, Miss, Priority, Reply, Request, Sampling,
-    Session,
+    Session, SlotAction, SlotError,
 };
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
@@ -45,7 +45,9 @@ mod common;
 
 fn submit(engine: &Engine, loaded: &Loaded, prompt: JobPrompt) -> engine::Ticket {
     let request = request(loaded, 5, 10);
-    engine.submit(Job { prompt, request, priority: Priority::Normal, deadline: None }).unwrap()
+    engine
+        .submit(Job { prompt, request, priority: Priority::Normal, deadline: None, affinity: None })
+        .unwrap()
 }
 
 fn ask(engine: &Engine, loaded: &Loaded, prompt: &[u32]) -> Reply {
@@ -182,10 +184,14 @@ fn what_can_never_fit_is_refused() {
         request: request(&loaded, 1, 1),
         priority: Priority::Normal,
         deadline: None,
+        affinity: None,
     };
     engine.submit(job(100)).unwrap().wait().unwrap();
     match engine.submit(job(8000)) {
-        Err(engine::Refusal::Memory { need, free }) => assert!(need > free && free == limit),
+        Err(engine::Refusal::Memory { prompt, limit: tokens, need, free }) => {
+            assert!(need > free && free == limit);
+            assert!(prompt == 8000 && tokens < prompt, "{tokens}");
+        }
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("accepted"),
     }
@@ -354,6 +360,7 @@ fn however_a_prompt_is_read_the_reply_is_the_same() {
         request: request(&loaded, seed, 12),
         priority: Priority::Normal,
         deadline: None,
+        affinity: None,
     };
     let alone: Vec<_> = (0..3)
         .map(|seed| engine(&loaded, None).submit(sampled(seed)).unwrap().wait().unwrap().tokens)
@@ -378,4 +385,105 @@ fn however_a_prompt_is_read_the_reply_is_the_same() {
         engine.shutdown(Duration::from_secs(60));
     }
     assert!(restored >= 6, "those of later engines start with what is on disk: {restored}");
+}
+
+/// The next turn of a conversation.
+fn go_on(loaded: &Loaded, prompt: &mut Vec<u32>, reply: &Reply, said: &[u32]) {
+    prompt.extend(&reply.tokens);
+    prompt.push(user(loaded));
+    prompt.extend(said);
+}
+
+/// Two conversations with the same instructions, by turns: each finds all that was said in it, in a place of its own.
+#[test]
+fn conversations_with_the_same_instructions_keep_a_place_each() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    let system = words(1, 400);
+    let mut prompts = [2, 3].map(|nth| conversation(&loaded, &[&system, &words(nth, 40)]));
+    let mut known = [0, 401];
+    for turn in 0..4 {
+        for (nth, prompt) in prompts.iter_mut().enumerate() {
+            let reply = ask(&engine, &loaded, prompt);
+            assert_eq!(reply.stats.prompt.cached, known[nth], "conversation {nth}, turn {turn}");
+            go_on(&loaded, prompt, &reply, &words(10 * turn + nth, 30));
+            known[nth] = prompt.len() - 32; // all but the last token of the reply, the marker and what was said
+        }
+    }
+    let slots = engine.status().slots;
+    let used: Vec<usize> = slots.iter().map(|slot| slot.tokens).filter(|&tokens| tokens > 0).collect();
+    assert_eq!(used, known, "{slots:?}");
+}
+
+/// Where memory is short, what a sub-agent needs is taken from what nobody has come back to for long, and not from the
+/// conversation that waits for it.
+#[test]
+fn a_sub_agent_does_not_evict_its_parent() {
+    let loaded = load();
+    let engine = engine(&loaded, Some(6 << 20));
+    let mut old = 0;
+    while engine.status().cache.evicted == 0 {
+        ask(&engine, &loaded, &words(old + 40, 900));
+        old += 1;
+        assert!(old < 40, "memory was never short");
+    }
+    let system = words(1, 300);
+    let mut parent = conversation(&loaded, &[&system, &words(2, PAGE)]);
+    let reply = ask(&engine, &loaded, &parent);
+    let known = parent.len() + 9;
+    go_on(&loaded, &mut parent, &reply, &words(3, 30));
+    let before = engine.status().cache.evicted;
+    let child = conversation(&loaded, &[&system, &words(20, 700)]);
+    assert_eq!(ask(&engine, &loaded, &child).stats.prompt.cached, 301, "the instructions are shared");
+    assert!(engine.status().cache.evicted > before, "room was made");
+    assert_eq!(ask(&engine, &loaded, &parent).stats.prompt.cached, known);
+}
+
+#[test]
+fn a_conversation_is_saved_and_brought_back_by_another_engine() {
+    let loaded = load();
+    for system in [60, PAGE + 200] {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = engine_over(&loaded, store(&loaded, folder.path()), None);
+        let mut prompt = conversation(&loaded, &[&words(1, system), &words(2, 20)]);
+        assert_eq!(engine.slot(0, SlotAction::Save), Err(SlotError::Empty(0)));
+        let reply = ask(&engine, &loaded, &prompt);
+        let saved = engine.slot(0, SlotAction::Save).unwrap();
+        assert_eq!(saved.tokens, prompt.len() + 9);
+        assert_eq!(engine.slot(0, SlotAction::Save), Ok(saved), "and once more");
+
+        // The first engine still runs: what the second one knows was on disk before.
+        let second = engine_over(&loaded, store(&loaded, folder.path()), None);
+        let unknown = saved.key.child(&[1]);
+        assert_eq!(second.slot(3, SlotAction::Restore(unknown)), Err(SlotError::Unknown(unknown)));
+        assert!(matches!(second.slot(99, SlotAction::Restore(saved.key)), Err(SlotError::NoSuchSlot { .. })));
+        assert_eq!(second.slot(3, SlotAction::Restore(saved.key)), Ok(saved));
+        go_on(&loaded, &mut prompt, &reply, &words(3, 30));
+        let next = check(&second, &loaded, &prompt, saved.tokens, Some(Miss::Beyond));
+        assert_eq!(next.stats.fetched, 0, "it was in memory");
+        assert_eq!(second.status().slots[3].tokens, prompt.len() + 9, "it goes on in its place");
+    }
+}
+
+#[test]
+fn what_is_erased_is_forgotten_and_others_keep_theirs() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    assert_eq!(engine.slot(0, SlotAction::Save), Err(SlotError::NoStore));
+    let (own, other) = (words(1, 2 * PAGE + 100), [words(1, PAGE + 50), words(9, 60)].concat());
+    check(&engine, &loaded, &own, 0, Some(Miss::New));
+    ask(&engine, &loaded, &other);
+    let pages = engine.status().cache.pages;
+    let erased = engine.slot(0, SlotAction::Erase).unwrap();
+    assert_eq!(erased.tokens, own.len() + 9);
+    assert_eq!(engine.slot(0, SlotAction::Erase), Err(SlotError::Empty(0)));
+    check(&engine, &loaded, &other, other.len() - 1, None);
+    assert_eq!(engine.status().cache.pages, pages - 1, "the page that both have is still there");
+    let reply = ask(&engine, &loaded, &own);
+    assert_eq!(reply.stats.prompt.cached, PAGE);
+    assert_eq!(reply.tokens, fresh(&loaded, &own));
+    for slot in 0..2 {
+        engine.slot(slot, SlotAction::Erase).unwrap();
+    }
+    check(&engine, &loaded, &own, 0, Some(Miss::New));
 }

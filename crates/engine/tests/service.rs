@@ -23,7 +23,7 @@ fn engine(loaded: &Loaded) -> Engine {
 
 fn job(prompt: &[u32], request: Request) -> Job {
     let prompt = JobPrompt::Tokens(prompt.to_vec());
-    Job { prompt, request, priority: Priority::Normal, deadline: None }
+    Job { prompt, request, priority: Priority::Normal, deadline: None, affinity: None }
 }
 
 /// A request whose reply depends on its seed.
@@ -289,4 +289,56 @@ fn a_given_text_is_scored_in_batches() {
         assert_eq!(reply.tokens, said.tokens);
         assert!(reply.stats.steps < rest.len() / 4 + 6, "{} steps for {}", reply.stats.steps, rest.len());
     }
+}
+
+/// Somebody who measures wants so many tokens, whatever the model has to say.
+#[test]
+fn a_reply_does_not_end_before_its_least_length() {
+    let loaded = load("mini-bf16.gguf");
+    let (prompt, _) = golden("mini-bf16.mid");
+    let eos = loaded.tokenizer.marker_id(text::Marker::Eos).unwrap();
+    let ends = Sampling { bias: vec![(eos, 100.0)], ..Sampling::greedy() };
+    let engine = engine(&loaded);
+    let written = |min_tokens| {
+        let request = Request { sampling: ends.clone(), min_tokens, ..greedy(20) };
+        let reply = engine.submit(job(&prompt, request)).unwrap().wait().unwrap();
+        (reply.tokens.len(), reply.finish)
+    };
+    assert_eq!(written(0), (0, Finish::Eos));
+    assert_eq!(written(7), (7, Finish::Eos));
+    assert_eq!(written(usize::MAX), (20, Finish::MaxTokens));
+}
+
+/// Whoever watches sees since when the engine is busy, and when it was last done with something.
+#[test]
+fn a_step_under_way_can_be_watched() {
+    let loaded = load("mini-bf16.gguf");
+    let (prompt, _) = golden("mini-bf16.mid");
+    let (go, may_go) = std::sync::mpsc::channel::<()>();
+    let stuck = move |_: &Reference, place: Place, _: Seen<'_, Reference>| {
+        if place.name == "logits" {
+            let _ = may_go.recv();
+        }
+    };
+    let engine = Engine::start_watched(loaded, options(), stuck).unwrap();
+    let ticket = engine.submit(job(&prompt, greedy(1))).unwrap();
+    let until = |wanted: &dyn Fn(&engine::Status) -> bool| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !wanted(&engine.status()) {
+            assert!(Instant::now() < end, "{:?}", engine.status());
+            std::thread::yield_now();
+        }
+    };
+    // The clock is not set anew while the step lasts.
+    until(&|status| status.busy_since.is_some() && !status.active.is_empty());
+    let since = engine.status().busy_since;
+    std::thread::sleep(Duration::from_millis(30));
+    assert_eq!(engine.status().busy_since, since);
+    assert_eq!(engine.status().last_step, None);
+    drop(go);
+    ticket.wait().unwrap();
+    until(&|status| status.busy_since.is_none() && status.last_step.is_some());
+    let status = engine.status();
+    assert_eq!(status.reply_tokens, 1.0);
+    assert_eq!(status.totals.computed_tokens, prompt.len() as u64);
 }

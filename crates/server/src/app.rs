@@ -2,16 +2,17 @@
 
 use crate::error::{ApiError, Fault};
 use crate::guard::{Client, Keys};
-use crate::memory::Memory;
+use crate::memory::{Journal, Memory};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::places::{Place, Places};
 use crate::responses::store::ResponseStore;
+use crate::slots::Checkpoints;
 use crate::speaker::{Speaker, draining};
 use crate::trace::Trace;
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -33,6 +34,12 @@ pub struct Shared {
     pub trace: Option<Trace>,
     speaker: OnceLock<Arc<dyn Speaker>>,
     load_error: OnceLock<String>,
+    backend: OnceLock<String>,
+    /// How much of the model is loaded, in thousandths.
+    loaded: AtomicU32,
+    begun: Instant,
+    /// Names that clients gave saved conversations.
+    pub(crate) checkpoints: Mutex<Checkpoints>,
     draining: AtomicBool,
     memory: Mutex<Memory>,
     places: Places,
@@ -61,6 +68,10 @@ impl App {
             trace,
             speaker: OnceLock::new(),
             load_error: OnceLock::new(),
+            backend: OnceLock::new(),
+            loaded: AtomicU32::new(0),
+            begun: Instant::now(),
+            checkpoints: Mutex::default(),
             draining: AtomicBool::new(false),
             memory: Mutex::default(),
             places: Places::new(options.key_limit),
@@ -80,9 +91,29 @@ impl App {
         Ok(app)
     }
 
-    /// The model is there.
+    /// The model is there. What is remembered of earlier replies is read first.
     pub fn ready(&self, speaker: Arc<dyn Speaker>) {
+        if let Some(folder) = &self.options.replies {
+            let journal = Journal::open(folder, &speaker.info().fingerprint, speaker.tokenizer());
+            match journal {
+                Ok((journal, known)) => self.memory().remember(known, journal),
+                Err(error) => eprintln!(
+                    "warning: replies are not remembered beyond a restart: {}: {error}",
+                    folder.display()
+                ),
+            }
+        }
         assert!(self.speaker.set(speaker).is_ok(), "a model is loaded once");
+    }
+
+    /// So much of the model is loaded, 0 to 1.
+    pub fn progress(&self, part: f32) {
+        self.loaded.store((part.clamp(0.0, 1.0) * 1000.0) as u32, Ordering::Relaxed);
+    }
+
+    /// On what the model is computed, for people.
+    pub fn computes_on(&self, backend: String) {
+        let _ = self.backend.set(backend);
     }
 
     /// There will be no model.
@@ -112,8 +143,33 @@ impl Shared {
     pub fn loaded(&self) -> Result<&Arc<dyn Speaker>, ApiError> {
         self.speaker.get().ok_or_else(|| match self.load_error.get() {
             Some(why) => ApiError::new(Fault::Unavailable, format!("the model could not be loaded: {why}")),
-            None => ApiError::new(Fault::Unavailable, "Loading model").retry_after(Duration::from_secs(2)),
+            None => ApiError::new(Fault::Unavailable, "Loading model").retry_after(self.load_rest()),
         })
+    }
+
+    /// Whether the model is on its way.
+    pub fn is_loading(&self) -> bool {
+        self.speaker.get().is_none() && self.load_error.get().is_none()
+    }
+
+    /// How much of the model is loaded, 0 to 1.
+    pub fn load_progress(&self) -> f32 {
+        self.loaded.load(Ordering::Relaxed) as f32 / 1000.0
+    }
+
+    /// How long loading will take, by how long it has taken so far; two seconds as long as that says nothing.
+    fn load_rest(&self) -> Duration {
+        let part = f64::from(self.load_progress());
+        if part < 0.05 {
+            return Duration::from_secs(2);
+        }
+        let rest = self.begun.elapsed().as_secs_f64() * (1.0 - part) / part;
+        Duration::from_secs_f64(rest.clamp(1.0, 60.0))
+    }
+
+    /// On what the model is computed, if that is known.
+    pub fn backend(&self) -> &str {
+        self.backend.get().map_or("unknown", String::as_str)
     }
 
     /// Takes no more work.
@@ -135,7 +191,12 @@ impl Shared {
     ///
     /// If the client has as many as it may.
     pub fn place(&self, client: &Client) -> Result<Place, ApiError> {
-        self.places.take(&client.scope)
+        // One of the client's own requests has to end first.
+        let wait = |count| {
+            let status = self.loaded().map(|speaker| speaker.status()).unwrap_or_default();
+            status.first_end(count)
+        };
+        self.places.take(&client.scope, wait)
     }
 
     /// What was said earlier.
@@ -148,12 +209,13 @@ impl Shared {
         self.responses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Identifies the weights and the program, for clients that compare seeds.
+    /// Identifies the program, the formats of the weights and the weights, for clients that compare seeds.
     pub fn fingerprint(&self) -> String {
         let Ok(speaker) = self.loaded() else { return String::new() };
-        let bytes = &speaker.info().fingerprint[..6];
-        let hex = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-        format!("fp_{}_{hex}", env!("CARGO_PKG_VERSION"))
+        let info = speaker.info();
+        let hex = info.fingerprint[..6].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let build = self.options.commit.as_deref().unwrap_or(env!("CARGO_PKG_VERSION"));
+        format!("fp_{build}_{}_{hex}", info.quant.replace('/', "-"))
     }
 
     /// The name to answer with to a request for `asked`.

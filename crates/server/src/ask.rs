@@ -12,7 +12,7 @@ use crate::places::Place;
 use crate::shape;
 use crate::thinking::Think;
 use crate::voice::{Manner, Voice};
-use engine::{Form, Request};
+use engine::{Form, Request, Sampling};
 use engine::{Job, JobPrompt, Priority};
 use std::sync::Arc;
 use text::chat::ThinkingMode;
@@ -141,6 +141,9 @@ impl Ask {
         let reasons = conversation.options.mode == ThinkingMode::Thinking;
 
         let mut sampling = self.params.sampling;
+        if reasons && app.options.fixed_thinking_sampling {
+            sampling = Sampling { bias: sampling.bias, ..app.options.sampling.clone() };
+        }
         if forbidden
             && !conversation.declared_tools.is_empty()
             && let Some(dsml) = tokenizer.marker_id(Marker::Dsml)
@@ -159,6 +162,7 @@ impl Ask {
                 strict_markup: true,
                 constraint,
                 think_budget: think.budget,
+                min_tokens: self.params.min_tokens,
                 forced: Vec::new(),
             },
             prompt: JobPrompt::Rendered(prompt),
@@ -212,8 +216,13 @@ impl Prepared {
         for nth in 0..self.n {
             let mut request = self.request.clone();
             request.seed = request.seed.wrapping_add(nth as u64);
-            let job =
-                Job { prompt: self.prompt.clone(), request, priority: Priority::Normal, deadline: None };
+            let job = Job {
+                prompt: self.prompt.clone(),
+                request,
+                priority: Priority::Normal,
+                deadline: None,
+                affinity: id.1.get(),
+            };
             voices.push(Voice::new(
                 app.clone(),
                 speaker.submit(job)?,

@@ -29,9 +29,37 @@ pub async fn read_json(
     limit: usize,
     patience: Duration,
 ) -> Result<Value, ApiError> {
+    let (packing, bytes) = read_packed(headers, body, limit, patience).await?;
+    parse_packed(packing, bytes, limit).await
+}
+
+/// The same, where a body may be missing: `null` then.
+///
+/// # Errors
+///
+/// As [`read_json`].
+pub async fn read_json_or_nothing(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<Value, ApiError> {
+    let (packing, bytes) = read_packed(headers, body, limit, patience).await?;
+    if bytes.is_empty() { Ok(Value::Null) } else { parse_packed(packing, bytes, limit).await }
+}
+
+async fn read_packed(
+    headers: &HeaderMap,
+    body: Body,
+    limit: usize,
+    patience: Duration,
+) -> Result<(Packing, Bytes), ApiError> {
     let packing = packing(headers)?;
     check_type(headers)?;
-    let bytes = read(headers, body, limit, patience).await?;
+    Ok((packing, read(headers, body, limit, patience).await?))
+}
+
+async fn parse_packed(packing: Packing, bytes: Bytes, limit: usize) -> Result<Value, ApiError> {
     if bytes.len() < LARGE && packing == Packing::None {
         return parse(&bytes);
     }

@@ -3,6 +3,7 @@
 //!
 //! The order of the checks: the name of the host, the origin of a web page, the key.
 
+use crate::affinity::Affinity;
 use crate::app::App;
 use crate::error::{ApiError, Family, Fault};
 use crate::heartbeat;
@@ -21,15 +22,16 @@ pub struct Client {
     pub scope: String,
 }
 
-/// The number of a request, in our logs and the client's.
+/// The number of a request, in our logs and the client's, and what its client calls the conversation.
 #[derive(Clone, Debug)]
-pub struct RequestId(pub String);
+pub struct RequestId(pub String, pub Affinity);
 
 /// Everything around a handler.
 pub async fn guard(State(app): State<App>, mut request: Request, next: Next) -> Response {
     let family = Family::of(request.uri().path());
     let id = request_id(request.headers());
-    request.extensions_mut().insert(RequestId(id.clone()));
+    let affinity = Affinity::of_headers(request.headers());
+    request.extensions_mut().insert(RequestId(id.clone(), affinity));
     let is_head = request.method() == Method::HEAD;
 
     let response = match admit(&app, &request) {

@@ -7,6 +7,7 @@
 //!
 //! Nothing here knows a tensor. No path or URL that a client sends is ever opened.
 
+pub mod affinity;
 pub mod app;
 pub mod ask;
 pub mod body;
@@ -33,6 +34,7 @@ pub mod responses;
 pub mod router;
 pub mod serving;
 pub mod shape;
+pub mod slots;
 pub mod speaker;
 pub mod stream;
 pub mod thinking;

@@ -11,12 +11,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::future::Future;
 use std::io;
+#[cfg(unix)]
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
+#[cfg(unix)]
+use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, Sleep};
 use tower::ServiceExt;
@@ -33,6 +37,129 @@ const MAX_HEADERS: usize = 128;
 /// How long bytes are taken that nobody wants any more, after the last of ours.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Where connections come from.
+#[derive(Debug)]
+pub enum Door {
+    /// The network.
+    Tcp(TcpListener),
+    /// Programs of this machine that may open a file.
+    #[cfg(unix)]
+    Unix(UnixListener),
+}
+
+impl From<TcpListener> for Door {
+    fn from(listener: TcpListener) -> Door {
+        Door::Tcp(listener)
+    }
+}
+
+#[cfg(unix)]
+impl From<UnixListener> for Door {
+    fn from(listener: UnixListener) -> Door {
+        Door::Unix(listener)
+    }
+}
+
+/// A connection.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+impl Door {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        match self {
+            Door::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                // A token is a packet: it shall not wait for the next one.
+                let _ = stream.set_nodelay(true);
+                Ok(Box::new(stream))
+            }
+            #[cfg(unix)]
+            Door::Unix(listener) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// What a server listens on, before it runs.
+#[derive(Debug)]
+pub enum Socket {
+    /// An address and a port.
+    Tcp(std::net::TcpListener),
+    /// A file of this machine.
+    #[cfg(unix)]
+    Unix(UnixSocket),
+}
+
+impl Socket {
+    /// Must be called within a runtime. Gives back what has to live as long as the door.
+    fn open(self) -> io::Result<(Door, Box<dyn Send>)> {
+        match self {
+            Socket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok((TcpListener::from_std(listener)?.into(), Box::new(())))
+            }
+            #[cfg(unix)]
+            Socket::Unix(UnixSocket { listener, file }) => {
+                listener.set_nonblocking(true)?;
+                Ok((UnixListener::from_std(listener)?.into(), Box::new(file)))
+            }
+        }
+    }
+}
+
+/// A socket that is a file; it is removed at the end.
+#[cfg(unix)]
+#[derive(Debug)]
+pub struct UnixSocket {
+    listener: std::os::unix::net::UnixListener,
+    file: SocketFile,
+}
+
+#[cfg(unix)]
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+#[cfg(unix)]
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(unix)]
+impl UnixSocket {
+    /// Makes a socket that only its owner can open. One that a server has left behind is replaced.
+    ///
+    /// # Errors
+    ///
+    /// If a server listens there, something else than a socket is there, or the system refuses.
+    pub fn bind(path: &Path) -> io::Result<UnixSocket> {
+        use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+        use std::os::unix::net::{UnixListener, UnixStream};
+        if let Ok(there) = std::fs::symlink_metadata(path) {
+            if !there.file_type().is_socket() {
+                return Err(io::Error::new(
+                    io::ErrorKind::AlreadyExists,
+                    "there is a file that is no socket",
+                ));
+            }
+            if UnixStream::connect(path).is_ok() {
+                return Err(io::Error::new(io::ErrorKind::AddrInUse, "another server listens there"));
+            }
+        }
+        // Under another name first: nobody else can open it before it is private, and then it replaces an old one.
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(format!(".{}", std::process::id()));
+        let beside = PathBuf::from(beside);
+        let listener = UnixListener::bind(&beside)?;
+        let file = SocketFile(beside.clone());
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, path)?;
+        std::mem::forget(file);
+        Ok(UnixSocket { listener, file: SocketFile(path.to_owned()) })
+    }
+}
+
 /// Why a server ended before somebody ended it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -46,7 +173,8 @@ pub enum RunError<E> {
 }
 
 /// Runs a server until it gets SIGTERM or Ctrl-C: probes are answered at once, requests when `load` has returned.
-/// `ready` is called when they are.
+/// `ready` is called when they are. While it loads, `load` may say how far it is ([`App::progress`]) and on what the
+/// model will be computed ([`App::computes_on`]).
 ///
 /// At the end requests that run have `grace` to finish; a second signal ends the process at once.
 ///
@@ -56,18 +184,17 @@ pub enum RunError<E> {
 ///
 /// If the model cannot be loaded, or the system refuses something.
 pub fn run<E: Send + 'static>(
-    listener: std::net::TcpListener,
+    listener: Socket,
     metrics: Option<std::net::TcpListener>,
     options: Options,
     grace: Duration,
-    load: impl FnOnce() -> Result<Arc<dyn Speaker>, E> + Send + 'static,
+    load: impl FnOnce(&App) -> Result<Arc<dyn Speaker>, E> + Send + 'static,
     ready: impl FnOnce(&dyn Speaker) + Send + 'static,
 ) -> Result<(), RunError<E>> {
-    listener.set_nonblocking(true)?;
     let app = App::loading(options)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(async {
-        let listener = TcpListener::from_std(listener)?;
+        let (listener, _file) = listener.open()?;
         if let Some(metrics) = metrics {
             metrics.set_nonblocking(true)?;
             let (metrics, app) = (TcpListener::from_std(metrics)?, app.clone());
@@ -80,7 +207,7 @@ pub fn run<E: Send + 'static>(
         let (failed, mut failure) = tokio::sync::oneshot::channel();
         let loading = app.clone();
         // Not one of the runtime's own threads: those would be waited for at the end.
-        std::thread::Builder::new().name("ds4-load".to_owned()).spawn(move || match load() {
+        std::thread::Builder::new().name("ds4-load".to_owned()).spawn(move || match load(&loading) {
             Ok(speaker) => {
                 loading.ready(speaker.clone());
                 ready(&*speaker);
@@ -143,12 +270,13 @@ async fn signal() {
 ///
 /// Never for a single connection; only if the socket itself fails for good.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Door>,
     router: Router,
     options: &Options,
     stop: impl Future<Output = ()>,
     grace: Duration,
 ) -> io::Result<()> {
+    let listener = listener.into();
     let places = Arc::new(Semaphore::new(options.max_connections));
     let (closing, closed) = watch::channel(false);
     let mut stop = std::pin::pin!(stop);
@@ -160,7 +288,7 @@ pub async fn serve(
         };
         let stream = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(stream) => stream,
                 Err(error) => {
                     // Out of file descriptors, or the client is gone already: the next one may have more luck.
                     eprintln!("warning: a connection could not be accepted: {error}");
@@ -183,9 +311,7 @@ pub async fn serve(
     Ok(())
 }
 
-async fn serve_one(stream: TcpStream, router: Router, options: Options, closed: watch::Receiver<bool>) {
-    // A token is a packet: it shall not wait for the next one.
-    let _ = stream.set_nodelay(true);
+async fn serve_one(stream: Box<dyn Stream>, router: Router, options: Options, closed: watch::Receiver<bool>) {
     let stream = Impatient::new(stream, options.write_patience);
     let Some(tls) = &options.tls else { return converse(stream, router, &options, closed).await };
     // Who greets in another language, or not at all, is left.
@@ -212,6 +338,8 @@ async fn converse(
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEAD)
         .keep_alive(true)
+        // Without it the end of a client's bytes is the end of its interest: the answer is given up.
+        .half_close(options.half_close)
         .serve_connection(io, service);
     let mut connection = std::pin::pin!(connection);
     // Errors here are clients that break off or speak no HTTP; they have been told what can be told.
@@ -231,7 +359,7 @@ async fn converse(
 /// what the other side is still sending, for a moment: the system resets a socket that is closed with bytes unread,
 /// and a reset destroys an answer ("too large", say) that was not read yet.
 struct Impatient {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     patience: Duration,
     /// Runs while bytes wait to be taken.
     waiting: Option<Pin<Box<Sleep>>>,
@@ -240,7 +368,7 @@ struct Impatient {
 }
 
 impl Impatient {
-    fn new(stream: TcpStream, patience: Duration) -> Impatient {
+    fn new(stream: Box<dyn Stream>, patience: Duration) -> Impatient {
         Impatient { stream, patience, waiting: None, lingering: None }
     }
 
@@ -318,6 +446,7 @@ mod tests {
     use super::*;
     use axum::http::StatusCode;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     /// A client that first sends all it has still gets to read that it was too much.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

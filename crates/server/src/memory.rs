@@ -4,7 +4,12 @@
 //! before them and what they say: most clients do not send reasoning back, and the model may have spelled the
 //! text in other tokens than the tokenizer would.
 
+mod journal;
+
+pub use journal::Journal;
+
 use crate::ids::canonical_call;
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use text::chat::message::AssistantMessage;
 use text::chat::replay::{ReplayEntry, ReplayScope, ReplayStore, SampledTurn};
@@ -23,14 +28,29 @@ pub struct Memory {
     /// Oldest first. A turn that was said again is there twice, and goes with its first mention.
     order: VecDeque<(TurnKey, usize)>,
     bytes: usize,
+    journal: Option<Journal>,
+}
+
+/// Something that is remembered, as it is written down.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Record {
+    /// A turn with calls.
+    Calls(ReplayEntry),
+    /// A turn without.
+    Turn {
+        /// Its place.
+        key: TurnKey,
+        /// What was said.
+        said: Said,
+    },
 }
 
 /// A turn in its place: a hash of who talks, with which model, of all that was said before, and of the text.
 pub type TurnKey = [u8; 32];
 
 /// A turn without calls.
-#[derive(Debug)]
-struct Said {
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Said {
     reasoning: String,
     turn: Option<SampledTurn>,
 }
@@ -78,6 +98,12 @@ impl Trail {
 }
 
 impl Memory {
+    /// Remembers what was written down earlier, oldest first, and from now on writes down what is kept.
+    pub fn remember(&mut self, known: Vec<Record>, journal: Journal) {
+        known.into_iter().for_each(|record| self.put(record));
+        self.journal = Some(journal);
+    }
+
     /// Gives every assistant message what was sampled for it. Returns the trail up to the end, for the reply.
     pub fn attach(&mut self, scope: &ReplayScope, conversation: &mut Conversation) -> Trail {
         for message in &mut conversation.messages {
@@ -111,17 +137,32 @@ impl Memory {
         if !reply.tool_calls.is_empty() {
             let ids: Vec<String> = ids.iter().map(|id| canonical_call(id).to_owned()).collect();
             if let Some(entry) = ReplayEntry::new(scope, reply, &ids, turn) {
-                self.calls.insert(entry);
+                self.keep_record(Record::Calls(entry));
             }
             return;
         }
         if reply.content.is_empty() {
             return;
         }
-        let key = trail.key(&reply.content);
-        let tokens = turn.as_ref().map_or(0, |turn| turn.tokens.text.len() + 4 * turn.tokens.ids.len());
-        let size = 128 + reply.reasoning_content.len() + tokens;
-        self.turns.insert(key, Said { reasoning: reply.reasoning_content.clone(), turn });
+        let said = Said { reasoning: reply.reasoning_content.clone(), turn };
+        self.keep_record(Record::Turn { key: trail.key(&reply.content), said });
+    }
+
+    fn keep_record(&mut self, record: Record) {
+        if let Some(journal) = &self.journal {
+            journal.write(&record);
+        }
+        self.put(record);
+    }
+
+    fn put(&mut self, record: Record) {
+        let (key, said) = match record {
+            Record::Calls(entry) => return self.calls.insert(entry),
+            Record::Turn { key, said } => (key, said),
+        };
+        let tokens = said.turn.as_ref().map_or(0, |turn| turn.tokens.text.len() + 4 * turn.tokens.ids.len());
+        let size = 128 + said.reasoning.len() + tokens;
+        self.turns.insert(key, said);
         self.order.push_back((key, size));
         self.bytes += size;
         while self.bytes > MAX_BYTES {

@@ -40,7 +40,8 @@ pub async fn document(State(app): State<App>) -> Json<Value> {
         crate::health::live,
         crate::health::ready,
         crate::props::props,
-        crate::props::slots,
+        crate::slots::list,
+        crate::slots::act,
         crate::props::version,
     )
 )]
@@ -396,7 +397,34 @@ pub struct ModelObject {
 #[derive(ToSchema)]
 #[allow(dead_code)]
 pub struct Health {
+    /// `ok`, `loading`, `unavailable`, `unhealthy` or `draining`.
     status: String,
+    /// How much of the model is loaded, 0 to 1.
+    progress: Option<f32>,
+    /// What is wrong.
+    reason: Option<String>,
+}
+
+/// What to do with the last conversation of a slot.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[allow(dead_code)]
+pub enum SlotActionName {
+    /// Write it to the page store.
+    Save,
+    /// Bring one back from there.
+    Restore,
+    /// Forget it.
+    Erase,
+}
+
+/// What a saved conversation is called.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct SlotBody {
+    /// A name, or for `restore` also the key that `save` answered. It names no file.
+    #[schema(min_length = 1, max_length = 128)]
+    filename: Option<String>,
 }
 
 /// The program's version.
@@ -404,6 +432,9 @@ pub struct Health {
 #[allow(dead_code)]
 pub struct Version {
     version: String,
+    /// The source that the program was built from, or `unknown`.
+    commit: String,
+    /// On what the model is computed, or `unknown` as long as it is loading.
     backend: String,
 }
 

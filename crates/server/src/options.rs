@@ -73,6 +73,20 @@ pub struct Options {
     pub anthropic_529: bool,
     /// Where prompts, decisions and events are recorded.
     pub trace: Option<PathBuf>,
+    /// The source that the program was built from, if that is known.
+    pub commit: Option<String>,
+    /// Whether conversations can be saved, brought back and forgotten by the number of their slot.
+    pub slot_actions: bool,
+    /// How long the engine may be busy with one thing before the server calls itself unhealthy; zero for any time.
+    pub watchdog: Duration,
+    /// Whether a client that has said all it has to say, and closed its side, still waits for an answer.
+    pub half_close: bool,
+    /// Whether `ignore_eos` and `min_tokens` are carried out: whoever may ask for them can have long replies written.
+    pub length_fields: bool,
+    /// Whether requests cannot change how tokens are chosen while the model thinks.
+    pub fixed_thinking_sampling: bool,
+    /// The folder in which the spelling of replies is kept beyond restarts.
+    pub replies: Option<PathBuf>,
 }
 
 /// How reasoning is given in chat completions.
@@ -83,6 +97,8 @@ pub enum ReasoningField {
     ReasoningContent,
     /// As `reasoning_content` and `reasoning`.
     Both,
+    /// Between `<think>` and `</think>` at the beginning of the content, for clients that know no field for it.
+    Inline,
 }
 
 impl Default for Options {
@@ -119,6 +135,13 @@ impl Default for Options {
             metrics_elsewhere: false,
             anthropic_529: false,
             trace: None,
+            commit: None,
+            slot_actions: false,
+            watchdog: Duration::from_secs(300),
+            half_close: false,
+            length_fields: false,
+            fixed_thinking_sampling: false,
+            replies: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
+use crate::options::Options;
 use engine::Sampling;
 use engine::random::fresh_seed;
 use serde_json::Value;
@@ -29,10 +30,13 @@ pub struct Params {
     pub logprobs: Option<usize>,
     /// Whether the reply is sent as it is written.
     pub stream: bool,
+    /// Least tokens, if the operator allows that; see [`Request::min_tokens`](engine::Request::min_tokens).
+    pub min_tokens: usize,
 }
 
 impl Params {
-    /// Reads what all APIs have in common. `limits` are the names of the token limit, the one that counts first.
+    /// Reads what all APIs have in common. `limits` are the names of the token limit, the one that counts first;
+    /// what is absent is as the operator has decided.
     ///
     /// # Errors
     ///
@@ -40,7 +44,7 @@ impl Params {
     pub fn read(
         fields: &Fields<'_>,
         limits: &[&str],
-        defaults: &Sampling,
+        options: &Options,
         vocab: usize,
     ) -> Result<Params, ApiError> {
         let mut max_tokens = None;
@@ -50,28 +54,47 @@ impl Params {
         }
         refuse_extensions(fields)?;
         Ok(Params {
-            sampling: sampling(fields, defaults, vocab)?,
+            sampling: sampling(fields, &options.sampling, vocab)?,
             seed: seed(fields)?.unwrap_or_else(fresh_seed),
             max_tokens: max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
             stop: stop(fields)?,
             n: fields.whole("n", 1..=MAX_CHOICES as i64)?.map_or(1, |n| n as usize),
             logprobs: None,
             stream: fields.flag("stream")?.unwrap_or(false),
+            min_tokens: min_tokens(fields, options)?,
         })
     }
 }
 
 /// Fields that would change the answer and that nothing here carries out.
 fn refuse_extensions(fields: &Fields<'_>) -> Result<(), ApiError> {
-    for field in
-        ["ignore_eos", "min_tokens", "best_of_tokens", "use_beam_search", "mirostat", "dry_multiplier"]
-    {
-        let means_off = |value: &Value| matches!(value, Value::Bool(false)) || value.as_f64() == Some(0.0);
+    for field in ["best_of_tokens", "use_beam_search", "mirostat", "dry_multiplier"] {
         if fields.get(field).is_some_and(|value| !means_off(value)) {
             return Err(ApiError::unsupported(field, "not supported by this server"));
         }
     }
     Ok(())
+}
+
+fn means_off(value: &Value) -> bool {
+    matches!(value, Value::Bool(false)) || value.as_f64() == Some(0.0)
+}
+
+/// `ignore_eos` and `min_tokens`, which benchmarks want.
+fn min_tokens(fields: &Fields<'_>, options: &Options) -> Result<usize, ApiError> {
+    if !options.length_fields {
+        for field in ["ignore_eos", "min_tokens"] {
+            if fields.get(field).is_some_and(|value| !means_off(value)) {
+                let problem = "not allowed by this server; its option --allow-ignore-eos does";
+                return Err(ApiError::unsupported(field, problem));
+            }
+        }
+        return Ok(0);
+    }
+    if fields.flag("ignore_eos")? == Some(true) {
+        return Ok(usize::MAX);
+    }
+    Ok(fields.whole("min_tokens", 0..)?.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX)))
 }
 
 fn sampling(fields: &Fields<'_>, defaults: &Sampling, vocab: usize) -> Result<Sampling, ApiError> {
@@ -162,7 +185,7 @@ mod tests {
     fn read(body: Value) -> Result<Params, String> {
         let fields = Fields::of_body(&body).unwrap();
         let names = ["max_completion_tokens", "max_tokens"];
-        Params::read(&fields, &names, &Sampling::default(), 100).map_err(|e| e.param.unwrap())
+        Params::read(&fields, &names, &Options::default(), 100).map_err(|e| e.param.unwrap())
     }
 
     #[test]
@@ -197,6 +220,22 @@ mod tests {
         check(json!({"max_tokens": -1}), "max_tokens");
         check(json!({"max_tokens": 1.5}), "max_tokens");
         check(json!({"ignore_eos": true}), "ignore_eos");
+        check(json!({"min_tokens": 3}), "min_tokens");
+    }
+
+    #[test]
+    fn the_least_length_is_read_where_the_operator_allows_it() {
+        let options = Options { length_fields: true, ..Options::default() };
+        let check = |body: Value, want: Option<usize>| {
+            let fields = Fields::of_body(&body).unwrap();
+            let read = Params::read(&fields, &["max_tokens"], &options, 100).ok();
+            assert_eq!(read.map(|params| params.min_tokens), want, "{body}");
+        };
+        check(json!({}), Some(0));
+        check(json!({"min_tokens": 5}), Some(5));
+        check(json!({"min_tokens": 5, "ignore_eos": true}), Some(usize::MAX));
+        check(json!({"min_tokens": -1}), None);
+        check(json!({"ignore_eos": 1}), None);
     }
 
     #[test]

@@ -5,9 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// When a client that has too many requests may look again: one of its own has to end first.
-const LOOK_AGAIN: Duration = Duration::from_secs(2);
-
 /// Requests at work, by key.
 #[derive(Clone, Default)]
 pub struct Places {
@@ -29,19 +26,22 @@ impl Places {
 
     /// One more request of this key.
     ///
+    /// - `wait`: when one of so many will probably have ended
+    ///
     /// # Errors
     ///
     /// If there are too many.
-    pub fn take(&self, scope: &str) -> Result<Place, ApiError> {
+    pub fn take(&self, scope: &str, wait: impl FnOnce(usize) -> Duration) -> Result<Place, ApiError> {
         if self.limit > 0 {
             let mut taken = self.lock();
             let count = taken.entry(scope.to_owned()).or_default();
             if *count >= self.limit {
+                let wait = wait(*count);
                 let message = format!(
                     "this key has {count} requests at work, as many as it may; please try again in {}s",
-                    LOOK_AGAIN.as_secs()
+                    wait.as_secs().max(1)
                 );
-                return Err(ApiError::new(Fault::Busy, message).retry_after(LOOK_AGAIN));
+                return Err(ApiError::new(Fault::Busy, message).retry_after(wait));
             }
             *count += 1;
         }

@@ -1,10 +1,9 @@
-//! What runs here and how it is doing: `/props`, `/slots`, `/version`.
+//! What runs here: `/props`, `/version`.
 
 use crate::App;
 use crate::error::ApiError;
 use axum::Json;
 use axum::extract::State;
-use engine::service::Phase;
 use serde_json::{Value, json};
 
 /// `GET /version`
@@ -12,8 +11,15 @@ use serde_json::{Value, json};
     get, path = "/version", tag = "Operations", operation_id = "version",
     responses((status = 200, description = "The program's version", body = crate::openapi::Version)),
 )]
-pub async fn version() -> Json<Value> {
-    Json(json!({ "version": env!("CARGO_PKG_VERSION"), "backend": "ds4" }))
+pub async fn version(State(app): State<App>) -> Json<Value> {
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"), "commit": commit(&app), "backend": app.backend(),
+    }))
+}
+
+/// The source that the program was built from.
+pub(crate) fn commit(app: &App) -> &str {
+    app.options.commit.as_deref().unwrap_or("unknown")
 }
 
 /// `GET /props`
@@ -28,18 +34,25 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     let speaker = app.loaded()?;
     let (info, status, sampling) = (speaker.info(), speaker.status(), &app.options.sampling);
     Ok(Json(json!({
-        "build_info": format!("ds4 {}", env!("CARGO_PKG_VERSION")),
+        "build_info": format!("ds4 {} ({})", env!("CARGO_PKG_VERSION"), commit(&app)),
+        "backend": app.backend(),
         "model_id": app.options.model_name,
         "model_name": info.name,
         "fingerprint": app.fingerprint(),
         "profile": info.profile,
+        "quant": info.quant,
+        "size": info.bytes,
+        "n_params": info.parameters,
         "n_ctx": info.context,
         "n_vocab": info.vocab,
         "total_slots": status.active_limit,
         "active_slots": status.active.len(),
         "queued": status.queued,
         "queue_limit": status.queue_limit,
+        "kv_format": info.kv.name(),
         "kv_memory_bytes": info.memory,
+        "kv_tokens": info.kv_tokens,
+        "page_tokens": engine::PAGE,
         "modalities": { "text": true, "vision": false, "audio": false },
         "default_generation_settings": {
             "temperature": sampling.temperature,
@@ -56,45 +69,12 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
             "dsml_recovery": app.options.dsml_recovery,
             "strip_client_headers": app.options.strip_client_headers,
             "stored_responses": app.options.response_store > 0,
+            "slot_actions": app.options.slot_actions,
+            "ignore_eos": app.options.length_fields,
+            "fixed_thinking_sampling": app.options.fixed_thinking_sampling,
+            "page_store": status.store.is_some(),
+            "speculation": false,
         },
         "warnings": info.warnings,
     })))
-}
-
-/// `GET /slots`
-#[utoipa::path(
-    get, path = "/slots", tag = "Operations", operation_id = "slots",
-    responses(
-        (status = 200, description = "The conversations being worked on; the rest are idle", body = crate::openapi::AnyArray),
-        (status = "5XX", description = "The model is not loaded yet", body = crate::openapi::ErrorBody),
-    ),
-)]
-pub async fn slots(State(app): State<App>) -> Result<Json<Value>, ApiError> {
-    let speaker = app.loaded()?;
-    let (info, status) = (speaker.info(), speaker.status());
-    let mut slots: Vec<Value> = status
-        .active
-        .iter()
-        .enumerate()
-        .map(|(id, job)| {
-            let age = job.age.as_secs_f64();
-            json!({
-                "id": id,
-                "job": job.id,
-                "state": match job.phase { Phase::Prefill => "prefill", Phase::Decode => "decode" },
-                "n_ctx": info.context,
-                "n_tokens": job.tokens,
-                "n_cached": job.cached,
-                "prefill_done": job.tokens.min(job.prompt),
-                "prefill_total": job.prompt,
-                "n_written": job.written,
-                "tokens_per_second": if age > 0.0 { job.written as f64 / age } else { 0.0 },
-                "age_s": age,
-            })
-        })
-        .collect();
-    for id in slots.len()..status.active_limit {
-        slots.push(json!({ "id": id, "state": "idle", "n_ctx": info.context, "n_tokens": 0, "n_cached": 0 }));
-    }
-    Ok(Json(Value::Array(slots)))
 }

@@ -3,7 +3,7 @@
 use crate::error::{ApiError, Fault};
 use crate::guard::guard;
 use crate::{
-    App, chat, completions, health, messages, metrics, models, openapi, page, props, responses, tokens,
+    App, chat, completions, health, messages, metrics, models, openapi, page, props, responses, slots, tokens,
 };
 use axum::Router;
 use axum::extract::{Request, State};
@@ -28,7 +28,8 @@ pub fn router(app: App) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/version", get(props::version))
         .route("/props", get(props::props))
-        .route("/slots", get(props::slots))
+        .route("/slots", get(slots::list))
+        .route("/slots/{id}", post(slots::act))
         .route("/openapi.json", get(openapi::document))
         .route("/models", get(models::list))
         // Names may have a slash: `deepseek-ai/DeepSeek-V4-Flash`.

@@ -22,6 +22,7 @@ pub async fn body(app: &App, id: &RequestId, request: Request) -> Result<Value, 
     app.speaker()?;
     let (parts, body) = request.into_parts();
     let body = body::read_json(&parts.headers, body, app.options.max_body, app.options.body_patience).await?;
+    id.1.read(&body);
     if let Some(trace) = &app.trace {
         trace.request(&id.0, trace_parent(&parts.headers), parts.uri.path(), &body);
     }

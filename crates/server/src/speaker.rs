@@ -1,7 +1,10 @@
 //! What answers requests: the engine, or in tests a script.
 
 use crate::error::{ApiError, Fault};
-use engine::{Constraints, Engine, Invalid, Job, JobError, JobEvent, ModelInfo, Refusal, Status, Ticket};
+use engine::{
+    Constraints, Engine, Invalid, Job, JobError, JobEvent, ModelInfo, Refusal, SlotAction, SlotDone,
+    SlotError, Status, Ticket,
+};
 use std::future::Future;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,6 +27,12 @@ pub trait Speaker: Send + Sync + 'static {
     fn info(&self) -> &ModelInfo;
     /// How it is doing.
     fn status(&self) -> Status;
+    /// Does something with the last conversation of a slot. May take a while.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or no page store.
+    fn slot(&self, slot: usize, action: SlotAction) -> Result<SlotDone, SlotError>;
     /// Takes no more jobs; running ones are ended after `grace`. Returns when they have.
     fn shutdown(&self, grace: Duration);
 }
@@ -61,6 +70,10 @@ impl Speaker for Engine {
         Engine::status(self)
     }
 
+    fn slot(&self, slot: usize, action: SlotAction) -> Result<SlotDone, SlotError> {
+        Engine::slot(self, slot, action)
+    }
+
     fn shutdown(&self, grace: Duration) {
         Engine::shutdown(self, grace);
     }
@@ -96,13 +109,32 @@ impl From<Refusal> for ApiError {
                 ApiError::new(Fault::Busy, message).retry_after(retry_after)
             }
             Refusal::Context { prompt, limit } => ApiError::context(prompt, limit),
-            Refusal::Memory { .. } => {
-                ApiError::new(Fault::Unavailable, message).retry_after(Duration::from_secs(10))
-            }
+            // It will not fit later either; agents know what to do about a prompt that is too long.
+            Refusal::Memory { prompt, limit, .. } => ApiError::context(prompt, limit),
             Refusal::ShuttingDown => draining(),
             Refusal::Invalid(Invalid::Sampling(_)) => ApiError::new(Fault::Invalid, message),
             Refusal::Invalid(_) => ApiError::new(Fault::Invalid, message).at("messages"),
             _ => ApiError::new(Fault::Invalid, message),
+        }
+    }
+}
+
+impl From<SlotError> for ApiError {
+    fn from(error: SlotError) -> ApiError {
+        let fault = match &error {
+            SlotError::ShuttingDown => return draining(),
+            SlotError::Busy(_) | SlotError::NotSaved => Fault::Unavailable,
+            SlotError::NoSuchSlot { .. }
+            | SlotError::Empty(_)
+            | SlotError::Forgotten(_)
+            | SlotError::Unknown(_) => Fault::Thing,
+            SlotError::NoStore => Fault::Unsupported,
+            _ => Fault::Invalid,
+        };
+        let said = ApiError::new(fault, error.to_string());
+        match fault {
+            Fault::Unavailable => said.retry_after(Duration::from_secs(5)),
+            _ => said,
         }
     }
 }

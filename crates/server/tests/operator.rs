@@ -5,7 +5,9 @@ mod common;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode};
 use common::*;
+use engine::service::{ActiveJob, Phase, SlotStatus};
 use engine::store::StoreStats;
+use engine::{Priority, SlotAction, Status};
 use http_body_util::BodyExt;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -29,7 +31,8 @@ fn hi() -> Value {
 async fn a_key_has_so_many_requests_and_no_more() {
     let line = Line { prefill: Duration::from_secs(5), ..Line::new("a") };
     let options = Options { keys: vec!["a".into(), "b".into()], key_limit: 2, ..Options::default() };
-    let app = app(&Script::new([line]), options);
+    let script = Script::new([line]);
+    let app = app(&script, options);
     let asking = |key: &'static str| {
         let mut request = hi();
         // Replies to one request take one place.
@@ -41,7 +44,16 @@ async fn a_key_has_so_many_requests_and_no_more() {
     let (first, second) = (asking("a").await, asking("a").await);
     let third = asking("a").await;
     assert_eq!(third.status(), StatusCode::TOO_MANY_REQUESTS);
-    assert!(third.headers().contains_key("retry-after"));
+    assert_eq!(third.headers()["retry-after"], "2", "as long as nothing was measured");
+    // 1000 tokens to read at 100 a second: one of two requests will have ended after a third of that.
+    *script.status.lock().unwrap() = Status {
+        queued_tokens: 1000,
+        prefill_rate: 100.0,
+        decode_rate: 1e9,
+        reply_tokens: 10.0,
+        ..Status::default()
+    };
+    assert_eq!(asking("a").await.headers()["retry-after"], "4");
     assert_eq!(asking("b").await.status(), StatusCode::OK);
     drop(first);
     let fourth = asking("a").await;
@@ -227,4 +239,299 @@ fn a_certificate_that_cannot_be_used_is_refused_by_name() {
     assert!(said("localhost.pem", "localhost.pem").contains("localhost.pem"));
     assert!(said("localhost.key.pem", "localhost.key.pem").contains("has no certificate"));
     assert!(said("localhost.pem", "other.key.pem").contains("cannot be used together"));
+}
+
+async fn json_of(app: &axum::Router, path: &str) -> (StatusCode, Value) {
+    let response = send(app, get(path)).await;
+    let status = response.status();
+    (status, serde_json::from_str(&body(response).await).unwrap())
+}
+
+/// What probes are told, in each state.
+#[tokio::test]
+async fn probes_are_told_what_is_the_matter() {
+    let shared = App::loading(Options::default()).unwrap();
+    let app = server::router(shared.clone());
+    shared.progress(0.42);
+    let (status, said) = json_of(&app, "/health").await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((&said["status"], &said["error"]["message"]), (&json!("loading"), &json!("Loading model")));
+    assert_eq!(said["error"]["type"], "unavailable_error");
+    assert!((said["progress"].as_f64().unwrap() - 0.42).abs() < 1e-3, "{said}");
+    let refused = send(&app, post(CHAT, &hi())).await;
+    assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(refused.headers().contains_key("retry-after"));
+
+    let script = Script::new([Line::new("a")]);
+    shared.ready(script.clone());
+    assert_eq!(json_of(&app, "/readyz").await, (StatusCode::OK, json!({ "status": "ok" })));
+    let device = Status { device_error: Some("lost".to_owned()), ..Status::default() };
+    for (state, word) in [(device, "lost"), (Status { is_gone: true, ..Status::default() }, "broken down")] {
+        *script.status.lock().unwrap() = state;
+        let (status, said) = json_of(&app, "/v1/health").await;
+        assert_eq!((status, &said["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unhealthy")));
+        assert!(said["reason"].as_str().unwrap().contains(word), "{said}");
+        assert_eq!(send(&app, get("/livez")).await.status(), StatusCode::OK);
+    }
+    *script.status.lock().unwrap() = Status::default();
+    assert_eq!(json_of(&app, "/readyz").await.0, StatusCode::OK, "it is well again");
+    shared.drain(Duration::ZERO);
+    let (status, said) = json_of(&app, "/health").await;
+    assert_eq!((status, &said["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("draining")));
+}
+
+#[tokio::test]
+async fn an_engine_that_is_stuck_is_unhealthy() {
+    let script = Script::new([Line::new("a")]);
+    let app = app(&script, Options { watchdog: Duration::from_nanos(1), ..Options::default() });
+    assert_eq!(json_of(&app, "/health").await.0, StatusCode::OK);
+    script.status.lock().unwrap().busy_since = Some(std::time::Instant::now() - Duration::from_millis(5));
+    let (status, said) = json_of(&app, "/health").await;
+    assert_eq!((status, &said["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unhealthy")));
+}
+
+/// Slots keep their numbers, and their conversations can be saved, brought back and forgotten where that is allowed.
+#[tokio::test]
+async fn slots_are_shown_and_acted_on() {
+    let script = Script::new([Line::new("a")]);
+    *script.status.lock().unwrap() = Status {
+        active: vec![ActiveJob {
+            id: 9,
+            phase: Phase::Prefill,
+            prompt: 50,
+            cached: 10,
+            tokens: 30,
+            written: 0,
+            priority: Priority::Normal,
+            slot: 2,
+            age: Duration::from_secs(1),
+        }],
+        slots: vec![
+            SlotStatus {
+                tokens: 77,
+                affinity: Some(255),
+                last_used: Some(std::time::Instant::now()),
+                ..SlotStatus::default()
+            },
+            SlotStatus::default(),
+            SlotStatus { job: Some(9), ..SlotStatus::default() },
+        ],
+        ..Status::default()
+    };
+    let allowing = app(&script, Options { slot_actions: true, ..Options::default() });
+    let (_, slots) = json_of(&allowing, "/slots").await;
+    assert_eq!(slots.as_array().unwrap().len(), 4);
+    assert_eq!((&slots[0]["state"], &slots[0]["n_tokens"]), (&json!("idle"), &json!(77)));
+    assert_eq!(slots[0]["affinity"], "00000000000000ff");
+    assert!(slots[0]["last_used_s"].is_number() && slots[1]["last_used_s"].is_null());
+    assert_eq!((&slots[2]["state"], &slots[2]["prefill_done"]), (&json!("prefill"), &json!(30)));
+
+    let act = async |app: &axum::Router, path: &str, body: Value| ask(app, path, &body).await;
+    let (status, saved) = act(&allowing, "/slots/1?action=save", json!({ "filename": "../mine" })).await;
+    assert_eq!((status, &saved["n_saved"]), (StatusCode::OK, &json!(101)), "{saved}");
+    assert_eq!(saved["filename"], "../mine", "a name, and no path");
+    let key = saved["key"].as_str().unwrap().to_owned();
+    for name in ["../mine", &key] {
+        let (status, restored) = act(&allowing, "/slots/0?action=restore", json!({ "filename": name })).await;
+        assert_eq!((status, &restored["n_restored"]), (StatusCode::OK, &json!(100)), "{restored}");
+    }
+    let nothing = send(&allowing, {
+        let mut request = get("/slots/0?x=1&action=erase");
+        *request.method_mut() = axum::http::Method::POST;
+        request
+    });
+    assert_eq!(nothing.await.status(), StatusCode::OK, "a body is not needed");
+    let did = [
+        (1, SlotAction::Save),
+        (0, SlotAction::Restore(Script::key(1))),
+        (0, SlotAction::Restore(Script::key(1))),
+        (0, SlotAction::Erase),
+    ];
+    assert_eq!(*script.actions.lock().unwrap(), did);
+
+    for (path, body, status, param) in [
+        ("/slots/1?action=restore", json!({ "filename": "other" }), StatusCode::NOT_FOUND, json!("filename")),
+        ("/slots/1?action=restore", json!({}), StatusCode::BAD_REQUEST, json!("filename")),
+        ("/slots/1?action=dance", json!({}), StatusCode::BAD_REQUEST, json!("action")),
+        ("/slots/1", json!({}), StatusCode::BAD_REQUEST, json!("action")),
+        ("/slots/x?action=save", json!({}), StatusCode::BAD_REQUEST, json!("id")),
+        ("/slots/1?action=save", json!({ "filename": 7 }), StatusCode::BAD_REQUEST, json!("filename")),
+        ("/slots/9?action=save", json!({}), StatusCode::NOT_FOUND, Value::Null),
+        ("/slots/3?action=erase", json!({}), StatusCode::SERVICE_UNAVAILABLE, Value::Null),
+    ] {
+        let (got, error) = act(&allowing, path, body).await;
+        assert_eq!((got, &error["error"]["param"]), (status, &param), "{path}: {error}");
+    }
+    let (status, _) = act(&app(&script, Options::default()), "/slots/1?action=save", json!({})).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert_eq!(script.actions.lock().unwrap().len(), did.len());
+}
+
+/// A name given by a key is that key's own.
+#[tokio::test]
+async fn names_of_saved_conversations_are_not_shared_between_keys() {
+    let script = Script::new([Line::new("a")]);
+    let options =
+        Options { slot_actions: true, keys: vec!["one".into(), "two".into()], ..Options::default() };
+    let app = app(&script, options);
+    let act = async |key: &'static str, action: &str| {
+        let mut request = post(&format!("/slots/0?action={action}"), &json!({ "filename": "mine" }));
+        request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
+        send(&app, request).await.status()
+    };
+    assert_eq!(act("one", "save").await, StatusCode::OK);
+    assert_eq!(act("two", "restore").await, StatusCode::NOT_FOUND);
+    assert_eq!(act("one", "restore").await, StatusCode::OK);
+}
+
+/// What clients call their conversations reaches the engine, as a number.
+#[tokio::test]
+async fn a_conversation_has_the_name_that_its_client_gives_it() {
+    let script = Script::new([Line::new("a")]);
+    let app = app(&script, Options::default());
+    let mut named = hi();
+    named["user"] = json!("somebody");
+    for (request, header) in [(hi(), None), (named.clone(), None), (named, Some("session"))] {
+        let mut request = post(CHAT, &request);
+        if let Some(header) = header {
+            request.headers_mut().insert("x-session-id", HeaderValue::from_static(header));
+        }
+        send(&app, request).await;
+    }
+    let names: Vec<_> = script.jobs.lock().unwrap().iter().map(|job| job.affinity).collect();
+    assert_eq!(names[0], None);
+    assert!(names[1].is_some() && names[2].is_some() && names[1] != names[2], "{names:?}");
+}
+
+/// What the operator decides about sampling and length.
+#[tokio::test]
+async fn the_operator_decides_what_requests_may_change() {
+    let asked = async |options: Options, fields: Value| {
+        let script = Script::new([Line::new("a")]);
+        let mut request = hi();
+        request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let (status, _) = ask(&app(&script, options), CHAT, &request).await;
+        let job = script.jobs.lock().unwrap().first().map(|job| job.request.clone());
+        (status, job)
+    };
+    let fixed = Options {
+        fixed_thinking_sampling: true,
+        sampling: engine::Sampling { temperature: 0.6, ..engine::Sampling::default() },
+        ..Options::default()
+    };
+    let hot = json!({ "temperature": 1.5, "logit_bias": { "5": -2 } });
+    let (_, job) = asked(fixed.clone(), hot.clone()).await;
+    let sampling = job.unwrap().sampling;
+    assert_eq!((sampling.temperature, &sampling.bias[..]), (0.6, &[(5, -2.0)][..]));
+    let mut quick = hot.clone();
+    quick["thinking"] = json!({ "type": "disabled" });
+    assert_eq!(asked(fixed, quick).await.1.unwrap().sampling.temperature, 1.5);
+    assert_eq!(asked(Options::default(), hot).await.1.unwrap().sampling.temperature, 1.5);
+
+    let long = json!({ "ignore_eos": true });
+    assert_eq!(asked(Options::default(), long.clone()).await.0, StatusCode::BAD_REQUEST);
+    let allowing = Options { length_fields: true, ..Options::default() };
+    assert_eq!(asked(allowing, long).await.1.unwrap().min_tokens, usize::MAX);
+}
+
+/// Reasoning in the content is the same whole and streamed, and is taken apart when it comes back.
+#[tokio::test]
+async fn reasoning_can_be_a_part_of_the_content() {
+    let script = Script::new([Line::new("Hm.</think>Hello")]);
+    let options = Options { reasoning_field: server::options::ReasoningField::Inline, ..Options::default() };
+    let app = app(&script, options);
+    let (_, whole) = ask(&app, CHAT, &hi()).await;
+    let message = &whole["choices"][0]["message"];
+    assert_eq!(message["content"], "<think>Hm.</think>Hello");
+    assert!(message["reasoning_content"].is_null());
+    let streamed: String = events(&stream(&app, CHAT, &hi()).await)
+        .iter()
+        .filter_map(|event| event["choices"][0]["delta"]["content"].as_str().map(str::to_owned))
+        .collect();
+    assert_eq!(streamed, "<think>Hm.</think>Hello");
+    let mut next = hi();
+    let messages = next["messages"].as_array_mut().unwrap();
+    messages.push(message.clone());
+    messages.push(json!({ "role": "user", "content": "Go on" }));
+    ask(&app, CHAT, &next).await;
+    let mut apart = next.clone();
+    apart["messages"][1] = json!({ "role": "assistant", "content": "Hello", "reasoning_content": "Hm." });
+    ask(&app, CHAT, &apart).await;
+    assert_eq!(script.prompt(2), script.prompt(3));
+}
+
+/// What was sampled is known beyond a restart: a turn comes back in the tokens in which it was said.
+#[tokio::test]
+async fn replies_are_remembered_beyond_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = || Options { replies: Some(folder.path().to_owned()), ..Options::default() };
+    let mut next = hi();
+    next["tools"] = json!([{ "type": "function", "function": { "name": "get_weather", "parameters": {} } }]);
+    let (called, again) =
+        (Script::new([Line::new(&format!("Hm.</think>{CALL}"))]), Script::new([Line::new("a")]));
+    let (_, reply) = ask(&app(&called, options()), CHAT, &next).await;
+    let mut message = reply["choices"][0]["message"].clone();
+    assert_eq!(message["tool_calls"][0]["function"]["name"], "get_weather");
+    message.as_object_mut().unwrap().remove("reasoning_content");
+    let id = message["tool_calls"][0]["id"].clone();
+    let messages = next["messages"].as_array_mut().unwrap();
+    messages.push(message);
+    messages.push(json!({ "role": "tool", "tool_call_id": id, "content": "warm" }));
+    let second = App::new(again.clone(), options()).unwrap();
+    ask(&server::router(second), CHAT, &next).await;
+    let prompt = again.prompt(0);
+    assert!(prompt.contains(&format!("Hm.</think>{CALL}")), "{prompt}");
+    let forgetful = Script::new([Line::new("a")]);
+    ask(&app(&forgetful, Options::default()), CHAT, &next).await;
+    assert!(!forgetful.prompt(0).contains("Hm."));
+}
+
+/// A client that closes its side for sending is gone, unless the operator says otherwise.
+#[cfg(unix)]
+#[tokio::test]
+async fn a_socket_that_is_a_file_and_clients_that_close_half_of_it() {
+    use std::os::unix::fs::PermissionsExt;
+    use tokio::net::{UnixListener, UnixStream};
+    let folder = tempfile::tempdir().unwrap();
+    for half_close in [true, false] {
+        let path = folder.path().join(format!("socket-{half_close}"));
+        let options = Options { half_close, loopback: false, ..Options::default() };
+        let script =
+            Script::new([Line { prefill: Duration::from_millis(300), ..Line::new("</think>Hello") }]);
+        let app = app(&script, options.clone());
+        let listener = UnixListener::bind(&path).unwrap();
+        let server = tokio::spawn(async move {
+            server::listen::serve(listener, app, &options, std::future::pending(), Duration::ZERO).await
+        });
+        let mut client = UnixStream::connect(&path).await.unwrap();
+        let question = hi().to_string();
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nhost: any.name\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{question}",
+            question.len()
+        );
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let mut answer = String::new();
+        let _ = client.read_to_string(&mut answer).await;
+        let dropped = script.dropped.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(answer.contains("\"content\":\"Hello\""), half_close, "{answer}");
+        assert!(half_close == (dropped == 0), "{dropped} replies were given up");
+        server.abort();
+    }
+
+    let path = folder.path().join("own");
+    let socket = server::listen::UnixSocket::bind(&path).unwrap();
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    let second = server::listen::UnixSocket::bind(&path).unwrap_err();
+    assert_eq!(second.kind(), std::io::ErrorKind::AddrInUse);
+    drop(socket);
+    assert!(!path.exists());
+    // One that a server has left behind when it was killed.
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    assert!(path.exists() && server::listen::UnixSocket::bind(&path).is_ok());
+    std::fs::write(&path, "mine").unwrap();
+    assert_eq!(
+        server::listen::UnixSocket::bind(&path).unwrap_err().kind(),
+        std::io::ErrorKind::AlreadyExists
+    );
 }

@@ -222,10 +222,17 @@ impl<B: Ops + 'static> Simulation<B> {
             strict_markup: true,
             constraint: None,
             think_budget: None,
+            min_tokens: 0,
             forced: Vec::new(),
         };
         let prompt = JobPrompt::Tokens(prompt);
-        Ok(engine.submit(Job { prompt, request, priority: Priority::Normal, deadline: None })?)
+        Ok(engine.submit(Job {
+            prompt,
+            request,
+            priority: Priority::Normal,
+            deadline: None,
+            affinity: None,
+        })?)
     }
 
     /// Touches all weights, so that the first session does not pay for that.

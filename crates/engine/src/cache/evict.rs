@@ -142,7 +142,7 @@ impl<B: Ops> Kept<B> {
 }
 
 impl<B: Ops> Node<B> {
-    fn is_leaf(&self) -> bool {
+    pub(super) fn is_leaf(&self) -> bool {
         self.children.is_empty() && self.tails.is_empty()
     }
 }

@@ -5,6 +5,7 @@
 //! way, and hands over pages and a tail, which the worker puts into the cache. What cannot be read is a miss.
 
 use super::inbox::Inbox;
+use super::slots::Command;
 use crate::cache::Spelling;
 use crate::loaded::LoadedModel;
 use crate::store::{Entry, PageStore};
@@ -32,6 +33,26 @@ pub(super) struct Query {
     pub(super) known: usize,
 }
 
+/// A conversation that is to be brought back.
+pub(super) struct Recall {
+    /// The key of its end.
+    pub(super) key: PageKey,
+    pub(super) command: Command,
+}
+
+/// What the thread is asked for.
+enum Wanted {
+    Prompt(Query),
+    Conversation(Recall),
+}
+
+/// What it answers.
+pub(super) enum Answer<B: Ops> {
+    Prompt(Fetched<B>),
+    /// A conversation, all of it, or `None` if the store does not have all of it.
+    Conversation(Recall, Option<Fetched<B>>),
+}
+
 /// What was found for a job; nothing, if the store knows no more than memory.
 pub(super) struct Fetched<B: Ops> {
     pub(super) id: u64,
@@ -42,8 +63,8 @@ pub(super) struct Fetched<B: Ops> {
 
 /// The thread that loads.
 pub(super) struct Fetcher<B: Ops> {
-    queries: Option<Sender<Query>>,
-    pub(super) fetched: Receiver<Fetched<B>>,
+    queries: Option<Sender<Wanted>>,
+    pub(super) answers: Receiver<Answer<B>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -56,23 +77,42 @@ impl<B: Ops + 'static> Fetcher<B> {
         loaded: Arc<LoadedModel<B>>,
         inbox: Arc<Inbox>,
     ) -> std::io::Result<Self> {
-        let (queries, asked) = channel::<Query>();
-        let (answer, fetched) = channel();
+        let (queries, asked) = channel::<Wanted>();
+        let (answer, answers) = channel();
         let thread = std::thread::Builder::new().name("ds4-fetch".to_owned()).spawn(move || {
-            for query in asked {
-                let found = fetch(&store, &loaded, &query);
+            for wanted in asked {
+                let found = match wanted {
+                    Wanted::Prompt(query) => Answer::Prompt(fetch(&store, &loaded, &query)),
+                    Wanted::Conversation(recall) => {
+                        let found = whole(&store, &loaded.ops, &recall.key);
+                        Answer::Conversation(recall, found)
+                    }
+                };
                 if answer.send(found).is_err() {
                     return;
                 }
                 inbox.wake();
             }
         })?;
-        Ok(Fetcher { queries: Some(queries), fetched, thread: Some(thread) })
+        Ok(Fetcher { queries: Some(queries), answers, thread: Some(thread) })
     }
 
     /// Looks for something; the answer comes in any case.
     pub(super) fn ask(&self, query: Query) -> bool {
-        self.queries.as_ref().is_some_and(|queries| queries.send(query).is_ok())
+        self.queries.as_ref().is_some_and(|queries| queries.send(Wanted::Prompt(query)).is_ok())
+    }
+
+    /// Brings a conversation back; the answer comes in any case.
+    ///
+    /// # Errors
+    ///
+    /// The same, if nobody is there to do it.
+    pub(super) fn recall(&self, recall: Recall) -> Result<(), Recall> {
+        let Some(queries) = &self.queries else { return Err(recall) };
+        queries.send(Wanted::Conversation(recall)).map_err(|unsent| match unsent.0 {
+            Wanted::Conversation(recall) => recall,
+            Wanted::Prompt(_) => unreachable!("it was sent as a conversation"),
+        })
     }
 }
 
@@ -98,6 +138,18 @@ fn fetch<B: Ops>(store: &PageStore, loaded: &LoadedModel<B>, query: &Query) -> F
         }
     }
     Fetched { id: query.id, pages: Vec::new(), tail: None }
+}
+
+/// A whole conversation by the key of its end; `None` if a part of it is missing.
+fn whole<B: Ops>(store: &PageStore, ops: &B, key: &PageKey) -> Option<Fetched<B>> {
+    let entry = store.entry(key).filter(|entry| !entry.is_page)?;
+    let (mut before, mut pages) = (store.root(), Vec::new());
+    for key in store.path(&entry)? {
+        pages.push((before, Arc::new(store.load_page(ops, &key)?)));
+        before = key;
+    }
+    let tail = store.load_tail(ops, key)?;
+    Some(Fetched { id: 0, pages, tail: Some((before, tail)) })
 }
 
 /// A place from which the prompt could go on.

@@ -1,6 +1,7 @@
 //! Where jobs wait, and what the worker sleeps on.
 
-use super::job::{JobEvent, Priority, Refusal};
+use super::job::{JobEvent, Priority, Refusal, SlotError};
+use super::slots::Command;
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::generate::Request;
@@ -18,6 +19,7 @@ pub(super) struct Waiting {
     pub(super) request: Request,
     pub(super) priority: Priority,
     pub(super) deadline: Option<Instant>,
+    pub(super) affinity: Option<u64>,
     pub(super) submitted: Instant,
     pub(super) events: UnboundedSender<JobEvent>,
     pub(super) cancel: Cancel,
@@ -59,6 +61,7 @@ pub(super) struct Inbox {
 
 struct State {
     waiting: Vec<Waiting>,
+    commands: Vec<Command>,
     /// When the worker has to stop; no new jobs from then on.
     closing: Option<Instant>,
     next_id: u64,
@@ -68,7 +71,8 @@ struct State {
 
 impl Inbox {
     pub(super) fn new(limit: usize) -> Inbox {
-        let state = State { waiting: Vec::new(), closing: None, next_id: 1, woken: false };
+        let state =
+            State { waiting: Vec::new(), commands: Vec::new(), closing: None, next_id: 1, woken: false };
         Inbox { limit, state: Mutex::new(state), changed: Condvar::new() }
     }
 
@@ -112,6 +116,30 @@ impl Inbox {
 
     pub(super) fn len(&self) -> usize {
         self.lock().waiting.len()
+    }
+
+    /// Tokens of the prompts that wait.
+    pub(super) fn tokens(&self) -> usize {
+        self.lock().waiting.iter().map(|job| job.prompt.len()).sum()
+    }
+
+    /// Asks for something to be done with a place. If nobody will do it any more, the answer says so.
+    pub(super) fn command(&self, command: Command) {
+        let mut state = self.lock();
+        if state.closing.is_some() {
+            drop(state);
+            let _ = command.answer.send(Err(SlotError::ShuttingDown));
+            return;
+        }
+        state.commands.push(command);
+        state.woken = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// What somebody wants to be done with places.
+    pub(super) fn take_commands(&self) -> Vec<Command> {
+        std::mem::take(&mut self.lock().commands)
     }
 
     /// Takes out the waiting jobs that `which` picks.
@@ -194,6 +222,7 @@ mod tests {
             strict_markup: false,
             constraint: None,
             think_budget: None,
+            min_tokens: 0,
             forced: Vec::new(),
         };
         Waiting {
@@ -203,6 +232,7 @@ mod tests {
             request,
             priority: Priority::Normal,
             deadline: None,
+            affinity: None,
             submitted: Instant::now(),
             events: tokio::sync::mpsc::unbounded_channel().0,
             cancel: Cancel::default(),

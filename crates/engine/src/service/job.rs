@@ -6,6 +6,7 @@ use crate::generate::StepError;
 use crate::generate::{Event, Reply, Request};
 use crate::miss::Miss;
 use crate::sampler::{BadLogit, SamplingError};
+use model::PageKey;
 use model::ops::DeviceError;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
@@ -25,6 +26,9 @@ pub struct Job {
     pub priority: Priority,
     /// When the answer is of no use any more.
     pub deadline: Option<Instant>,
+    /// What the caller calls the conversation, as a number. It breaks ties when a place is chosen, and nothing else:
+    /// what was read before is found by what is said.
+    pub affinity: Option<u64>,
 }
 
 /// What to reply to.
@@ -169,6 +173,64 @@ impl From<StepError> for JobError {
     }
 }
 
+/// What can be done with the last conversation of a place; see [`super::Engine::slot`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotAction {
+    /// All of it goes to the page store, and is there when the call returns.
+    Save,
+    /// The conversation that ends with this key comes from the page store, to be gone on with.
+    Restore(PageKey),
+    /// What nobody else needs of it is forgotten. What the page store has of it stays there.
+    Erase,
+}
+
+/// A conversation that something was done with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlotDone {
+    /// The key of its end, by which it can be brought back.
+    pub key: PageKey,
+    /// Its tokens.
+    pub tokens: usize,
+}
+
+/// Why nothing could be done with a place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SlotError {
+    /// There are fewer places.
+    #[error("there is no slot {slot}; they count from 0 to {last}")]
+    NoSuchSlot {
+        /// The place asked for.
+        slot: usize,
+        /// The last one.
+        last: usize,
+    },
+    /// No conversation was there yet.
+    #[error("slot {0} is empty")]
+    Empty(usize),
+    /// Somebody is being answered there.
+    #[error("slot {0} is being worked on")]
+    Busy(usize),
+    /// There is nothing to save to or to bring back from.
+    #[error("the server has no page store; --store gives it one")]
+    NoStore,
+    /// The conversation was evicted, and the page store does not have all of it.
+    #[error("the conversation of slot {0} is not in memory any more")]
+    Forgotten(usize),
+    /// The page store does not have a conversation that ends like this.
+    #[error("the page store has no conversation {0}")]
+    Unknown(PageKey),
+    /// It could not be written in time, or at all.
+    #[error("the page store did not take the conversation; the server's metrics say more (ds4_disk_kv_...)")]
+    NotSaved,
+    /// It does not fit into the memory for cached rows.
+    #[error("there is no memory for the conversation")]
+    NoMemory,
+    /// The engine goes away, or has.
+    #[error("the engine is shutting down")]
+    ShuttingDown,
+}
+
 /// Why a job was not accepted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -195,8 +257,15 @@ pub enum Refusal {
         limit: usize,
     },
     /// The prompt's cached rows do not fit into the memory set aside for them.
-    #[error("the request needs {need} bytes of memory for cached rows, and {free} can be had")]
+    #[error(
+        "the request needs {need} bytes of memory for the cached rows of {prompt} tokens and of its reply, and {free} \
+         can be had: ask for less, or give more with --kv-memory"
+    )]
     Memory {
+        /// Tokens of the prompt.
+        prompt: usize,
+        /// Tokens for which there is memory.
+        limit: usize,
         /// Bytes that are needed.
         need: u64,
         /// Bytes that there are, if everything else is forgotten.

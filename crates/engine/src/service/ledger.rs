@@ -35,6 +35,14 @@ impl Ledger {
         self.limit
     }
 
+    /// Tokens for whose rows there is room, of all conversations together. One conversation has its unfinished page
+    /// besides.
+    pub(super) fn capacity(&self) -> usize {
+        usize::try_from(self.limit.saturating_sub(self.end + self.tail) / self.page.max(1))
+            .unwrap_or(usize::MAX)
+            .saturating_mul(PAGE)
+    }
+
     /// Tokens for which a job is promised memory.
     pub(super) fn tokens(&self, prompt: usize, max_tokens: Option<usize>) -> usize {
         (prompt + max_tokens.unwrap_or(REPLY).min(REPLY)).min(self.context)

@@ -37,6 +37,8 @@ pub(super) struct Running<'m, B: Ops> {
     pub(super) suspect: Option<usize>,
     /// Rows of the last batch whose logits were asked for.
     asked: usize,
+    /// The place that it is in.
+    pub(super) slot: usize,
 }
 
 /// The most rows of one job whose logits are asked for in one batch: a row of logits is as long as the vocabulary.
@@ -57,6 +59,7 @@ impl<'m, B: Ops> Running<'m, B> {
         stops: VecDeque<Stop>,
         reserved: usize,
         writer: Writer<'m>,
+        slot: usize,
     ) -> Self {
         let Found { tokens, keys, miss, .. } = found;
         let (cached, started) = (timeline.len(), Instant::now());
@@ -79,6 +82,7 @@ impl<'m, B: Ops> Running<'m, B> {
             decoding: None,
             suspect: None,
             asked: 0,
+            slot,
         };
         running.send(JobEvent::Started { cached, miss });
         running.say(Event::Prefill { done: cached, total: prompt });
@@ -240,6 +244,7 @@ impl<'m, B: Ops> Running<'m, B> {
             tokens: self.timeline.len(),
             written: self.written(),
             priority: self.job.priority,
+            slot: self.slot,
             age: self.job.submitted.elapsed(),
         }
     }

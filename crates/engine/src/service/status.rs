@@ -3,7 +3,7 @@
 use crate::miss::Miss;
 use crate::store::StoreStats;
 use model::KvFormat;
-use std::time::Duration;
+use std::time::{Duration, Instant, SystemTime};
 use text::chat::Profile;
 
 use super::job::Priority;
@@ -19,12 +19,22 @@ pub struct ModelInfo {
     pub vocab: usize,
     /// Tokens that one conversation may have.
     pub context: usize,
+    /// Tokens that the model knows.
+    pub trained_context: usize,
     /// Which checkpoint's words prompts are written in.
     pub profile: Profile,
     /// How cached rows are stored.
     pub kv: KvFormat,
     /// Bytes set aside for cached rows.
     pub memory: u64,
+    /// Tokens for whose rows there is room there, all conversations together.
+    pub kv_tokens: usize,
+    /// The formats of the weights, those that take most first: `iq2_xxs/q2_k/q8_0`.
+    pub quant: String,
+    /// Bytes of the model's files.
+    pub bytes: u64,
+    /// Numbers in its tensors.
+    pub parameters: u64,
     /// What is odd about the model's file, a sentence each.
     pub warnings: Vec<String>,
 }
@@ -50,6 +60,56 @@ pub struct Status {
     pub prefill_rate: f64,
     /// Tokens written in a second by all sessions together, lately.
     pub decode_rate: f64,
+    /// Tokens of the prompts that wait.
+    pub queued_tokens: usize,
+    /// Tokens of a reply, on average of those that ended lately; 0 if none has.
+    pub reply_tokens: f64,
+    /// The places in which conversations are worked on.
+    pub slots: Vec<SlotStatus>,
+    /// Since when the worker does what it does now; `None` if it waits for something to do. A forward pass takes
+    /// seconds at most, so long ago means that it is stuck.
+    pub busy_since: Option<Instant>,
+    /// When the last forward pass ended.
+    pub last_step: Option<SystemTime>,
+    /// What the device said, if it failed and has not worked since.
+    pub device_error: Option<String>,
+    /// Whether the worker has broken down: nothing will be answered any more.
+    pub is_gone: bool,
+}
+
+/// A place in which conversations are worked on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SlotStatus {
+    /// The number of the job that is in it.
+    pub job: Option<u64>,
+    /// Tokens of the conversation that was last in it.
+    pub tokens: usize,
+    /// What the caller calls the conversation; see [`super::Job::affinity`].
+    pub affinity: Option<u64>,
+    /// When something was last done in it.
+    pub last_used: Option<Instant>,
+}
+
+impl Status {
+    /// How long it will probably take until the first of `some` requests of those that run or wait has ended: the
+    /// tokens that are still to be read and written for all of them, by the speed of late, and of the moments at
+    /// which they end the first of so many.
+    ///
+    /// At least a second, and at most a minute: client libraries take no notice of longer waits. Two seconds as long
+    /// as nothing was measured.
+    pub fn first_end(&self, some: usize) -> Duration {
+        const UNKNOWN: Duration = Duration::from_secs(2);
+        let unread = self.active.iter().map(|job| job.prompt.saturating_sub(job.tokens)).sum::<usize>();
+        let unwritten = |job: &ActiveJob| (self.reply_tokens - job.written as f64).max(1.0);
+        let unwritten =
+            self.active.iter().map(unwritten).sum::<f64>() + self.queued as f64 * self.reply_tokens.max(1.0);
+        let (read, written) = ((unread + self.queued_tokens) as f64, unwritten);
+        let seconds = read / self.prefill_rate + written / self.decode_rate;
+        if !seconds.is_finite() || self.reply_tokens == 0.0 {
+            return UNKNOWN;
+        }
+        Duration::from_secs_f64((seconds / (some + 1) as f64).clamp(1.0, 60.0))
+    }
 }
 
 /// A job that is being worked on.
@@ -69,6 +129,8 @@ pub struct ActiveJob {
     pub written: usize,
     /// Its priority.
     pub priority: Priority,
+    /// Its place, of [`Status::slots`].
+    pub slot: usize,
     /// Since it was submitted.
     pub age: Duration,
 }
@@ -105,6 +167,8 @@ pub struct Totals {
     pub cached_tokens: u64,
     /// Of those, the ones that the page store brought.
     pub fetched_tokens: u64,
+    /// Tokens of prompts that were read so far.
+    pub computed_tokens: u64,
     /// Tokens written.
     pub written_tokens: u64,
     /// Started jobs of which the whole prompt was known but its last token.
@@ -147,4 +211,45 @@ pub struct CacheStatus {
     pub limit: u64,
     /// Things evicted since the start.
     pub evicted: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn when_to_come_back_depends_on_the_queue_and_the_speed() {
+        let job = ActiveJob {
+            id: 1,
+            phase: Phase::Prefill,
+            prompt: 600,
+            cached: 0,
+            tokens: 100,
+            written: 0,
+            priority: Priority::Normal,
+            slot: 0,
+            age: Duration::ZERO,
+        };
+        let status = Status {
+            active: vec![job; 2],
+            queued: 2,
+            queued_tokens: 1000,
+            prefill_rate: 100.0,
+            decode_rate: 10.0,
+            reply_tokens: 50.0,
+            ..Status::default()
+        };
+        // 2000 tokens to read, 20 s; four replies of 50 tokens to write, 20 s.
+        let seconds = |status: &Status, some| status.first_end(some).as_secs_f64();
+        assert_eq!(seconds(&status, 4), 8.0, "the first of five equal parts");
+        assert_eq!(seconds(&status, 1), 20.0);
+        let more = Status { queued: 10, queued_tokens: 5000, ..status.clone() };
+        assert!(seconds(&more, 4) > 8.0, "a longer queue takes longer");
+        let quick = Status { prefill_rate: 1e6, decode_rate: 1e6, ..status.clone() };
+        assert_eq!(seconds(&quick, 4), 1.0);
+        let slow = Status { decode_rate: 0.01, ..status.clone() };
+        assert_eq!(seconds(&slow, 4), 60.0);
+        assert_eq!(seconds(&Status { reply_tokens: 0.0, ..status }, 4), 2.0, "nothing is known");
+        assert_eq!(seconds(&Status::default(), 0), 2.0);
+    }
 }

@@ -6,13 +6,14 @@
 //! that fails alone is ended; the others go on as if nothing had happened.
 
 use super::Settings;
-use super::fetch::{Fetched, Fetcher, Query};
+use super::fetch::{Answer, Fetched, Fetcher, Query, Recall};
 use super::inbox::{Fetch, Inbox, Waiting};
-use super::job::JobError;
+use super::job::{JobError, SlotError};
 use super::ledger::Ledger;
 use super::running::{End, Running, tell};
 use super::share::{Want, share};
-use super::status::{CacheStatus, Status, Totals};
+use super::slots::{Command, Conversation, Done, Slot, What, choose};
+use super::status::{CacheStatus, SlotStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
 use crate::cache::{Cache, Evicted, Found, TailKind};
 use crate::generate::{Finish, ReplyError, Stats, Writer};
@@ -23,7 +24,7 @@ use model::{BatchError, Ops, PageKey, Tap, forward};
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use text::Marker;
 
 /// How long a step that only reads prompts should take: newcomers and cancellations wait for its end.
@@ -61,6 +62,12 @@ pub(super) struct Worker<'m, B: Ops> {
     writing: Duration,
     prefill_rate: Rate,
     decode_rate: Rate,
+    /// Tokens of replies that ended lately, and how many replies.
+    replies: (f64, f64),
+    slots: Vec<Slot>,
+    last_step: Option<SystemTime>,
+    /// What the device said, if it failed and has not worked since.
+    device_error: Option<String>,
 }
 
 /// A rate of the last few dozen steps.
@@ -109,24 +116,140 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             writing: Duration::ZERO,
             prefill_rate: Rate::default(),
             decode_rate: Rate::default(),
+            replies: (0.0, 0.0),
+            slots: std::iter::repeat_with(Slot::default).take(settings.sessions).collect(),
+            last_step: None,
+            device_error: None,
         }
     }
 
     /// Works until the inbox is closed and everything is finished.
     pub(super) fn run(&mut self) {
         loop {
+            self.mark(Some(Instant::now()));
             self.look_around();
+            self.do_commands();
             self.take_fetched();
             self.admit();
             self.report();
             if !self.active.is_empty() {
                 self.step();
             } else if self.inbox.closing().is_some() && self.inbox.len() == 0 {
+                self.mark(None);
                 return self.save_all();
             } else {
+                self.mark(None);
                 self.inbox.sleep();
             }
         }
+    }
+
+    /// Says since when something is being done, for whoever watches that it does not take too long.
+    fn mark(&self, busy_since: Option<Instant>) {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner).busy_since = busy_since;
+    }
+
+    /// Does what somebody wants to be done with places.
+    fn do_commands(&mut self) {
+        for command in self.inbox.take_commands() {
+            let done = match command.what {
+                What::Save => self.save_slot(command.slot),
+                What::Erase => self.erase_slot(command.slot),
+                What::Restore(key) => match self.restore_slot(command, key) {
+                    Ok(()) => continue, // the answer comes later
+                    Err((command, error)) => {
+                        let _ = command.answer.send(Err(error));
+                        continue;
+                    }
+                },
+            };
+            // Who does not listen any more does not want to know.
+            let _ = command.answer.send(done);
+        }
+    }
+
+    /// The last conversation of a place in which nobody is.
+    fn last_of(&self, slot: usize) -> Result<Conversation, SlotError> {
+        let last = self.slots.len() - 1;
+        let place = self.slots.get(slot).ok_or(SlotError::NoSuchSlot { slot, last })?;
+        if place.job.is_some() {
+            return Err(SlotError::Busy(slot));
+        }
+        place.last.clone().ok_or(SlotError::Empty(slot))
+    }
+
+    /// Hands the last conversation of a place to the page store.
+    fn save_slot(&mut self, slot: usize) -> Result<Done, SlotError> {
+        let last = self.last_of(slot)?;
+        let Some((store, _)) = &self.store else { return Err(SlotError::NoStore) };
+        let root = self.cache.root();
+        let (mut before, mut dropped) = (root, false);
+        for (index, key) in last.keys.iter().enumerate() {
+            match self.cache.page(key) {
+                Some(page) => dropped |= store.save_page(&before, index, &page) == Saved::Dropped,
+                None if store.entry(key).is_some() => {}
+                None => return Err(SlotError::Forgotten(slot)),
+            }
+            before = *key;
+        }
+        let mut key = last.key(root);
+        match self.cache.tail(&before, last.tail()) {
+            Some(tail) => {
+                dropped |= store.save_tail(&before, &tail) == Saved::Dropped;
+                key = before.child(tail.tokens()); // another reply may have said the same and a little more
+            }
+            // The end of a page goes with the page.
+            None if last.tail().is_empty() && !last.keys.is_empty() => {}
+            None if store.entry(&key).is_some() => {}
+            None => return Err(SlotError::Forgotten(slot)),
+        }
+        Ok(Done { key, tokens: last.tokens.len(), dropped })
+    }
+
+    /// Forgets the last conversation of a place, as far as no other one needs it.
+    fn erase_slot(&mut self, slot: usize) -> Result<Done, SlotError> {
+        let last = self.last_of(slot)?;
+        self.cache.erase(&last.keys, &last.tokens);
+        self.slots[slot] = Slot::default();
+        Ok(Done { key: last.key(self.cache.root()), tokens: last.tokens.len(), dropped: false })
+    }
+
+    /// Has a conversation brought back for a place.
+    fn restore_slot(&mut self, command: Command, key: PageKey) -> Result<(), (Command, SlotError)> {
+        match self.last_of(command.slot) {
+            Ok(_) | Err(SlotError::Empty(_)) => {}
+            Err(error) => return Err((command, error)),
+        }
+        let Some((_, fetcher)) = &self.store else { return Err((command, SlotError::NoStore)) };
+        let recall = Recall { key, command };
+        fetcher.recall(recall).map_err(|recall| (recall.command, SlotError::Unknown(key)))
+    }
+
+    /// Puts a conversation that was brought back into its place.
+    fn restored(&mut self, recall: &Recall, found: Option<Fetched<B>>) -> Result<Done, SlotError> {
+        let slot = recall.command.slot;
+        if self.slots[slot].job.is_some() {
+            return Err(SlotError::Busy(slot)); // somebody was quicker
+        }
+        let Some(Fetched { pages, tail: Some((before, tail)), .. }) = found else {
+            return Err(SlotError::Unknown(recall.key));
+        };
+        let mut last = Conversation { keys: Vec::new(), tokens: Vec::new() };
+        for (before, page) in pages {
+            last.tokens.extend_from_slice(page.tokens());
+            last.keys.push(self.cache.put_page(before, page).0);
+        }
+        last.tokens.extend_from_slice(tail.tokens());
+        self.cache.put_tail(before, tail, TailKind::End);
+        self.make_room();
+        let is_there = last.keys.iter().all(|key| self.cache.has(key))
+            && (last.tail().is_empty() || self.cache.tail(&before, last.tail()).is_some());
+        if !is_there {
+            return Err(SlotError::NoMemory);
+        }
+        let tokens = last.tokens.len();
+        self.slots[slot] = Slot { job: None, last: Some(last), affinity: None, used: Some(Instant::now()) };
+        Ok(Done { key: recall.key, tokens, dropped: false })
     }
 
     /// Ends jobs that should not go on: cancelled, late, or the engine is shutting down.
@@ -170,7 +293,11 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             let user = self.loaded.tokenizer.marker_id(Marker::User);
             let stops = stops(&found.tokens, found.cached, user);
             let reserved = self.ledger.tokens(found.tokens.len(), job.request.max_tokens);
-            self.active.push(Running::start(job, timeline, found, stops, reserved, writer));
+            let slot = choose(&self.slots, &found.tokens, job.affinity);
+            let place = &mut self.slots[slot];
+            (place.job, place.used) = (Some(job.id), Some(Instant::now()));
+            place.affinity = job.affinity;
+            self.active.push(Running::start(job, timeline, found, stops, reserved, writer, slot));
         }
     }
 
@@ -235,8 +362,10 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let start = Instant::now();
         let passed = self.pass(&rows);
         let took = start.elapsed();
+        self.last_step = Some(SystemTime::now());
         match passed {
             Ok(logits) => {
+                self.device_error = None;
                 self.keep_pace(&rows, took);
                 self.hand_out(&rows, logits);
                 self.make_room();
@@ -298,6 +427,9 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
             let mine: Vec<&mut [f32]> = logits.by_ref().take(job.asked()).collect();
             let before = job.written();
+            let done = job.timeline.len();
+            let read = done.min(job.prompt) - (done - n).min(job.prompt);
+            self.totals.computed_tokens += read as u64;
             let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
             self.totals.written_tokens += (job.written() - before) as u64;
@@ -322,6 +454,9 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             job.timeline.cut_back(ops, before[at]);
         }
         if let (1, Some(at)) = (in_batch.len(), in_batch.pop()) {
+            if let JobError::Device(error) = &error {
+                self.device_error = Some(error.to_string());
+            }
             self.end(at, End::Failed(error));
         }
     }
@@ -330,10 +465,20 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
     fn end(&mut self, at: usize, end: End) {
         self.count(&end);
         let mut job = self.active.remove(at);
+        let slot = job.slot;
+        (self.slots[slot].job, self.slots[slot].used) = (None, Some(Instant::now()));
+        if matches!(&end, End::Done(finish) if *finish != Finish::Cancelled) {
+            const FADE: f64 = 0.9;
+            self.replies = (self.replies.0 * FADE + job.written() as f64, self.replies.1 * FADE + 1.0);
+        }
         if !matches!(end, End::Failed(JobError::Internal(_) | JobError::Device(_))) {
             keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), &mut job);
             let last = job.keys.last().copied().unwrap_or(self.cache.root());
-            self.cache.put_tail(last, job.timeline.tail(END_SLACK), TailKind::End);
+            let tail = job.timeline.tail(END_SLACK);
+            let pages = job.timeline.pages().iter().flat_map(|page| page.tokens());
+            let tokens = pages.chain(tail.tokens()).copied().collect();
+            self.cache.put_tail(last, tail, TailKind::End);
+            self.slots[slot].last = Some(Conversation { keys: job.keys.clone(), tokens });
         }
         self.report(); // before the caller hears of it
         job.end(end);
@@ -341,8 +486,17 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
 
     /// Puts what came from the page store into the cache.
     fn take_fetched(&mut self) {
-        let Some((_, fetcher)) = &self.store else { return };
-        while let Ok(Fetched { id, pages, tail }) = fetcher.fetched.try_recv() {
+        while let Some((_, fetcher)) = &self.store
+            && let Ok(answer) = fetcher.answers.try_recv()
+        {
+            let Fetched { id, pages, tail } = match answer {
+                Answer::Prompt(fetched) => fetched,
+                Answer::Conversation(recall, found) => {
+                    let done = self.restored(&recall, found);
+                    let _ = recall.command.answer.send(done);
+                    continue;
+                }
+            };
             // Memory may have forgotten a page meanwhile that what follows it needs.
             for (before, page) in pages {
                 if self.cache.has(&before) {
@@ -432,6 +586,16 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             limit: self.ledger.limit(),
             evicted: self.cache.evicted(),
         };
+        let slots = self.slots.iter().map(|slot| SlotStatus {
+            job: slot.job,
+            tokens: slot.last.as_ref().map_or(0, |last| last.tokens.len()),
+            affinity: slot.affinity,
+            last_used: slot.used,
+        });
+        board.slots = slots.collect();
+        board.reply_tokens = if self.replies.1 > 0.0 { self.replies.0 / self.replies.1 } else { 0.0 };
+        board.last_step = self.last_step;
+        board.device_error.clone_from(&self.device_error);
         board.prefill_rate = self.prefill_rate.per_second();
         board.decode_rate = self.decode_rate.per_second();
     }

@@ -46,6 +46,7 @@ pub fn greedy(max_tokens: usize) -> Request {
         strict_markup: true,
         constraint: None,
         think_budget: None,
+        min_tokens: 0,
         forced: Vec::new(),
     }
 }

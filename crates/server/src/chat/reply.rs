@@ -56,13 +56,24 @@ pub(super) async fn whole(style: Style, app: &App, voices: Vec<Voice>) -> Result
     Ok(Json(body).into_response())
 }
 
+/// What is around reasoning that is a part of the content.
+pub(super) const OPEN: &str = "<think>";
+
+/// The end of it.
+pub(super) const CLOSE: &str = "</think>";
+
 fn message(outcome: &Outcome, field: ReasoningField) -> Value {
     let said = &outcome.message;
     let mut message = Map::new();
     message.insert("role".into(), json!("assistant"));
-    let no_text = said.content.is_empty() && !said.tool_calls.is_empty();
-    message.insert("content".into(), if no_text { Value::Null } else { json!(said.content) });
-    if !said.reasoning_content.is_empty() {
+    let inline = field == ReasoningField::Inline && !said.reasoning_content.is_empty();
+    let no_text = said.content.is_empty() && !said.tool_calls.is_empty() && !inline;
+    let content = match inline {
+        true => format!("{OPEN}{}{CLOSE}{}", said.reasoning_content, said.content),
+        false => said.content.clone(),
+    };
+    message.insert("content".into(), if no_text { Value::Null } else { json!(content) });
+    if !said.reasoning_content.is_empty() && !inline {
         message.insert("reasoning_content".into(), json!(said.reasoning_content));
         if field == ReasoningField::Both {
             message.insert("reasoning".into(), json!(said.reasoning_content));

@@ -1,16 +1,18 @@
 //! The body of a chat completion request.
 
+use super::reply::{CLOSE, OPEN};
 use crate::App;
 use crate::ask::{Api, Ask};
 use crate::error::{ApiError, Fault};
 use crate::fields::{Fields, kind};
+use crate::options::ReasoningField;
 use crate::params::Params;
 use crate::shape::Form;
 use crate::thinking::Think;
 use crate::tools;
 use serde::Deserialize;
 use serde_json::Value;
-use text::chat::request::{ChatRequest, RequestMessage, RequestTool};
+use text::chat::request::{ChatRequest, RequestMessage, RequestRole, RequestTool};
 
 /// A request and how to answer it.
 pub(super) struct ChatBody {
@@ -47,7 +49,7 @@ impl ChatBody {
         refuse(&fields)?;
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
-        let mut params = Params::read(&fields, &limits, &app.options.sampling, speaker.info().vocab)?;
+        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
         for limit in limits {
             fields.whole(limit, 1..)?;
         }
@@ -63,6 +65,9 @@ impl ChatBody {
             ..ChatRequest::default()
         };
         chat.messages.iter_mut().for_each(thinking_parts);
+        if app.options.reasoning_field == ReasoningField::Inline {
+            chat.messages.iter_mut().for_each(inline_reasoning);
+        }
         let shape = match fields.get("response_format") {
             Some(format) => Form::of_format(format, "response_format")?,
             None => Form::of_extensions(&fields)?,
@@ -175,6 +180,19 @@ fn thinking_parts(message: &mut RequestMessage) {
     use text::chat::request::Content;
     if let Some(Content::Parts(parts)) = &mut message.content {
         parts.retain(|part| !matches!(&*part.kind, "thinking" | "reasoning" | "redacted_thinking"));
+    }
+}
+
+/// Reasoning that this server gave as a part of the content, and that comes back so.
+fn inline_reasoning(message: &mut RequestMessage) {
+    use text::chat::request::Content;
+    if message.role != RequestRole::Assistant {
+        return;
+    }
+    let Some(Content::Text(text)) = &mut message.content else { return };
+    let split = text.strip_prefix(OPEN).and_then(|rest| rest.split_once(CLOSE));
+    if let Some((reasoning, content)) = split.map(|(a, b)| (a.to_owned(), b.to_owned())) {
+        (message.reasoning_content, *text) = (Some(reasoning), content);
     }
 }
 

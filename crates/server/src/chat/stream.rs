@@ -1,6 +1,6 @@
 //! A chat completion as it is written.
 
-use super::reply::{finish_reason, logprobs};
+use super::reply::{CLOSE, OPEN, finish_reason, logprobs};
 use super::request::Style;
 use crate::options::ReasoningField;
 use crate::stream::{Codec, Frames};
@@ -22,6 +22,8 @@ pub(super) struct ChatStream {
     n: usize,
     begun: Instant,
     cached: usize,
+    /// Whether reasoning that is a part of the content is open, by choice.
+    thinking: Vec<bool>,
     usages: Vec<Usage>,
     timings: Option<Timings>,
 }
@@ -94,6 +96,7 @@ impl ChatStream {
             n,
             begun: Instant::now(),
             cached: 0,
+            thinking: vec![false; n],
             usages: Vec::new(),
             timings: None,
         }
@@ -127,7 +130,16 @@ impl ChatStream {
         self.style.logprobs.then(|| logprobs(content, reasoning, speaker.tokenizer()))
     }
 
+    /// Ends reasoning that is a part of the content.
+    fn close_reasoning(&mut self, index: usize, out: &mut Frames) {
+        if std::mem::replace(&mut self.thinking[index], false) {
+            let delta = Delta { content: Some(CLOSE), ..Delta::default() };
+            self.delta(index, delta, None, out);
+        }
+    }
+
     fn finish(&mut self, index: usize, outcome: &Outcome, out: &mut Frames) {
+        self.close_reasoning(index, out);
         // The usage of all choices comes in a chunk of its own, but the timings of one go with its end.
         let choice = ChunkChoice {
             index,
@@ -164,6 +176,12 @@ impl Codec for ChatStream {
                     out.data(&Chunk { prompt_progress: Some(progress), ..self.chunk(&[choice]) });
                 }
             }
+            Told::Reasoning(text, entries) if self.app.options.reasoning_field == ReasoningField::Inline => {
+                let begins = !std::mem::replace(&mut self.thinking[index], true);
+                let text = if begins { format!("{OPEN}{text}") } else { text };
+                let delta = Delta { content: Some(&text), ..Delta::default() };
+                self.delta(index, delta, self.logprobs(&[], &entries), out);
+            }
             Told::Reasoning(text, entries) => {
                 let both = self.app.options.reasoning_field == ReasoningField::Both;
                 let delta = Delta {
@@ -174,10 +192,12 @@ impl Codec for ChatStream {
                 self.delta(index, delta, self.logprobs(&[], &entries), out);
             }
             Told::Content(text, entries) => {
+                self.close_reasoning(index, out);
                 let delta = Delta { content: Some(&text), ..Delta::default() };
                 self.delta(index, delta, self.logprobs(&entries, &[]), out);
             }
             Told::CallStart { index: call, id, name } => {
+                self.close_reasoning(index, out);
                 let function = FunctionDelta { name: Some(&name), arguments: "" };
                 self.call(
                     index,

@@ -51,7 +51,7 @@ impl CompletionBody {
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         check_model(app, &model)?;
         let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
-        let mut params = Params::read(&fields, &limits, &app.options.sampling, speaker.info().vocab)?;
+        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
         if fields.whole("best_of", 1..)?.is_some_and(|best| best > params.n as i64) {
             return Err(ApiError::unsupported("best_of", "more than `n` is not supported here"));
         }
@@ -115,6 +115,7 @@ impl Style {
                 strict_markup: false,
                 constraint: self.constraint.clone(),
                 think_budget: None,
+                min_tokens: params.min_tokens,
                 forced,
             },
             n: params.n,

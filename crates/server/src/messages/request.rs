@@ -42,7 +42,7 @@ impl MessagesBody {
         let fields = Fields::of_body(body)?;
         let speaker = app.loaded()?;
         let model = fields.text("model")?.unwrap_or_default().to_owned();
-        let params = Params::read(&fields, &["max_tokens"], &app.options.sampling, speaker.info().vocab)?;
+        let params = Params::read(&fields, &["max_tokens"], &app.options, speaker.info().vocab)?;
         fields.list("stop_sequences")?;
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));

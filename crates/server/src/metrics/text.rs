@@ -5,9 +5,11 @@ use super::histogram::{BOUNDS, Histogram};
 use super::{CALLS, Counters, FINISHED, Outcome, get};
 use crate::App;
 use crate::ask::Api;
+use crate::props::commit;
 use engine::Status;
 use engine::store::StoreStats;
 use std::fmt::{Display, Write as _};
+use std::time::UNIX_EPOCH;
 
 /// Everything, as text.
 pub(super) fn write(app: &App, open_metrics: bool) -> String {
@@ -70,6 +72,7 @@ impl Page {
 }
 
 fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
+    let info = app.loaded().ok().map(|speaker| speaker.info());
     page.family("ds4_requests_total", "counter", "Replies asked for, by API and how they ended.");
     for api in Api::ALL {
         for (outcome, name) in Outcome::ALL {
@@ -96,11 +99,7 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     }
     let totals = &status.totals;
     page.family("ds4_prompt_tokens_total", "counter", "Tokens of prompts, by where their state came from.");
-    page.sample(
-        "ds4_prompt_tokens_total",
-        "source=\"computed\"",
-        totals.prompt_tokens - totals.cached_tokens,
-    );
+    page.sample("ds4_prompt_tokens_total", "source=\"computed\"", totals.computed_tokens);
     let from_memory = totals.cached_tokens - totals.fetched_tokens;
     page.sample("ds4_prompt_tokens_total", "source=\"memory\"", from_memory);
     page.sample("ds4_prompt_tokens_total", "source=\"disk\"", totals.fetched_tokens);
@@ -128,21 +127,44 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
         "Requests that had to read some of their prompt, by the reason.",
     );
     for (reason, count) in totals.misses_by_reason() {
+        // The names that dashboards look for, where there is one.
+        let reason = match reason {
+            "new" => "cold",
+            "differs" => "diverged",
+            other => other,
+        };
         page.sample("ds4_prefix_miss_total", &format!("reason=\"{reason}\""), count);
     }
     page.counter("ds4_prefix_hits_total", "Requests of which the whole prompt was known.", totals.hits);
     page.counter("ds4_steps_total", "Forward passes.", totals.steps);
+    let last_step = status.last_step.and_then(|when| when.duration_since(UNIX_EPOCH).ok());
+    page.gauge(
+        "ds4_engine_last_step_timestamp_seconds",
+        "When the last forward pass ended, in seconds of the Unix epoch; 0 if there was none.",
+        last_step.map_or(0.0, |since| since.as_secs_f64()),
+    );
     page.counter("ds4_device_errors_total", "Forward passes that failed.", totals.failed_steps);
     let cache = &status.cache;
     page.gauge("ds4_kv_slots", "Conversations that can be worked on at once.", status.active_limit);
     page.gauge("ds4_kv_tokens_used", "Tokens of the conversations being worked on.", tokens_used(status));
+    page.gauge(
+        "ds4_kv_tokens_capacity",
+        "Tokens for whose cached rows there is room.",
+        info.map_or(0, |info| info.kv_tokens),
+    );
     page.gauge("ds4_kv_usage_ratio", "Share of the memory for cached rows that is in use.", usage(status));
     page.gauge("ds4_kv_pages", "Pages in the prefix cache.", cache.pages);
     page.counter("ds4_kv_evictions_total", "Pages and tails evicted from the prefix cache.", cache.evicted);
-    page.family("ds4_memory_bytes", "gauge", "Memory for cached rows.");
+    page.family(
+        "ds4_memory_bytes",
+        "gauge",
+        "Memory for weights (the size of the model's files) and cached rows.",
+    );
+    page.sample("ds4_memory_bytes", "kind=\"weights\"", info.map_or(0, |info| info.bytes));
     page.sample("ds4_memory_bytes", "kind=\"kv\"", cache.bytes);
     page.sample("ds4_memory_bytes", "kind=\"kv_in_use\"", cache.in_use);
     page.sample("ds4_memory_bytes", "kind=\"kv_limit\"", cache.limit);
+    page.sample("ds4_memory_bytes", "kind=\"free\"", cache.limit.saturating_sub(cache.bytes));
     if let Some(store) = &status.store {
         disk(page, store);
     }
@@ -156,8 +178,17 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
         status.prefill_rate,
     );
     page.gauge("ds4_decode_tokens_per_second", "Tokens written in a second, lately.", status.decode_rate);
-    let labels =
-        format!("version=\"{}\",model=\"{}\"", env!("CARGO_PKG_VERSION"), escape(&app.options.model_name));
+    // Nothing is drafted here; the series are there for dashboards that read them.
+    page.counter("ds4_spec_draft_tokens_total", "Tokens drafted (this engine drafts none).", 0);
+    page.counter("ds4_spec_accepted_tokens_total", "Tokens drafted that were right.", 0);
+    let labels = format!(
+        "version=\"{}\",commit=\"{}\",backend=\"{}\",model=\"{}\",quant=\"{}\"",
+        env!("CARGO_PKG_VERSION"),
+        escape(commit(app)),
+        escape(app.backend()),
+        escape(&app.options.model_name),
+        escape(info.map_or("unknown", |info| &info.quant)),
+    );
     page.one("ds4_build_info", "gauge", "What is running.", &labels, 1);
 }
 
@@ -192,8 +223,9 @@ fn vllm(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     one("vllm:generation_tokens_total", "counter", "Tokens written.", totals.written_tokens as f64);
     one("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", 0.0);
     one("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens drafted that were right.", 0.0);
-    // Prefixes are found at any token; a page, which is what is kept, has 1024.
-    let config = format!("{labels},block_size=\"1024\",num_gpu_blocks=\"{}\"", status.cache.pages.max(1));
+    // Prefixes are found at any token; a page is what is kept.
+    let blocks = app.loaded().map_or(0, |speaker| speaker.info().kv_tokens / engine::PAGE);
+    let config = format!("{labels},block_size=\"{}\",num_gpu_blocks=\"{blocks}\"", engine::PAGE);
     page.one("vllm:cache_config_info", "gauge", "How the cache is laid out.", &config, 1);
     page.family("vllm:request_success_total", "counter", "Replies, by why they ended.");
     for (reason, counter) in FINISHED.iter().zip(&counters.finished) {
@@ -217,11 +249,7 @@ fn vllm(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
 
 fn llamacpp(page: &mut Page, counters: &Counters, status: &Status) {
     let totals = &status.totals;
-    page.counter(
-        "llamacpp:prompt_tokens_total",
-        "Tokens of prompts read.",
-        totals.prompt_tokens - totals.cached_tokens,
-    );
+    page.counter("llamacpp:prompt_tokens_total", "Tokens of prompts read.", totals.computed_tokens);
     page.counter("llamacpp:tokens_predicted_total", "Tokens written.", totals.written_tokens);
     page.gauge("llamacpp:prompt_tokens_seconds", "Tokens of prompts read in a second.", status.prefill_rate);
     page.gauge("llamacpp:predicted_tokens_seconds", "Tokens written in a second.", status.decode_rate);

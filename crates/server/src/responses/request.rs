@@ -63,7 +63,7 @@ impl ResponsesBody {
         }
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         let limits = ["max_output_tokens", "max_completion_tokens", "max_tokens"];
-        let mut params = Params::read(&fields, &limits, &app.options.sampling, speaker.info().vocab)?;
+        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));
         }

@@ -6,7 +6,8 @@ use axum::http::{Method, Request, Response, StatusCode};
 use engine::generate::Stats;
 use engine::logprobs::Logprob;
 use engine::{
-    Event, Finish, Form, Job, JobError, JobEvent, JobPrompt, ModelInfo, Refusal, Reply, Status, Synced,
+    Event, Finish, Form, Job, JobError, JobEvent, JobPrompt, ModelInfo, PageKey, Refusal, Reply, SlotAction,
+    SlotDone, SlotError, Status, Synced,
 };
 use forge::synth::byte_vocab;
 use http_body_util::BodyExt;
@@ -80,6 +81,10 @@ pub struct Script {
     pub cached: Mutex<usize>,
     /// What its page store says.
     pub store: Mutex<Option<engine::store::StoreStats>>,
+    /// What it says about itself besides.
+    pub status: Mutex<Status>,
+    /// What was done with slots.
+    pub actions: Mutex<Vec<(usize, SlotAction)>>,
 }
 
 impl Script {
@@ -93,6 +98,11 @@ impl Script {
                 fingerprint: [7; 32],
                 vocab: 1024,
                 context: 20_000,
+                trained_context: 1 << 20,
+                kv_tokens: 64 << 10,
+                quant: "q8_0/f32".to_owned(),
+                bytes: 12_345,
+                parameters: 6_789,
                 profile: Profile::V4,
                 kv: model::KvFormat::F16,
                 memory: 1 << 30,
@@ -105,6 +115,8 @@ impl Script {
             said: Arc::default(),
             cached: Mutex::new(0),
             store: Mutex::default(),
+            status: Mutex::default(),
+            actions: Mutex::default(),
         })
     }
 
@@ -122,6 +134,11 @@ impl Script {
             JobPrompt::Rendered(prompt) => self.tokenizer.encode_prompt(prompt).unwrap(),
             JobPrompt::Tokens(tokens) => tokens.clone(),
         }
+    }
+
+    /// The key of the conversation in a slot.
+    pub fn key(slot: usize) -> PageKey {
+        PageKey::root(&[7; 32], model::KvFormat::F16).child(&[slot as u32])
     }
 
     pub fn vocabulary(&self) -> &Tokenizer {
@@ -177,7 +194,22 @@ impl Speaker for Script {
 
     fn status(&self) -> Status {
         let store = *self.store.lock().unwrap();
-        Status { active_limit: 4, queue_limit: 8, store, ..Status::default() }
+        Status { active_limit: 4, queue_limit: 8, store, ..self.status.lock().unwrap().clone() }
+    }
+
+    fn slot(&self, slot: usize, action: SlotAction) -> Result<SlotDone, SlotError> {
+        if slot >= 4 {
+            return Err(SlotError::NoSuchSlot { slot, last: 3 });
+        }
+        if slot == 3 {
+            return Err(SlotError::Busy(slot));
+        }
+        self.actions.lock().unwrap().push((slot, action));
+        let key = match action {
+            SlotAction::Restore(key) => key,
+            _ => Script::key(slot),
+        };
+        Ok(SlotDone { key, tokens: 100 + slot })
     }
 
     fn shutdown(&self, _: Duration) {}
