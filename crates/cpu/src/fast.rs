@@ -5,7 +5,7 @@
 //! f32 where they are not.
 
 use crate::array::{Array, Picks, Routes};
-use crate::ops::linear::blocks;
+use crate::ops::linear::{self, blocks};
 use crate::ops::{attend, compress, moe, pick, project, streams};
 use crate::pool::{Pool, Shards, default_threads};
 use crate::reference::{Mix, Reference, choose_row};
@@ -25,6 +25,7 @@ const ROUTED: usize = 16;
 /// The fast backend: a pool of threads and the best instruction set of this CPU.
 pub struct Cpu {
     pub(crate) pool: Pool,
+    pub(crate) tiles: linear::Tiles,
     pub(crate) index_scratch: Spares<pick::Scratch>,
     pub(crate) attention_scratch: Spares<attend::Scratch>,
 }
@@ -34,6 +35,7 @@ impl Cpu {
     pub fn new(threads: Option<usize>) -> Cpu {
         Cpu {
             pool: Pool::new(threads.unwrap_or_else(default_threads)),
+            tiles: Spares::default(),
             index_scratch: Spares::default(),
             attention_scratch: Spares::default(),
         }

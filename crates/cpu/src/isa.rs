@@ -129,10 +129,24 @@ pub trait Isa: Copy {
         iq2_xxs::dots_portably(self, blocks, cols)
     }
 
+    /// Brings a group's activations, in the order of a group, into that of [`Turned256::turned`].
+    #[inline(always)]
+    fn turn(self, q: &[[i8; 64]; 4], turned: &mut [[i8; 32]; 8]) {
+        for (v, vector) in q.iter().enumerate() {
+            for (half, q) in vector.as_chunks::<32>().0.iter().enumerate() {
+                let first_row = 4 * (v + 4 * half);
+                for (j, &q) in q.iter().enumerate() {
+                    turned[j % 8][first_row + j / 8] = q;
+                }
+            }
+        }
+    }
+
     // ----- dot products of a pair of 32 -----
 
-    /// What [`dot_pair`](Self::dot_pair) adds to each weight; the caller takes it off again.
-    const PAIR_BIAS: i32;
+    /// Whether [`dot_pair`](Self::dot_pair) takes each weight plus 128; then the caller makes it good by
+    /// [`Chunk32::unbias`].
+    const PAIR_BIASED: bool;
     /// Prepares signed weights.
     fn signed(self, w: Self::Bytes) -> Self::Signed;
     /// Prepares the signed weights `table[index]`, looked up as by [`lookup`](Self::lookup).
@@ -140,7 +154,7 @@ pub trait Isa: Copy {
     fn signed_lookup(self, table: Self::Bytes, index: Self::Bytes) -> Self::Signed {
         self.signed(self.lookup(table, index))
     }
-    /// `Σ_i (w[i] + PAIR_BIAS) a[i]` of both halves; `a` is -127 to 127.
+    /// `Σ_i w[i] a[i]` of both halves, or with `w[i] + 128`; `a` is -127 to 127.
     fn dot_pair(self, w: Self::Signed, a: &[i8; 64]) -> Self::PairSums;
     /// The totals of the first halves of four pairs, and of the second.
     fn pair_totals(self, sums: [Self::PairSums; 4]) -> [[i32; 4]; 2];
@@ -153,10 +167,16 @@ pub trait Isa: Copy {
     fn stored(self, w: Self::Signed) -> Self::Bytes;
     /// Signed weights from what [`stored`](Self::stored) made of them.
     fn loaded(self, w: Self::Bytes) -> Self::Signed;
-    /// Unpacks two blocks of IQ2_XXS, each weight plus 43, in the order of [`Turned256::turned`].
+    /// Unpacks 16 blocks of IQ2_XXS, each weight plus 43: line `8 (i % 2) + g` of vector `i / 2` holds weight `i` of
+    /// the four rows of the code book in group `g`, and line `g` of the scales `2 s + 1` as little-endian i32.
     #[inline(always)]
-    fn iq2_xxs_turned(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
-        iq2_xxs::turn_portably(self, blocks, to);
+    fn iq2_xxs_panel(
+        self,
+        blocks: [&[quants::iq2_xxs::Group; 8]; 16],
+        w: &mut [[Line; 16]; 4],
+        scales: &mut [Line; 8],
+    ) {
+        iq2_xxs::panel_portably(self, blocks, w, scales);
     }
     /// Products of the bytes with 16-bit numbers, of which each byte gets the low byte; the product of
     /// an unsigned byte and its number must fit one.
@@ -168,7 +188,7 @@ pub trait Isa: Copy {
     /// - `w`: unsigned, at most 127
     /// - `a`: -127 to 127
     fn dot_fours(self, sums: Self::Ints, w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
-    /// Adds `Σ_b (w[4 r + b] + PAIR_BIAS) a[4 r + b]` to each lane `r`; `a` is -127 to 127.
+    /// Adds `Σ_b w[4 r + b] a[4 r + b]` to each lane `r`, or with 128 added to each `w`; `a` is -127 to 127.
     fn dot_fours_signed(self, sums: Self::Ints, w: Self::Signed, a: Self::Bytes) -> Self::Ints;
     /// [`dot_fours`](Self::dot_fours) of a run of vectors, `N` from each panel and `N` fours of activations from
     /// each column, if this instruction set has a better way than one by one: returns whether it did it.
@@ -293,6 +313,11 @@ pub trait Isa: Copy {
     fn fused(self, sum: Self::Floats, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// `a·b`
     fn product(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
+    /// `a·power`, where `power` is a power of two and both, and the product, are positive normal numbers.
+    #[inline(always)]
+    fn times_power(self, a: Self::Floats, power: Self::Floats) -> Self::Floats {
+        self.product(a, power)
+    }
     /// The larger; `b` if one of them is NaN.
     fn larger(self, a: Self::Floats, b: Self::Floats) -> Self::Floats;
     /// The values of 64 E4M3 codes, in order.
@@ -305,6 +330,17 @@ pub trait Isa: Copy {
     fn splat_int(self, x: i32) -> Self::Ints;
     /// 16 integers from memory.
     fn ints(self, x: &[i32; 16]) -> Self::Ints;
+    /// To memory.
+    fn put_ints(self, a: Self::Ints, to: &mut [i32; 16]);
+    /// The lowest byte of the bits of each float, to memory.
+    #[inline(always)]
+    fn put_low_bytes(self, a: Self::Floats, to: &mut [i8; 16]) {
+        let mut floats = [0.0f32; 16];
+        self.put_floats(a, &mut floats);
+        for (to, x) in to.iter_mut().zip(floats) {
+            *to = x.to_bits() as i8;
+        }
+    }
     /// Integers as floats, rounded to the nearest, ties to even.
     fn as_floats(self, a: Self::Ints) -> Self::Floats;
     /// To memory.

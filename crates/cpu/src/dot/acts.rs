@@ -4,11 +4,11 @@
 //! integer, ties to even. A part that holds a NaN or an infinity gets NaN as its scale, so that it
 //! shows in every output instead of vanishing in an integer.
 
-use crate::isa::{self, Isa, Kernel};
+use crate::isa::{self, Isa, Kernel, Level};
 use crate::memory;
 use quants::Format;
 use std::mem;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{Immutable, IntoBytes, transmute_ref};
 
 /// How activations are rounded. There is one way for each format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -58,8 +58,8 @@ pub struct Chunk32 {
     pub q: [[i8; 64]; 4],
     /// By block.
     pub scale: [[f32; 2]; 4],
-    /// The sums of `q` by block.
-    pub sum: [[i32; 2]; 4],
+    /// What makes good that 128 is added to each weight: minus 128 times the sum of `q`, by block.
+    pub unbias: [[i32; 2]; 4],
 }
 
 /// 256 values with one scale.
@@ -70,6 +70,8 @@ pub struct Chunk256 {
     pub q: [[i8; 64]; 4],
     /// The sums of each 16 values, in the order of the row.
     pub sum: [i16; 16],
+    /// The sums of each 32 values.
+    pub sum_32: [i16; 8],
     /// The scale of all.
     pub scale: f32,
 }
@@ -78,13 +80,15 @@ pub struct Chunk256 {
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[repr(C, align(64))]
 pub struct Turned256 {
-    /// As every format with blocks of 256 has them.
-    pub(crate) plain: Chunk256,
     /// `turned[i][r]` is value `8 r + i`: those that meet weight `i` of row `r` of the code book.
     pub(crate) turned: [[i8; 32]; 8],
     /// What makes good that weights are taken plus [`BIAS`](super::iq2_xxs::BIAS): minus so many times the sum
     /// of each 32 values.
     pub(crate) unbias: [i32; 8],
+    /// The scale of all.
+    pub(crate) scale: f32,
+    /// As every format with blocks of 256 has them. Last, for the code book in registers needs only the others.
+    pub(crate) plain: Chunk256,
 }
 
 /// A batch of activations.
@@ -230,12 +234,17 @@ impl ActRow<'_> {
     ///
     /// If `x` is not `k` long.
     pub fn set(&mut self, x: &[f32]) {
+        self.set_at(isa::level(), x);
+    }
+
+    /// [`set`](Self::set) with a given instruction set.
+    pub(super) fn set_at(&mut self, level: Level, x: &[f32]) {
         assert_eq!(x.len(), self.k, "row length of activations");
-        isa::dispatch(SetRow { row: &mut self.row, x });
+        level.run(SetRow { row: &mut self.row, x });
     }
 }
 
-/// Rounding in plain Rust; the instruction set only decides how the compiler vectorizes it.
+/// Rounds a row.
 struct SetRow<'a, 'r> {
     row: &'a mut Row<'r>,
     x: &'a [f32],
@@ -245,7 +254,7 @@ impl Kernel for SetRow<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
         match self.row {
             Row::F32(chunks) => {
                 for (chunk, x) in chunks.iter_mut().zip(self.x.chunks(16)) {
@@ -254,17 +263,17 @@ impl Kernel for SetRow<'_, '_> {
             }
             Row::A32(chunks) => {
                 for (chunk, x) in chunks.iter_mut().zip(self.x.chunks(256)) {
-                    chunk.set(x);
+                    chunk.set(isa, x);
                 }
             }
             Row::A256(chunks) => {
                 for (chunk, x) in chunks.iter_mut().zip(self.x.as_chunks().0) {
-                    chunk.set(x);
+                    chunk.set(isa, x);
                 }
             }
             Row::Turned(chunks) => {
                 for (chunk, x) in chunks.iter_mut().zip(self.x.as_chunks().0) {
-                    chunk.set(x);
+                    chunk.set(isa, x);
                 }
             }
         }
@@ -272,36 +281,47 @@ impl Kernel for SetRow<'_, '_> {
 }
 
 impl Chunk32 {
-    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], scale: [[0.0; 2]; 4], sum: [[0; 2]; 4] };
+    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], scale: [[0.0; 2]; 4], unbias: [[0; 2]; 4] };
 
     /// Rounds at most 256 values, a whole number of blocks.
     #[inline(always)]
-    fn set(&mut self, x: &[f32]) {
+    fn set<I: Isa>(&mut self, isa: I, x: &[f32]) {
         for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
             let (v, half) = (i / 2, i % 2);
             let (scale, inverse) = scale_of(x);
             let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
-            round(x, inverse, q);
+            round(isa, x, inverse, q);
             self.scale[v][half] = scale;
-            self.sum[v][half] = q.iter().map(|&q| i32::from(q)).sum();
+        }
+        for (q, unbias) in self.q.iter().zip(&mut self.unbias) {
+            let sums = sums_of_fours(isa, q);
+            for (unbias, sums) in unbias.iter_mut().zip(sums.as_chunks::<8>().0) {
+                *unbias = -128 * sums.iter().sum::<i32>();
+            }
         }
     }
 }
 
 impl Chunk256 {
-    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], scale: 0.0 };
+    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], sum_32: [0; 8], scale: 0.0 };
 
     #[inline(always)]
-    fn set(&mut self, x: &[f32; 256]) {
+    fn set<I: Isa>(&mut self, isa: I, x: &[f32; 256]) {
         let (scale, inverse) = scale_of(x);
         self.scale = scale;
         for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
             let (v, half) = (i % 4, i / 4);
             let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
-            round(x, inverse, q);
-            for (sum, q) in self.sum[2 * i..][..2].iter_mut().zip(q.as_chunks::<16>().0) {
-                *sum = q.iter().map(|&q| i16::from(q)).sum();
+            round(isa, x, inverse, q);
+        }
+        for (v, q) in self.q.iter().enumerate() {
+            let sums = sums_of_fours(isa, q);
+            for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
+                self.sum[8 * (j / 2) + 2 * v + j % 2] = sums.iter().sum::<i32>() as i16;
             }
+        }
+        for (sum, sums) in self.sum_32.iter_mut().zip(self.sum.as_chunks::<2>().0) {
+            *sum = sums[0] + sums[1];
         }
     }
 
@@ -312,21 +332,16 @@ impl Chunk256 {
 }
 
 impl Turned256 {
-    pub(crate) const ZERO: Self = Self { plain: Chunk256::ZERO, turned: [[0; 32]; 8], unbias: [0; 8] };
+    pub(crate) const ZERO: Self =
+        Self { turned: [[0; 32]; 8], unbias: [0; 8], scale: 0.0, plain: Chunk256::ZERO };
 
     #[inline(always)]
-    fn set(&mut self, x: &[f32; 256]) {
-        self.plain.set(x);
-        for (v, vector) in self.plain.q.iter().enumerate() {
-            for (half, q) in vector.as_chunks::<32>().0.iter().enumerate() {
-                let first_row = 4 * (v + 4 * half);
-                for (j, &q) in q.iter().enumerate() {
-                    self.turned[j % 8][first_row + j / 8] = q;
-                }
-            }
-        }
-        for (unbias, sums) in self.unbias.iter_mut().zip(self.plain.sum.as_chunks::<2>().0) {
-            *unbias = -i32::from(super::iq2_xxs::BIAS) * (i32::from(sums[0]) + i32::from(sums[1]));
+    fn set<I: Isa>(&mut self, isa: I, x: &[f32; 256]) {
+        self.plain.set(isa, x);
+        isa.turn(&self.plain.q, &mut self.turned);
+        self.scale = self.plain.scale;
+        for (unbias, sum) in self.unbias.iter_mut().zip(self.plain.sum_32) {
+            *unbias = -i32::from(super::iq2_xxs::BIAS) * i32::from(sum);
         }
     }
 }
@@ -350,11 +365,20 @@ fn scale_of(x: &[f32]) -> (f32, f32) {
 
 /// `q = x · inverse`, to the nearest integer, ties to even; 0 if `inverse` is.
 #[inline(always)]
-fn round(x: &[f32; 32], inverse: f32, q: &mut [i8; 32]) {
+fn round<I: Isa>(isa: I, x: &[f32; 32], inverse: f32, q: &mut [i8; 32]) {
     // Adding 1.5 · 2^23 leaves no room for a fraction: the sum is rounded to an integer, which is
     // then its low bits. Unlike a conversion this vectorizes well everywhere.
     const MAGIC: f32 = 12_582_912.0;
-    for (q, x) in q.iter_mut().zip(x) {
-        *q = (x * inverse + MAGIC).to_bits() as i8;
+    let (inverse, magic) = (isa.splat_float(inverse), isa.splat_float(MAGIC));
+    for (q, x) in q.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
+        isa.put_low_bytes(isa.add_products(magic, isa.floats(x), inverse), q);
     }
+}
+
+/// The sums of each four values.
+#[inline(always)]
+fn sums_of_fours<I: Isa>(isa: I, q: &[i8; 64]) -> [i32; 16] {
+    let mut sums = [0; 16];
+    isa.put_ints(isa.dot_fours(isa.splat_int(0), isa.splat(1), isa.bytes(transmute_ref!(q))), &mut sums);
+    sums
 }

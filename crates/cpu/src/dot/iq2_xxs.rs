@@ -6,9 +6,10 @@
 
 use super::acts::{Acts, Chunks, Turned256};
 use super::group::{Group, activations};
+use super::panel::transpose;
 use super::q4_k::twice;
 use super::{FOUR_ROWS, Tile, prefetch};
-use crate::isa::Isa;
+use crate::isa::{Isa, Line};
 use quants::iq2_xxs::{self, BlockIq2Xxs, GRID};
 
 /// What makes a weight unsigned.
@@ -56,7 +57,7 @@ impl Tile for Iq2XxsTile {
             let d = isa.f16x4([block[0].d.get(), block[1].d.get(), block[2].d.get(), block[3].d.get()]);
             for c in 0..C {
                 for r in 0..4 {
-                    totals[c][r] += d[r] * UNIT * cols[c][g].plain.scale * sums[c][r] as f32;
+                    totals[c][r] += d[r] * UNIT * cols[c][g].scale * sums[c][r] as f32;
                 }
             }
         }
@@ -96,22 +97,37 @@ pub(crate) fn dots_portably<I: Isa, const C: usize>(
     totals
 }
 
-/// [`Isa::iq2_xxs_turned`] by way of the order of a group.
+/// [`Isa::iq2_xxs_panel`] by way of the order of a group.
 #[inline(always)]
-pub(crate) fn turn_portably<I: Isa>(isa: I, blocks: [&[iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
-    for (block, to) in blocks.into_iter().zip(to) {
-        let group = unpack(isa, block);
-        for (v, w) in group.w.into_iter().enumerate() {
+pub(crate) fn panel_portably<I: Isa>(
+    isa: I,
+    blocks: [&[iq2_xxs::Group; 8]; 16],
+    w: &mut [[Line; 16]; 4],
+    scales: &mut [Line; 8],
+) {
+    let mut staged = [[Line::ZERO; 16]; 4];
+    let (mut numbers, mut lanes) = ([Line::ZERO; 16], [Line::ZERO; 16]);
+    for (r, block) in blocks.into_iter().enumerate() {
+        for (v, weights) in unpack(isa, block).w.into_iter().enumerate() {
             let mut vector = [0; 64];
-            isa.put_bytes(w, &mut vector);
-            for (half, w) in vector.as_chunks::<32>().0.iter().enumerate() {
+            isa.put_bytes(weights, &mut vector);
+            for (half, weights) in vector.as_chunks::<32>().0.iter().enumerate() {
                 let first_row = 4 * (v + 4 * half);
-                for (j, &w) in w.iter().enumerate() {
-                    to[j % 8][first_row + j / 8] = w;
+                for (j, &weight) in weights.iter().enumerate() {
+                    let place = j % 8;
+                    staged[place / 2][r].0[32 * (place % 2) + first_row + j / 8] = weight;
                 }
             }
         }
+        for (word, group) in numbers[r].0.as_chunks_mut::<4>().0.iter_mut().zip(block) {
+            *word = (2 * u32::from(group.scale()) + 1).to_le_bytes();
+        }
     }
+    for (staged, w) in staged.iter().zip(w) {
+        transpose(isa, staged, w);
+    }
+    transpose(isa, &numbers, &mut lanes);
+    scales.copy_from_slice(&lanes[..8]);
 }
 
 /// The code book plus [`BIAS`], eight magnitudes a word.

@@ -31,6 +31,7 @@ static HALF_POWERS: [f32; 256] = {
 impl Paired for BlockMxfp4 {
     const ZERO: Self = Self { e: 0, qs: [0; 16] };
     const LARGEST: u8 = 12;
+    const POWERS: bool = true;
 
     #[inline(always)]
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {

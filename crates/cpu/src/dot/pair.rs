@@ -19,6 +19,8 @@ pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
     const ZERO: Self;
     /// No magnitude of an unpacked weight is above this.
     const LARGEST: u8;
+    /// Whether scales are powers of two.
+    const POWERS: bool = false;
 
     /// Unpacks two neighbouring blocks into signed bytes.
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed;
@@ -103,9 +105,9 @@ fn add_pair<I: Isa, B: Paired, const C: usize>(
         let sums = isa.pair_totals(sums);
         for half in 0..2 {
             let a = chunk.scale[p % 4][half];
-            let bias = I::PAIR_BIAS * chunk.sum[p % 4][half];
+            let unbias = if I::PAIR_BIASED { chunk.unbias[p % 4][half] } else { 0 };
             for r in 0..4 {
-                totals[c][r] += d[half][r] * a * (sums[half][r] - bias) as f32;
+                totals[c][r] += d[half][r] * a * (sums[half][r] + unbias) as f32;
             }
         }
     }

@@ -21,6 +21,7 @@ use group::GroupPart;
 use pair::PairPart;
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::ops::Range;
 
 /// From how many columns on panels are worth unpacking.
 pub(super) const MANY: usize = 5;
@@ -84,6 +85,9 @@ impl<T: Panelled> Kernel for PanelsBy<'_, T> {
         // Taken out, since a closure would be compiled without the instruction set.
         let mut scratch = SCRATCH.take();
         let panels = T::of(&mut scratch);
+        let bytes_of = |rows: Range<usize>| &w.bytes[rows.start * w.row_bytes..rows.end * w.row_bytes];
+        Coming::new(bytes_of(rows.start..rows.end.min(rows.start + ROWS)), 1).ask(isa);
+        let tiles_of_all = cols.len().div_ceil(if I::WIDE { 6 } else { 4 });
         for first in rows.clone().step_by(ROWS) {
             for (p, panel) in panels.iter_mut().enumerate() {
                 // At the end the last row stands in for those that are missing.
@@ -93,6 +97,8 @@ impl<T: Panelled> Kernel for PanelsBy<'_, T> {
                 }
                 T::unpack(isa, sixteen, panel);
             }
+            let end = rows.end.min(first + ROWS);
+            let mut coming = Coming::new(bytes_of(end..rows.end.min(end + ROWS)), tiles_of_all);
             let mut tiles = Tiles::<T> {
                 panels: [&panels[0], &panels[1]],
                 chunks,
@@ -104,6 +110,7 @@ impl<T: Panelled> Kernel for PanelsBy<'_, T> {
             };
             let mut c = 0;
             while c < cols.len() {
+                coming.ask(isa);
                 c += match cols.len() - c {
                     1 | 2 => tiles.run::<I, 2>(isa, c),
                     5.. if I::WIDE => tiles.run::<I, 6>(isa, c),
@@ -112,6 +119,31 @@ impl<T: Panelled> Kernel for PanelsBy<'_, T> {
             }
         }
         SCRATCH.set(scratch);
+    }
+}
+
+/// Weights that are asked for while those before them are multiplied, so that unpacking finds them in the cache.
+struct Coming<'a> {
+    bytes: &'a [u8],
+    /// How many of them at a time.
+    step: usize,
+}
+
+impl<'a> Coming<'a> {
+    /// Weights to be asked for in so many steps.
+    #[inline(always)]
+    fn new(bytes: &'a [u8], steps: usize) -> Self {
+        Self { bytes, step: bytes.len().div_ceil(steps.max(1)).next_multiple_of(64) }
+    }
+
+    /// Asks for the next of them, if any are left.
+    #[inline(always)]
+    fn ask<I: Isa>(&mut self, isa: I) {
+        let (now, later) = self.bytes.split_at(self.step.min(self.bytes.len()));
+        for offset in (0..now.len()).step_by(64) {
+            isa.prefetch(now, offset);
+        }
+        self.bytes = later;
     }
 }
 
@@ -201,7 +233,7 @@ fn run<const N: usize>(lines: &[Line; 16], i: usize) -> &[Line; N] {
 
 /// Puts fours of bytes side by side: `to[i][4 r + b] = rows[r][4 i + b]`.
 #[inline(always)]
-fn transpose<I: Isa>(isa: I, rows: &[Line; LANES], to: &mut [Line; 16]) {
+pub(super) fn transpose<I: Isa>(isa: I, rows: &[Line; LANES], to: &mut [Line; 16]) {
     let mut lines = [isa.splat(0); LANES];
     for (line, row) in lines.iter_mut().zip(rows) {
         *line = isa.bytes(&row.0);

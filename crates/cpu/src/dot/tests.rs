@@ -285,6 +285,50 @@ fn activations_round_to_the_nearest_and_keep_nan_visible() {
 }
 
 #[test]
+fn every_isa_rounds_activations_the_same() {
+    let mut x = activations(1024, &mut Random(3));
+    x[600..640].fill(0.0);
+    x[900] = f32::INFINITY;
+    for rounding in [Rounding::A32, Rounding::A256, Rounding::A256Turned] {
+        let mut acts = Acts::new(rounding, &x, 1024);
+        let mut by = |level| {
+            acts.rows_mut().for_each(|mut row| row.set_at(level, &vec![1.0; 1024]));
+            acts.rows_mut().for_each(|mut row| row.set_at(level, &x));
+            format!("{:?}", acts.chunks()) // a NaN equals itself there
+        };
+        let want = by(Level::Scalar);
+        for level in isa::available() {
+            assert!(by(level) == want, "{rounding:?} on {level}");
+        }
+    }
+}
+
+#[test]
+fn exponents_of_mxfp4_may_be_added_only_where_all_scales_are_tame() {
+    let scales = [1.0, 0.0, 1e-30, 1e30, f32::NAN];
+    for exponents in [[120, 130], [2, 127], [127, 255], [60, 200]] {
+        for scale in scales {
+            let mut case = Case::random(Format::Mxfp4, 1024, 33, 2, 5);
+            let start = case.bytes.len() % 17;
+            for (i, block) in case.bytes[start..].chunks_exact_mut(17).enumerate() {
+                block[0] = exponents[usize::from(i % 41 == 40)];
+            }
+            // One part of one row of activations is like no other.
+            case.x[1024 + 544..1024 + 576].iter_mut().for_each(|x| *x *= scale);
+            let cols = [0, 1, 0, 1, 0, 1, 1];
+            let want = case.product(Level::Scalar, 0..33, &cols);
+            for level in isa::available() {
+                assert_same(
+                    &case.product(level, 0..33, &cols),
+                    &want,
+                    &format!("{exponents:?}, {scale} on {level}"),
+                );
+            }
+        }
+    }
+}
+
+#[test]
 fn ties_go_to_the_even_integer() {
     let mut x = vec![0.0; 32];
     (x[0], x[1], x[2], x[3]) = (127.0, 0.5, 1.5, -2.5);

@@ -229,7 +229,7 @@ impl Isa for Avx2 {
         iq2_xxs::dots(self, blocks, cols)
     }
 
-    const PAIR_BIAS: i32 = 0;
+    const PAIR_BIASED: bool = false;
 
     #[inline(always)]
     fn signed(self, w: Two) -> (Two, Two) {
@@ -462,6 +462,15 @@ impl Isa for Avx2 {
     fn ints(self, x: &[i32; 16]) -> Two {
         let x = x.as_ptr().cast::<__m256i>();
         avx2!([_mm256_loadu_si256(x), _mm256_loadu_si256(x.add(1))])
+    }
+
+    #[inline(always)]
+    fn put_ints(self, [low, high]: Two, to: &mut [i32; 16]) {
+        let to = to.as_mut_ptr().cast::<__m256i>();
+        avx2!({
+            _mm256_storeu_si256(to, low);
+            _mm256_storeu_si256(to.add(1), high);
+        });
     }
 
     #[inline(always)]

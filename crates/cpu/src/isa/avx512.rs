@@ -6,7 +6,7 @@ mod q2_k;
 mod q8_0;
 
 use super::avx2::{f16x4, fold, prefetch, sum};
-use super::{Isa, Kernel};
+use super::{Isa, Kernel, Line};
 use crate::dot::{Chunk32, Chunk256, Turned256};
 use core::arch::asm;
 use core::arch::x86_64::*;
@@ -245,7 +245,7 @@ impl Isa for Avx512 {
         avx512!(iq2_xxs::dots(blocks, cols))
     }
 
-    const PAIR_BIAS: i32 = 128;
+    const PAIR_BIASED: bool = true;
 
     #[inline(always)]
     fn signed(self, w: __m512i) -> __m512i {
@@ -286,8 +286,13 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
-    fn iq2_xxs_turned(self, blocks: [&[quants::iq2_xxs::Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
-        avx512!(iq2_xxs::turned(blocks, to));
+    fn iq2_xxs_panel(
+        self,
+        blocks: [&[quants::iq2_xxs::Group; 8]; 16],
+        w: &mut [[Line; 16]; 4],
+        scales: &mut [Line; 8],
+    ) {
+        avx512!(iq2_xxs::panel(blocks, w, scales));
     }
 
     #[inline(always)]
@@ -432,6 +437,15 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn times_power(self, a: __m512, power: __m512) -> __m512 {
+        // Exponents are added where nothing else is done, for multiplications wait for dot products.
+        avx512!({
+            let exponent = _mm512_sub_epi32(_mm512_castps_si512(power), _mm512_set1_epi32(0x3f80_0000));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), exponent))
+        })
+    }
+
+    #[inline(always)]
     fn larger(self, a: __m512, b: __m512) -> __m512 {
         avx512!(_mm512_max_ps(a, b))
     }
@@ -469,6 +483,22 @@ impl Isa for Avx512 {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> __m512i {
         avx512!(_mm512_loadu_si512(x.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn put_ints(self, a: __m512i, to: &mut [i32; 16]) {
+        avx512!(_mm512_storeu_si512(to.as_mut_ptr().cast(), a));
+    }
+
+    #[inline(always)]
+    fn put_low_bytes(self, a: __m512, to: &mut [i8; 16]) {
+        let bytes = avx512!(_mm512_cvtepi32_epi8(_mm512_castps_si512(a)));
+        avx512!(_mm_storeu_si128(to.as_mut_ptr().cast(), bytes));
+    }
+
+    #[inline(always)]
+    fn turn(self, q: &[[i8; 64]; 4], turned: &mut [[i8; 32]; 8]) {
+        avx512!(iq2_xxs::turn(q, turned));
     }
 
     #[inline(always)]

@@ -294,7 +294,7 @@ impl<P: Products> Isa for Neon<P> {
         lanes(neon!(vpaddq_s32(vpaddq_s32(s[0], s[1]), vpaddq_s32(s[2], s[3]))))
     }
 
-    const PAIR_BIAS: i32 = 0;
+    const PAIR_BIASED: bool = false;
 
     #[inline(always)]
     fn signed(self, w: Four) -> [int8x16_t; 4] {
@@ -478,6 +478,13 @@ impl<P: Products> Isa for Neon<P> {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> [int32x4_t; 4] {
         from_fn(|q| neon!(vld1q_s32(x.as_ptr().add(4 * q))))
+    }
+
+    #[inline(always)]
+    fn put_ints(self, a: [int32x4_t; 4], to: &mut [i32; 16]) {
+        for (a, to) in a.into_iter().zip(to.as_chunks_mut::<4>().0) {
+            neon!(vst1q_s32(to.as_mut_ptr(), a));
+        }
     }
 
     #[inline(always)]

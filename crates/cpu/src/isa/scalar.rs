@@ -137,7 +137,7 @@ impl Isa for Scalar {
         sums
     }
 
-    const PAIR_BIAS: i32 = 0;
+    const PAIR_BIASED: bool = false;
 
     #[inline(always)]
     fn signed(self, w: [u8; 64]) -> [i8; 64] {
@@ -290,6 +290,11 @@ impl Isa for Scalar {
     #[inline(always)]
     fn ints(self, x: &[i32; 16]) -> [i32; 16] {
         *x
+    }
+
+    #[inline(always)]
+    fn put_ints(self, a: [i32; 16], to: &mut [i32; 16]) {
+        *to = a;
     }
 
     #[inline(always)]

@@ -7,6 +7,7 @@ use crate::array::Array;
 use crate::dot::{self, Acts, Rounding};
 use crate::fast::Cpu;
 use crate::pool::Shards;
+use crate::spares::{Spares, room};
 use model::Matrix;
 use std::ops::Range;
 
@@ -16,6 +17,10 @@ const FLOAT_COLS: usize = 16 * dot::floats::COLS;
 
 /// Batch rows of one item with other weights, which are unpacked for each item.
 pub const COLS: usize = 512;
+
+/// Rows of one item with many batch rows, at most: the activations of an expert stay in the cache for all panels
+/// of an item, and the weights of the next panels are fetched while these are multiplied.
+pub const TALLEST: usize = 4 * dot::panel::ROWS;
 
 /// Weights that a claim of a single batch row reads, at most: a few microseconds.
 const BLOCK_BYTES: usize = 128 << 10;
@@ -105,9 +110,11 @@ impl Cpu {
             .enumerate()
             .flat_map(|(job, j)| {
                 let cols = if j.w.format().block_len() == 1 { FLOAT_COLS } else { COLS };
-                self.row_blocks(j.rows.len(), all, j.cols.len(), j.w.row_bytes()).flat_map(move |rows| {
-                    blocks(j.cols.len(), cols).map(move |cols| (job, rows.clone(), cols))
-                })
+                let floats = j.w.format().block_len() == 1;
+                let tallest = if floats { dot::panel::ROWS } else { TALLEST };
+                self.row_blocks(j.rows.len(), all, j.cols.len(), j.w.row_bytes(), tallest).flat_map(
+                    move |rows| blocks(j.cols.len(), cols).map(move |cols| (job, rows.clone(), cols)),
+                )
             })
             .collect();
         self.each_block(products.iter().all(|p| p.n() == 1), items.len(), |i| {
@@ -131,17 +138,32 @@ impl Cpu {
     /// - `all`: rows of all matrices in the region
     /// - `n`: batch rows
     /// - `row_bytes`: of the weights that are read for a row
+    /// - `tallest`: rows of a block with more batch rows than one, at most
     pub(crate) fn row_blocks(
         &self,
         rows: usize,
         all: usize,
         n: usize,
         row_bytes: usize,
+        tallest: usize,
     ) -> impl Iterator<Item = Range<usize>> + use<> {
         // A few claims a thread, so that one that lost its core is made up for by the others; whole tiles.
-        let share = all.div_ceil(self.pool.threads() * 8).next_multiple_of(16);
-        let most = if n == 1 { (BLOCK_BYTES / row_bytes).next_multiple_of(16) } else { dot::panel::ROWS };
-        blocks(rows, share.min(most))
+        let threads = self.pool.threads();
+        let share = all.div_ceil(threads * 8).next_multiple_of(16);
+        let mut start = 0;
+        std::iter::from_fn(move || {
+            let left = rows - start;
+            let most = if n == 1 {
+                (BLOCK_BYTES / row_bytes).next_multiple_of(16)
+            } else {
+                // The last ones small, so that all threads end at about the same time.
+                let part = left.div_ceil(threads * 4).next_multiple_of(dot::panel::ROWS);
+                part.min(tallest)
+            };
+            let block = start..rows.min(start + share.min(most));
+            start = block.end;
+            (!block.is_empty()).then_some(block)
+        })
     }
 }
 
@@ -161,8 +183,12 @@ struct Job<'a> {
     rows: &'a Range<usize>,
     acts: &'a Acts,
     cols: Vec<usize>,
+    tiles: &'a Tiles,
     out: Target<'a>,
 }
+
+/// Products on their way to where they go.
+pub type Tiles = Spares<[Vec<f32>; 2]>;
 
 /// Where a product goes: so many columns of rows of `width`, from column `at` on.
 #[derive(Clone, Copy)]
@@ -173,9 +199,10 @@ struct Target<'a> {
 }
 
 impl<'a> Job<'a> {
-    fn new(cpu: &Cpu, product: &'a Product<'_>, out: Target<'a>) -> Job<'a> {
+    fn new(cpu: &'a Cpu, product: &'a Product<'_>, out: Target<'a>) -> Job<'a> {
         let acts = product.rounded(cpu);
-        Job { w: as_dot(product.w), rows: &product.rows, acts, cols: (0..product.n()).collect(), out }
+        let cols = (0..product.n()).collect();
+        Job { w: as_dot(product.w), rows: &product.rows, acts, cols, tiles: &cpu.tiles, out }
     }
 
     /// Computes outputs `block` of the batch rows `cols`.
@@ -187,11 +214,13 @@ impl<'a> Job<'a> {
             let out = unsafe { data.part(cols.start * width + at + block.start, block.len()) };
             return dot::matmul(&self.w, rows, self.acts, &self.cols[cols], out);
         }
-        let mut tile = vec![0.0; cols.len() * block.len()];
-        dot::matmul(&self.w, rows, self.acts, &self.cols[cols.clone()], &mut tile);
-        for (col, tile) in cols.zip(tile.chunks_exact(block.len())) {
-            // SAFETY: as above.
-            unsafe { data.part(col * width + at + block.start, block.len()) }.copy_from_slice(tile);
-        }
+        self.tiles.with(|[tile, _]| {
+            let tile = room(tile, cols.len() * block.len());
+            dot::matmul(&self.w, rows, self.acts, &self.cols[cols.clone()], tile);
+            for (col, tile) in cols.zip(tile.chunks_exact(block.len())) {
+                // SAFETY: as above.
+                unsafe { data.part(col * width + at + block.start, block.len()) }.copy_from_slice(tile);
+            }
+        });
     }
 }

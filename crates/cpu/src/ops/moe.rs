@@ -9,8 +9,9 @@ use crate::dot::{self, Acts, Rounding};
 use crate::fast::Cpu;
 use crate::isa::{self, Isa, Kernel};
 use crate::lanes::silu;
-use crate::ops::linear::{COLS, as_dot, blocks};
+use crate::ops::linear::{COLS, TALLEST, as_dot, blocks};
 use crate::pool::Shards;
+use crate::spares::room;
 use model::Matrix;
 use model::weights::{Expert, Experts};
 use std::cmp::Reverse;
@@ -85,7 +86,7 @@ fn fill_inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &mut [Array; 2]
             x.rounded(Rounding::of(matrix.format), &cpu.pool);
         }
         let row_bytes = [&group.expert.gate, &group.expert.up].map(|w| as_dot(w).row_bytes()).iter().sum();
-        for rows in cpu.row_blocks(group.expert.ff, all, x.n(), row_bytes) {
+        for rows in cpu.row_blocks(group.expert.ff, all, x.n(), row_bytes, TALLEST) {
             items.extend(blocks(group.rows.len(), COLS).map(|cols| (g, rows.clone(), cols)));
         }
     }
@@ -94,20 +95,22 @@ fn fill_inner(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &mut [Array; 2]
     cpu.each_block(x.n() == 1, items.len(), |item| {
         let (g, block, cols) = &items[item];
         let group = &groups[*g];
-        let tile = |matrix: &Matrix| {
+        let multiply = |matrix: &Matrix, tile: &mut [f32]| {
             let acts = x.rounded(Rounding::of(matrix.format), &cpu.pool);
-            let mut tile = vec![0.0; cols.len() * block.len()];
-            dot::matmul(&as_dot(matrix), group.inner_rows(block), acts, &group.rows[cols.clone()], &mut tile);
-            tile
+            dot::matmul(&as_dot(matrix), group.inner_rows(block), acts, &group.rows[cols.clone()], tile);
         };
-        let (mut gate, up) = (tile(&group.expert.gate), tile(&group.expert.up));
-        isa::dispatch(SwiGlu { gate: &mut gate, up: &up, clamp: group.expert.clamp });
-        let to = &parts[usize::from(*g == groups.len() - 1)];
-        for (col, inner) in cols.clone().zip(gate.chunks_exact(block.len())) {
-            let at = (group.inner.start + col) * group.expert.ff + block.start;
-            // SAFETY: an item owns its rows and its part of the inner width.
-            unsafe { to.part(at, block.len()) }.copy_from_slice(inner);
-        }
+        cpu.tiles.with(|tiles| {
+            let [gate, up] = tiles.each_mut().map(|tile| room(tile, cols.len() * block.len()));
+            multiply(&group.expert.gate, gate);
+            multiply(&group.expert.up, up);
+            isa::dispatch(SwiGlu { gate, up, clamp: group.expert.clamp });
+            let to = &parts[usize::from(*g == groups.len() - 1)];
+            for (col, inner) in cols.clone().zip(gate.chunks_exact(block.len())) {
+                let at = (group.inner.start + col) * group.expert.ff + block.start;
+                // SAFETY: an item owns its rows and its part of the inner width.
+                unsafe { to.part(at, block.len()) }.copy_from_slice(inner);
+            }
+        });
     });
 }
 
@@ -124,21 +127,22 @@ fn down(cpu: &Cpu, x: &Array, groups: &[Group<'_>], inner: &[Array; 2]) -> Array
     let mut y = Array::zeros(n, d);
     let parts = Shards::new(&mut y.data);
     let row_bytes = groups.iter().map(|g| as_dot(&g.expert.down).row_bytes()).sum();
-    let blocks: Vec<Range<usize>> = cpu.row_blocks(d, d, n, row_bytes).collect();
+    let blocks: Vec<Range<usize>> = cpu.row_blocks(d, d, n, row_bytes, TALLEST).collect();
     cpu.each_block(n == 1, blocks.len(), |item| {
         let block = &blocks[item];
-        let mut tile = Vec::new();
-        for (group, acts) in groups.iter().zip(&acts) {
-            let rows = group.index * d + block.start..group.index * d + block.end;
-            tile.resize(group.rows.len() * block.len(), 0.0);
-            dot::matmul(&as_dot(&group.expert.down), rows, acts, &cols[group.inner.clone()], &mut tile);
-            for ((&i, share), out) in group.rows.iter().zip(&group.shares).zip(tile.chunks_exact(block.len()))
-            {
-                // SAFETY: an item owns its outputs of every row.
-                let y = unsafe { parts.part(i * d + block.start, block.len()) };
-                y.iter_mut().zip(out).for_each(|(y, out)| *y += share * out);
+        cpu.tiles.with(|[tile, _]| {
+            for (group, acts) in groups.iter().zip(&acts) {
+                let rows = group.index * d + block.start..group.index * d + block.end;
+                let tile = room(tile, group.rows.len() * block.len());
+                dot::matmul(&as_dot(&group.expert.down), rows, acts, &cols[group.inner.clone()], tile);
+                let outs = tile.chunks_exact(block.len());
+                for ((&i, share), out) in group.rows.iter().zip(&group.shares).zip(outs) {
+                    // SAFETY: an item owns its outputs of every row.
+                    let y = unsafe { parts.part(i * d + block.start, block.len()) };
+                    y.iter_mut().zip(out).for_each(|(y, out)| *y += share * out);
+                }
             }
-        }
+        });
     });
     y
 }

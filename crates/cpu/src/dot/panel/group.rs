@@ -15,7 +15,7 @@ pub(in crate::dot) struct GroupPart {
     /// Four weights of each row a line, in the order of a group.
     pub(super) w: [[Line; 16]; 4],
     /// The integer scales as i32, by 32 or 16 weights; or, in the upper half, the minima as i16, those
-    /// of two neighbouring 16 weights together.
+    /// of two neighbouring 32 or 16 weights together.
     pub(super) numbers: [Line; 16],
     /// The unit of the scales.
     pub(super) d: [f32; LANES],
@@ -71,9 +71,20 @@ impl<B: Grouped> Panelled for GroupTile<B> {
                         }
                     }
                     if B::MINIMA {
-                        let offsets: &[[i16; 2]] = offsets.as_chunks().0;
-                        for (word, two) in words[8..].iter_mut().zip(offsets) {
-                            *word = two_words(*two);
+                        match B::SCALES {
+                            // Each stands there twice, as the scales do.
+                            Scales::By32 => {
+                                for (word, [a, _, b, _]) in
+                                    words[8..].iter_mut().zip(offsets.as_chunks::<4>().0)
+                                {
+                                    *word = two_words([*a, *b]);
+                                }
+                            }
+                            _ => {
+                                for (word, two) in words[8..].iter_mut().zip(offsets.as_chunks().0) {
+                                    *word = two_words(*two);
+                                }
+                            }
                         }
                     }
                 }
@@ -108,7 +119,7 @@ impl<B: Grouped> Panelled for GroupTile<B> {
         for g in 0..blocks {
             let (parts, chunks) = (each(panels, g), each(cols, g));
             let sums = block_sums::<I, B, P, C>(isa, parts, chunks);
-            let minima = if B::MINIMA { block_minima(isa, parts, chunks) } else { sums };
+            let minima = if B::MINIMA { block_minima::<I, B, P, C>(isa, parts, chunks) } else { sums };
             for p in 0..P {
                 let (d, dmin) = (isa.floats(&parts[p].d), isa.floats(&parts[p].dmin));
                 for c in 0..C {
@@ -242,20 +253,22 @@ pub(super) fn add_scaled<I: Isa, const P: usize, const C: usize>(
 
 /// `Σ_j o[j] b[j]` of a block.
 #[inline(always)]
-fn block_minima<I: Isa, const P: usize, const C: usize>(
+fn block_minima<I: Isa, B: Grouped, const P: usize, const C: usize>(
     isa: I,
     parts: [&GroupPart; P],
     chunks: [&Chunk256; C],
 ) -> [[I::Ints; C]; P] {
     let mut sums = [[isa.splat_int(0); C]; P];
-    for i in 0..8 {
+    let by_32 = matches!(B::SCALES, Scales::By32);
+    for i in 0..if by_32 { 4 } else { 8 } {
         let mut minima = [isa.bytes(&parts[0].numbers[8 + i].0); P];
         for p in 1..P {
             minima[p] = isa.bytes(&parts[p].numbers[8 + i].0);
         }
         for c in 0..C {
-            let twos: &[[i8; 4]; 8] = zerocopy::transmute_ref!(&chunks[c].sum);
-            let b = isa.fours(&twos[i]);
+            let by_16: &[[i8; 4]; 8] = zerocopy::transmute_ref!(&chunks[c].sum);
+            let by_32s: &[[i8; 4]; 4] = zerocopy::transmute_ref!(&chunks[c].sum_32);
+            let b = isa.fours(if by_32 { &by_32s[i] } else { &by_16[i] });
             for p in 0..P {
                 sums[p][c] = isa.dot_twos(sums[p][c], minima[p], b);
             }

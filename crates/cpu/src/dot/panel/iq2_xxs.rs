@@ -1,12 +1,11 @@
-//! Panels of IQ2_XXS, in the order of [`Turned256::turned`]: there they come out of the code book.
-//!
-//! Line `8 (i % 2) + g` of vector `i / 2` holds weight `i` of the four rows of the code book in group `g`.
+//! Panels of IQ2_XXS, in the order of [`Turned256::turned`]: so they come out of the code book, see
+//! [`Isa::iq2_xxs_panel`].
 
 use super::group::{GroupPart, add_scaled};
-use super::{LANES, Panelled, Scratch, each, four, transpose};
+use super::{LANES, Panelled, Scratch, each, four};
 use crate::dot::acts::Turned256;
 use crate::dot::iq2_xxs::{Iq2XxsTile, UNIT};
-use crate::isa::{Isa, Line};
+use crate::isa::Isa;
 use quants::iq2_xxs::BlockIq2Xxs;
 
 impl Panelled for Iq2XxsTile {
@@ -22,27 +21,12 @@ impl Panelled for Iq2XxsTile {
         assert!(rows.iter().all(|row| row.len() == blocks));
         panel.resize(blocks, GroupPart::ZERO);
         for (g, part) in panel.iter_mut().enumerate() {
-            let mut staged = [[Line::ZERO; LANES]; 4];
-            let mut numbers = [Line::ZERO; LANES];
-            for two in 0..LANES / 2 {
-                let (a, b) = (2 * two, 2 * two + 1);
-                let mut turned = [[[0; 32]; 8]; 2];
-                let [to_a, to_b] = &mut turned;
-                isa.iq2_xxs_turned([&rows[a][g].groups, &rows[b][g].groups], [to_a, to_b]);
-                for (r, turned) in [a, b].into_iter().zip(&turned) {
-                    for (i, weights) in turned.iter().enumerate() {
-                        staged[i / 2][r].0[32 * (i % 2)..][..32].copy_from_slice(weights);
-                    }
-                    let words = numbers[r].0.as_chunks_mut::<4>().0;
-                    for (word, group) in words.iter_mut().zip(&rows[r][g].groups) {
-                        *word = (2 * u32::from(group.scale()) + 1).to_le_bytes();
-                    }
-                }
+            let mut blocks = [&rows[0][g].groups; LANES];
+            for (block, row) in blocks.iter_mut().zip(&rows) {
+                *block = &row[g].groups;
             }
-            for (staged, w) in staged.iter().zip(&mut part.w) {
-                transpose(isa, staged, w);
-            }
-            transpose(isa, &numbers, &mut part.numbers);
+            let scales = (&mut part.numbers[..8]).try_into().expect("eight lines");
+            isa.iq2_xxs_panel(blocks, &mut part.w, scales);
             for four in 0..LANES / 4 {
                 let d = |i: usize| rows[4 * four + i][g].d.get();
                 let d = isa.f16x4([d(0), d(1), d(2), d(3)]).map(|d| d * UNIT);
@@ -89,7 +73,7 @@ impl Panelled for Iq2XxsTile {
             for p in 0..P {
                 let d = isa.floats(&parts[p].d);
                 for c in 0..C {
-                    let a = isa.splat_float(chunks[c].plain.scale);
+                    let a = isa.splat_float(chunks[c].scale);
                     let product = isa.product(isa.product(d, a), isa.as_floats(sums[p][c]));
                     totals[p][c] = isa.sum_floats(totals[p][c], product);
                 }

@@ -13,10 +13,12 @@ pub(in crate::dot) struct PairPart {
     w: [Line; 16],
     /// The scales of the first blocks and of the second.
     d: [[f32; LANES]; 2],
+    /// Whether these are powers of two that are [`tame`].
+    powers: bool,
 }
 
 impl PairPart {
-    const ZERO: Self = Self { w: [Line::ZERO; 16], d: [[0.0; LANES]; 2] };
+    const ZERO: Self = Self { w: [Line::ZERO; 16], d: [[0.0; LANES]; 2], powers: false };
 }
 
 impl<B: Paired> Panelled for PairTile<B> {
@@ -46,6 +48,7 @@ impl<B: Paired> Panelled for PairTile<B> {
                 }
             }
             transpose(isa, &staged, &mut part.w);
+            part.powers = B::POWERS && part.d.iter().all(|d| d.iter().fold(true, |all, &d| all & tame(d)));
         }
     }
 
@@ -59,14 +62,29 @@ impl<B: Paired> Panelled for PairTile<B> {
         assert!(panels.iter().all(|panel| panel.len() == pairs));
         assert!(cols.iter().all(|col| 4 * col.len() >= pairs));
         let mut totals = [[isa.no_floats(); C]; P];
+        let mut tame_chunks = false;
         for pair in 0..pairs {
             let (parts, chunks) = (each(panels, pair), each(cols, pair / 4));
+            if B::POWERS && pair.is_multiple_of(4) {
+                tame_chunks = true;
+                for chunk in chunks {
+                    for &scale in chunk.scale.as_flattened() {
+                        tame_chunks &= tame(scale);
+                    }
+                }
+            }
+            let mut powers = tame_chunks;
+            for part in parts {
+                powers &= part.powers;
+            }
             for half in 0..2 {
                 let mut sums = [[isa.splat_int(0); C]; P];
                 for c in 0..C {
-                    let bias = isa.splat_int(-I::PAIR_BIAS * chunks[c].sum[pair % 4][half]);
-                    for sums in &mut sums {
-                        sums[c] = bias;
+                    if I::PAIR_BIASED {
+                        let unbias = isa.splat_int(chunks[c].unbias[pair % 4][half]);
+                        for sums in &mut sums {
+                            sums[c] = unbias;
+                        }
                     }
                 }
                 let mut w: [&[Line; 8]; P] = [run(&parts[0].w, half); P];
@@ -95,7 +113,8 @@ impl<B: Paired> Panelled for PairTile<B> {
                     let d = isa.floats(&parts[p].d[half]);
                     for c in 0..C {
                         let a = isa.splat_float(chunks[c].scale[pair % 4][half]);
-                        let product = isa.product(isa.product(d, a), isa.as_floats(sums[p][c]));
+                        let scale = if powers { isa.times_power(a, d) } else { isa.product(d, a) };
+                        let product = isa.product(scale, isa.as_floats(sums[p][c]));
                         totals[p][c] = isa.sum_floats(totals[p][c], product);
                     }
                 }
@@ -103,4 +122,12 @@ impl<B: Paired> Panelled for PairTile<B> {
         }
         totals
     }
+}
+
+/// Whether a scale is positive and so far from the least and the largest numbers that a product of two is normal.
+#[inline(always)]
+fn tame(scale: f32) -> bool {
+    const LEAST: u32 = (127 - 60) << 23;
+    const MOST: u32 = (127 + 60) << 23;
+    scale.to_bits().wrapping_sub(LEAST) <= MOST - LEAST
 }

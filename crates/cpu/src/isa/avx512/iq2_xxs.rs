@@ -16,7 +16,7 @@
 use super::{Aligned, words_as_f32};
 use crate::dot::iq2_xxs::{BIAS, UNIT};
 use crate::dot::{SIXTEEN_ROWS, Turned256, prefetch};
-use crate::isa::Avx512;
+use crate::isa::{Avx512, Line};
 use core::arch::x86_64::*;
 use quants::iq2_xxs::{BlockIq2Xxs, GRID_LEVELS, Group, MAGNITUDES};
 
@@ -118,7 +118,7 @@ pub(super) unsafe fn products<const C: usize>(
                     _mm512_shuffle_i64x2::<0x88>(low, high),
                     _mm512_shuffle_i64x2::<0xdd>(low, high),
                 );
-                let scale = _mm512_mul_ps(d, _mm512_set1_ps(chunks[c].plain.scale));
+                let scale = _mm512_mul_ps(d, _mm512_set1_ps(chunks[c].scale));
                 sums[c] = _mm512_add_ps(sums[c], _mm512_mul_ps(scale, _mm512_cvtepi32_ps(dots)));
             }
         }
@@ -225,24 +225,97 @@ unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned25
     }
 }
 
-/// See [`Isa::iq2_xxs_turned`](crate::isa::Isa::iq2_xxs_turned).
+/// See [`Isa::iq2_xxs_panel`](crate::isa::Isa::iq2_xxs_panel).
 ///
 /// # Safety
 ///
 /// As [`dots`].
 #[inline(always)]
-pub(super) unsafe fn turned(blocks: [&[Group; 8]; 2], to: [&mut [[u8; 32]; 8]; 2]) {
-    // SAFETY: the caller has the features; stores are to arrays of their size.
+pub(super) unsafe fn panel(blocks: [&[Group; 8]; 16], w: &mut [[Line; 16]; 4], scales: &mut [Line; 8]) {
+    let mut staged = Aligned([[Line::ZERO; 8]; 8]);
+    // SAFETY: the caller has the features; loads and stores are of lines.
     unsafe {
-        let ab = TwoBlocks::new(blocks[0], blocks[1]);
-        for f in 0..4 {
-            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
-            for h in 0..2 {
-                let place = 4 * h + f;
-                let w = ab.weights(map, h, place);
-                _mm256_storeu_si256(to[0][place].as_mut_ptr().cast(), _mm512_castsi512_si256(w));
-                _mm256_storeu_si256(to[1][place].as_mut_ptr().cast(), _mm512_extracti64x4_epi64::<1>(w));
+        let mut eight_scales = [_mm512_setzero_si512(); 8];
+        for two in 0..8 {
+            // As `eights_to_lanes` wants them: rows 0 to 3 with 4 to 7, and 8 to 11 with 12 to 15.
+            let first = two + 4 * (two / 4);
+            let ab = TwoBlocks::new(blocks[first], blocks[first + 4]);
+            for f in 0..4 {
+                let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
+                for h in 0..2 {
+                    let place = 4 * h + f;
+                    let to = (&raw mut staged.0[place][two]).cast();
+                    _mm512_store_si512(to, ab.weights(map, h, place));
+                }
             }
+            eight_scales[two] = ab.scales();
+        }
+        for place in 0..8 {
+            let mut rows = [_mm512_setzero_si512(); 8];
+            for two in 0..8 {
+                rows[two] = _mm512_load_si512((&raw const staged.0[place][two]).cast());
+            }
+            let lanes = eights_to_lanes(rows);
+            for g in 0..8 {
+                _mm512_store_si512((&raw mut w[place / 2][8 * (place % 2) + g]).cast(), lanes[g]);
+            }
+        }
+        let lanes = eights_to_lanes(eight_scales);
+        for g in 0..8 {
+            _mm512_store_si512((&raw mut scales[g]).cast(), lanes[g]);
+        }
+    }
+}
+
+/// Brings eight words of each of 16 rows to a lane for each row. A register has two rows: the first four have rows 0
+/// to 3 and then 4 to 7, the others rows 8 to 11 and then 12 to 15.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn eights_to_lanes(r: [__m512i; 8]) -> [__m512i; 8] {
+    // SAFETY: the caller has the feature.
+    unsafe {
+        // Within each quarter: squares of four rows.
+        let mut t = r;
+        for i in [0, 4] {
+            let ab = [_mm512_unpacklo_epi32(r[i], r[i + 1]), _mm512_unpackhi_epi32(r[i], r[i + 1])];
+            let cd = [_mm512_unpacklo_epi32(r[i + 2], r[i + 3]), _mm512_unpackhi_epi32(r[i + 2], r[i + 3])];
+            for half in 0..2 {
+                t[i + 2 * half] = _mm512_unpacklo_epi64(ab[half], cd[half]);
+                t[i + 2 * half + 1] = _mm512_unpackhi_epi64(ab[half], cd[half]);
+            }
+        }
+        let mut lanes = t;
+        for i in 0..4 {
+            lanes[i] = _mm512_shuffle_i64x2::<0b10_00_10_00>(t[i], t[i + 4]);
+            lanes[4 + i] = _mm512_shuffle_i64x2::<0b11_01_11_01>(t[i], t[i + 4]);
+        }
+        lanes
+    }
+}
+
+/// See [`Isa::turn`](crate::isa::Isa::turn).
+///
+/// # Safety
+///
+/// Needs AVX-512 F and VBMI.
+#[inline(always)]
+pub(super) unsafe fn turn(q: &[[i8; 64]; 4], to: &mut [[i8; 32]; 8]) {
+    for v in 0..4 {
+        // Place by place the values of rows `4 v..4 v + 4` and then of those 16 further on.
+        let mut turned = Aligned([[[0; 4]; 2]; 8]);
+        // SAFETY: the caller has the features; loads and the store are of 64 bytes.
+        unsafe {
+            let order = _mm512_load_si512(TURN.0.as_ptr().cast());
+            let x = _mm512_permutexvar_epi8(order, _mm512_loadu_si512(q[v].as_ptr().cast()));
+            _mm512_store_si512((&raw mut turned).cast(), x);
+        }
+        for place in 0..8 {
+            let [low, high]: [[i8; 4]; 2] = turned.0[place];
+            to[place][4 * v..][..4].copy_from_slice(&low);
+            to[place][16 + 4 * v..][..4].copy_from_slice(&high);
         }
     }
 }

@@ -103,20 +103,19 @@ impl Acts {
     #[inline(always)]
     unsafe fn new(chunk: &Chunk32, half: usize) -> Self {
         let at = 2 * half;
-        let ([s0, s1], [s2, s3]) = (chunk.sum[at], chunk.sum[at + 1]);
+        let ([u0, u1], [u2, u3]) = (chunk.unbias[at], chunk.unbias[at + 1]);
         let ([d0, d1], [d2, d3]) = (chunk.scale[at], chunk.scale[at + 1]);
         // SAFETY: the caller has the feature; loads are of 64 bytes from arrays of that size.
         unsafe {
             let first = _mm512_loadu_si512(chunk.q[at].as_ptr().cast());
             let second = _mm512_loadu_si512(chunk.q[at + 1].as_ptr().cast());
-            let sums = _mm512_castsi128_si512(_mm_mullo_epi32(
-                _mm_setr_epi32(s0, s1, s2, s3),
-                _mm_set1_epi32(-BIAS),
-            ));
+            // Minus 128 times the sums; minus 4 times them; minus `BIAS` times them.
+            let fours = _mm_srai_epi32::<5>(_mm_setr_epi32(u0, u1, u2, u3));
+            let starts = _mm512_castsi128_si512(_mm_mullo_epi32(fours, _mm_set1_epi32(BIAS / 4)));
             Self {
                 low: _mm512_shuffle_i64x2::<0b10_00_10_00>(first, second),
                 high: _mm512_shuffle_i64x2::<0b11_01_11_01>(first, second),
-                start: _mm512_maskz_expand_epi32(0x1111, sums),
+                start: _mm512_maskz_expand_epi32(0x1111, starts),
                 scale: [d0, d1, d2, d3],
             }
         }

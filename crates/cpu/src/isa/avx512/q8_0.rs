@@ -101,11 +101,10 @@ impl Acts {
     unsafe fn new(chunk: &Chunk32, p: usize) -> Self {
         // SAFETY: the caller has the feature; loads are of 64 and 8 bytes from arrays of that size.
         unsafe {
-            let sums = _mm_loadl_epi64(chunk.sum[p].as_ptr().cast());
-            let bias = _mm_sub_epi32(_mm_setzero_si128(), _mm_slli_epi32::<7>(sums));
+            let unbias = _mm_loadl_epi64(chunk.unbias[p].as_ptr().cast());
             Self {
                 q: _mm512_loadu_si512(chunk.q[p].as_ptr().cast()),
-                start: _mm512_maskz_expand_epi32(0x0101, _mm512_castsi128_si512(bias)),
+                start: _mm512_maskz_expand_epi32(0x0101, _mm512_castsi128_si512(unbias)),
                 scale: chunk.scale[p],
             }
         }
