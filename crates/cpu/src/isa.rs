@@ -178,6 +178,12 @@ pub trait Isa: Copy {
     ) {
         iq2_xxs::panel_portably(self, blocks, w, scales);
     }
+    /// Unpacks 16 blocks of MXFP4 as [`stored`](Self::stored) has them: line `i` has weights `4 i..4 i + 4` of each,
+    /// doubled. Returns whether it did, for other instruction sets have no better way than block by block.
+    #[inline(always)]
+    fn mxfp4_panel(self, _blocks: [&BlockMxfp4; 16], _to: &mut [Line; 8]) -> bool {
+        false
+    }
     /// Products of the bytes with 16-bit numbers, of which each byte gets the low byte; the product of
     /// an unsigned byte and its number must fit one.
     fn scale_bytes(self, w: Self::Bytes, scale: &Self::Spread, v: usize) -> Self::Bytes;

@@ -2,7 +2,7 @@
 
 use super::acts::Chunk32;
 use super::pair::Paired;
-use crate::isa::Isa;
+use crate::isa::{Isa, Line};
 use quants::mxfp4::BlockMxfp4;
 use quants::{e8m0, fp4};
 
@@ -37,6 +37,11 @@ impl Paired for BlockMxfp4 {
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed {
         let nibbles = isa.nibbles_of_two(&blocks[0].qs, &blocks[1].qs);
         isa.signed_lookup(isa.quarters(&DOUBLED), nibbles)
+    }
+
+    #[inline(always)]
+    fn unpack_sixteen<I: Isa>(isa: I, blocks: [&Self; 16], to: &mut [Line; 8]) -> bool {
+        isa.mxfp4_panel(blocks, to)
     }
 
     #[inline(always)]

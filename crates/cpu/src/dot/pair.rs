@@ -6,7 +6,7 @@
 
 use super::acts::{Acts, Chunk32, Chunks};
 use super::{FOUR_ROWS, Tile, prefetch};
-use crate::isa::Isa;
+use crate::isa::{Isa, Line};
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -24,6 +24,12 @@ pub(super) trait Paired: FromBytes + IntoBytes + Immutable + KnownLayout + Unali
 
     /// Unpacks two neighbouring blocks into signed bytes.
     fn unpack<I: Isa>(isa: I, blocks: [&Self; 2]) -> I::Signed;
+
+    /// Unpacks blocks of 16 rows side by side, if there is a better way than two by two; returns whether it did.
+    #[inline(always)]
+    fn unpack_sixteen<I: Isa>(_: I, _: [&Self; 16], _: &mut [Line; 8]) -> bool {
+        false
+    }
 
     /// The scales of four blocks.
     fn scales<I: Isa>(isa: I, blocks: [&Self; 4]) -> [f32; 4];

@@ -326,6 +326,12 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn mxfp4_panel(self, blocks: [&BlockMxfp4; 16], to: &mut [Line; 8]) -> bool {
+        avx512!(mxfp4::panel(blocks, to));
+        true
+    }
+
+    #[inline(always)]
     fn mxfp4_products<const C: usize>(
         self,
         rows: [&[BlockMxfp4]; 16],

@@ -35,19 +35,25 @@ impl<B: Paired> Panelled for PairTile<B> {
         panel.resize(blocks.div_ceil(2), PairPart::ZERO);
         let zero = B::ZERO;
         for (p, part) in panel.iter_mut().enumerate() {
-            let mut staged = [Line::ZERO; LANES];
-            for four in 0..LANES / 4 {
-                let at = |i: usize, half: usize| rows[4 * four + i].get(2 * p + half).unwrap_or(&zero);
-                for i in 0..4 {
-                    let w = isa.stored(B::unpack(isa, [at(i, 0), at(i, 1)]));
-                    isa.put_bytes(w, &mut staged[4 * four + i].0);
-                }
-                for half in 0..2 {
-                    let d = B::scales(isa, [at(0, half), at(1, half), at(2, half), at(3, half)]);
-                    part.d[half][4 * four..][..4].copy_from_slice(&d);
+            let mut blocks = [[&zero; LANES]; 2];
+            for (half, blocks) in blocks.iter_mut().enumerate() {
+                for (block, row) in blocks.iter_mut().zip(&rows) {
+                    *block = row.get(2 * p + half).unwrap_or(&zero);
                 }
             }
-            transpose(isa, &staged, &mut part.w);
+            for (half, blocks) in blocks.iter().enumerate() {
+                for (four, d) in blocks.as_chunks().0.iter().zip(part.d[half].as_chunks_mut().0) {
+                    *d = B::scales(isa, *four);
+                }
+            }
+            let [first, second] = part.w.as_chunks_mut().0 else { unreachable!("16 lines") };
+            if !(B::unpack_sixteen(isa, blocks[0], first) && B::unpack_sixteen(isa, blocks[1], second)) {
+                let mut staged = [Line::ZERO; LANES];
+                for (i, staged) in staged.iter_mut().enumerate() {
+                    isa.put_bytes(isa.stored(B::unpack(isa, [blocks[0][i], blocks[1][i]])), &mut staged.0);
+                }
+                transpose(isa, &staged, &mut part.w);
+            }
             part.powers = B::POWERS && part.d.iter().all(|d| d.iter().fold(true, |all, &d| all & tame(d)));
         }
     }

@@ -9,7 +9,7 @@
 
 use super::{put_lane, rows_to_lanes};
 use crate::dot::{Chunk32, MXFP4_DOUBLED, SIXTEEN_ROWS, prefetch};
-use crate::isa::Avx512;
+use crate::isa::{Avx512, Line};
 use core::arch::x86_64::*;
 use quants::mxfp4::BlockMxfp4;
 
@@ -133,6 +133,36 @@ impl Acts {
     }
 }
 
+/// See [`Isa::mxfp4_panel`](crate::isa::Isa::mxfp4_panel). Codes are brought to their lanes before they become weights:
+/// so there is half as much to move.
+///
+/// # Safety
+///
+/// Needs AVX-512 F and BW.
+#[inline(always)]
+pub(super) unsafe fn panel(blocks: [&BlockMxfp4; 16], to: &mut [Line; 8]) {
+    // SAFETY: the caller has the features; stores are to lines.
+    unsafe {
+        let mut r = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            r[i] = codes([blocks[i], blocks[4 + i], blocks[8 + i], blocks[12 + i]]);
+        }
+        let ab = [_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1])];
+        let cd = [_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3])];
+        let words = [
+            _mm512_unpacklo_epi64(ab[0], cd[0]),
+            _mm512_unpackhi_epi64(ab[0], cd[0]),
+            _mm512_unpacklo_epi64(ab[1], cd[1]),
+            _mm512_unpackhi_epi64(ab[1], cd[1]),
+        ];
+        for j in 0..4 {
+            let [low, high] = looked_up(words[j], 128);
+            _mm512_store_si512((&raw mut to[j]).cast(), low);
+            _mm512_store_si512((&raw mut to[4 + j]).cast(), high);
+        }
+    }
+}
+
 /// Twice the weights of a quad plus [`BIAS`], those of low nibbles and those of high ones.
 ///
 /// # Safety
@@ -140,23 +170,37 @@ impl Acts {
 /// Needs AVX-512 F and BW.
 #[inline(always)]
 unsafe fn weights(quad: &[BlockMxfp4; QUAD]) -> [__m512i; 2] {
-    // SAFETY: the caller has the features; loads are of 16 bytes from arrays of that size.
+    // SAFETY: the caller has the features.
+    unsafe { looked_up(codes([&quad[0], &quad[1], &quad[2], &quad[3]]), BIAS as u8) }
+}
+
+/// The codes of four blocks, a block to a quarter.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn codes(blocks: [&BlockMxfp4; 4]) -> __m512i {
+    // SAFETY: the caller has the feature; loads are of 16 bytes from arrays of that size.
     unsafe {
-        let codes = |j: usize| _mm_loadu_si128(quad[j].qs.as_ptr().cast());
-        let mut x = _mm512_castsi128_si512(codes(0));
-        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, codes(1));
-        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, codes(2));
-        x = _mm512_mask_broadcast_i32x4(x, 0xf000, codes(3));
-        let table = const {
-            let mut table = MXFP4_DOUBLED;
-            let mut code = 0;
-            while code < 16 {
-                table[code] = table[code].wrapping_add(BIAS as u8);
-                code += 1;
-            }
-            i128::from_le_bytes(table)
-        };
-        let table = _mm512_broadcast_i32x4(_mm_loadu_si128((&raw const table).cast()));
+        let mut x = _mm512_castsi128_si512(_mm_loadu_si128(blocks[0].qs.as_ptr().cast()));
+        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, _mm_loadu_si128(blocks[1].qs.as_ptr().cast()));
+        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, _mm_loadu_si128(blocks[2].qs.as_ptr().cast()));
+        _mm512_mask_broadcast_i32x4(x, 0xf000, _mm_loadu_si128(blocks[3].qs.as_ptr().cast()))
+    }
+}
+
+/// Twice the weights plus `bias`, those of low nibbles and those of high ones.
+///
+/// # Safety
+///
+/// Needs AVX-512 F and BW.
+#[inline(always)]
+unsafe fn looked_up(x: __m512i, bias: u8) -> [__m512i; 2] {
+    // SAFETY: the caller has the features; the load is of 16 bytes from an array of that size.
+    unsafe {
+        let table = _mm512_broadcast_i32x4(_mm_loadu_si128(MXFP4_DOUBLED.as_ptr().cast()));
+        let table = _mm512_add_epi8(table, _mm512_set1_epi8(bias as i8));
         let low = _mm512_set1_epi8(15);
         [
             _mm512_shuffle_epi8(table, _mm512_and_si512(x, low)),
