@@ -153,6 +153,17 @@ impl BackendArgs {
         }
     }
 
+    /// Opens the GPU that was asked for, or the best one, for a whole model.
+    ///
+    /// # Errors
+    ///
+    /// If the CPU was asked for, there is no GPU, or it has no room.
+    #[cfg(feature = "gpu")]
+    pub fn open_gpu(&self, gguf: &Gguf) -> anyhow::Result<gpu::Gpu> {
+        anyhow::ensure!(self.backend != BackendChoice::Cpu, "--backend cpu uses no GPU: leave it out");
+        gpu_backend::open(self.device, gguf, None)
+    }
+
     fn on_cpu<T: Task>(&self, task: T) -> T::Output {
         match self.ops {
             Some(OpsChoice::Reference) => task.on(Reference),
@@ -328,7 +339,9 @@ mod gpu_backend {
     }
 
     fn plan(gpu: &Gpu, gguf: &Gguf, config: &Config, context: Option<u32>) -> Plan {
-        Plan::new(gpu.device(), gguf, config, cache_bytes(config, 0..config.layers(), context), |_| true)
+        let layer = |layer| cache_bytes(config, layer..layer + 1, context);
+        let cache: Vec<u64> = (0..config.layers()).map(layer).collect();
+        Plan::new(gpu.device(), gguf, config, &cache, |_| true)
     }
 
     fn name(gpu: &Gpu) -> String {

@@ -6,11 +6,13 @@
 
 use crate::cancel::Cancel;
 use crate::constraint::{Constraint, ConstraintError, Masking};
+use crate::fetch_logits::{Fetched, fetch_logits};
 use crate::logprobs::{Logprob, logprob};
 use crate::miss::Miss;
 use crate::reading::{Form, Reader};
 use crate::sampler::{BadLogit, Freedom, Sampler, Sampling, SamplingError};
 use crate::session::{Session, SessionError, Synced};
+use model::ops::{Leaders, LeadersAsk};
 use model::{Ops, Wanted};
 use std::time::{Duration, Instant};
 use text::{Marker, Tokenizer};
@@ -119,6 +121,9 @@ pub struct Stats {
     pub steps: usize,
     /// How long these took, with choosing and reading of tokens.
     pub decode: Duration,
+    /// Tokens for which all logits came from the device, though the request could have done with the largest ones:
+    /// too many were close, or too much of the probability was in the others.
+    pub whole_logits: usize,
 }
 
 impl Stats {
@@ -199,8 +204,14 @@ impl<B: Ops> Session<B> {
         };
         let decoding = Instant::now();
         loop {
-            let mut logits = self.take_next().expect("the last token was read for its logits");
-            let step = writer.step(&mut logits, on_event)?;
+            let logits = self.take_next().expect("the last token was read for its logits");
+            let logits = fetch_logits(&loaded.ops, &logits, Some(&mut [&mut writer]));
+            let logits = logits.map_err(SessionError::from)?;
+            stats.whole_logits += usize::from(logits.fell_back);
+            let step = match logits.fetched {
+                Fetched::Whole(mut logits) => writer.step(&mut logits, on_event)?,
+                Fetched::Leaders(leaders) => writer.step_among(&leaders[0], on_event)?,
+            };
             if stats.first_token.is_zero() {
                 stats.first_token = start.elapsed();
             }
@@ -271,6 +282,39 @@ impl<'m> Writer<'m> {
         })
     }
 
+    /// Of which logits it is enough to know for the next step, most of the time; `None` if any can matter.
+    pub(crate) fn ask(&self) -> Option<LeadersAsk> {
+        let all = self.logprobs.is_some() || self.masking.is_some() || self.tokens.len() < self.forced.len();
+        if all { None } else { self.sampler.ask(self.freedom()) }
+    }
+
+    /// Whether [`Writer::step_among`] will do.
+    pub(crate) fn suffice(&mut self, leaders: &Leaders) -> bool {
+        let freedom = self.freedom();
+        self.ask().is_some() && self.sampler.suffices(leaders, freedom)
+    }
+
+    /// As [`Writer::step`], from the leaders that it asked for.
+    ///
+    /// # Panics
+    ///
+    /// If they do not suffice.
+    pub(crate) fn step_among(
+        &mut self,
+        leaders: &Leaders,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Step, StepError> {
+        if self.tokens.len() >= self.limit.0 {
+            return Ok(Step::Done(self.limit.1.clone()));
+        }
+        let freedom = self.freedom();
+        let token = match self.end_of_reasoning() {
+            Some(close) => close,
+            None => self.sampler.pick_among(leaders, freedom).expect("they suffice"),
+        };
+        self.say(token, None, on_event)
+    }
+
     /// Chooses the next token from the logits after the last one.
     pub(crate) fn step(
         &mut self,
@@ -296,6 +340,16 @@ impl<'m> Writer<'m> {
             Some(close) => close,
             None => self.sampler.pick(logits, self.freedom())?,
         };
+        self.say(token, raw, on_event)
+    }
+
+    /// Says a token that was chosen.
+    fn say(
+        &mut self,
+        token: u32,
+        raw: Option<(Vec<f32>, usize)>,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Step, StepError> {
         match self.tokenizer.marker(token) {
             Some(Marker::Eos) => return Ok(Step::Done(Finish::Eos)),
             Some(marker) if marker.ends_reply() => return Ok(Step::Done(Finish::NextTurn(marker))),

@@ -10,7 +10,8 @@
 mod cache;
 pub mod cancel;
 pub mod constraint;
-pub mod generate;
+pub mod fetch_logits;
+mod generate;
 pub mod loaded;
 pub mod logprobs;
 pub mod miss;

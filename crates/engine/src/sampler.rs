@@ -17,8 +17,12 @@
 //! The result depends on the logits, the parameters and the seed only, and not on the platform: steps 4 to
 //! 8 are computed in f64 with a portable exponential function, sums run in a fixed order. Nothing sorts the
 //! whole vocabulary.
+//!
+//! Where logits are on a device, mostly not all of them need to travel: [`Sampler::ask`] says which, and
+//! [`Sampler::pick_among`] picks the same token as [`Sampler::pick`] would, or says that it cannot know.
 
 use crate::random::Random;
+use model::ops::{Leaders, LeadersAsk};
 use std::cmp::Ordering;
 use std::collections::HashMap;
 
@@ -149,6 +153,10 @@ pub struct Sampler {
     candidates: Vec<Candidate>,
 }
 
+/// How far below the most probable token, in units of the temperature, tokens are asked for where nothing says how
+/// many count: a ten-thousandth of its probability.
+const TAIL: f64 = 9.2;
+
 /// How often a token was there before.
 #[derive(Clone, Copy, Debug, Default)]
 struct Count {
@@ -196,6 +204,54 @@ impl Sampler {
         Ok(self.draw(logits))
     }
 
+    /// Of which tokens it is enough to know, most of the time; `None` if any token can matter.
+    pub fn ask(&self, freedom: Freedom) -> Option<LeadersAsk> {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        let s = &self.sampling;
+        let penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) != (1.0, 0.0, 0.0);
+        if !s.bias.is_empty() {
+            return None;
+        }
+        if freedom == Freedom::Strict {
+            return Some(LeadersAsk { margin: 0.0, temperature: 1.0 });
+        }
+        let margin = match () {
+            () if penalties => return None,
+            () if temperature == 0.0 => return Some(LeadersAsk { margin: 0.0, temperature: 1.0 }),
+            // A little more than what counts, for what rounding takes.
+            () if min_p > 0.0 => -f64::from(temperature) * libm::log(f64::from(min_p)) * 1.001 + 1e-3,
+            () if top_p < 1.0 || top_k > 0 => f64::from(temperature) * TAIL,
+            () => return None,
+        };
+        Some(LeadersAsk { margin: margin as f32, temperature })
+    }
+
+    /// Picks as [`Sampler::pick`] would from all logits; `None` if that needs more than what was asked for.
+    /// Nothing has changed then.
+    ///
+    /// - `leaders`: as [`Sampler::ask`] wants them
+    pub fn pick_among(&mut self, leaders: &Leaders, freedom: Freedom) -> Option<u32> {
+        let ask = self.ask(freedom)?;
+        let mut best = *leaders.tokens.first()?;
+        for &(token, logit) in &leaders.tokens {
+            if logit > best.1 {
+                best = (token, logit);
+            }
+        }
+        if freedom == Freedom::Strict || self.sampling.temperature == 0.0 {
+            return Some(best.0);
+        }
+        self.narrow(leaders, ask, f64::from(best.1)).then(|| self.draw_one(best.0))
+    }
+
+    /// Whether [`Sampler::pick_among`] would pick one.
+    pub fn suffices(&mut self, leaders: &Leaders, freedom: Freedom) -> bool {
+        let max = leaders.tokens.iter().map(|&(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
+        let greedy = freedom == Freedom::Strict || self.sampling.temperature == 0.0;
+        let ask = self.ask(freedom).filter(|_| !leaders.tokens.is_empty());
+        ask.is_some_and(|ask| greedy || self.narrow(leaders, ask, f64::from(max)))
+    }
+
     /// Takes note of a token of the reply.
     pub fn accept(&mut self, token: u32) {
         self.counts.entry(token).or_default().in_reply += 1;
@@ -224,11 +280,60 @@ impl Sampler {
             keep_top(rest, top_k);
         }
         if top_p < 1.0 {
-            keep_top(rest, nucleus(rest, f64::from(top_p)));
+            let need = f64::from(top_p) * total_weight(rest);
+            let count = nucleus(rest, need).unwrap_or(rest.len());
+            keep_top(rest, count);
         }
         let least = libm::log(f64::from(min_p));
         rest.retain(|c| c.score >= least);
+        self.draw_one(largest(logits))
+    }
 
+    /// Steps 4 to 7 with the leaders alone. Returns whether what is left is what would be left of all tokens.
+    fn narrow(&mut self, leaders: &Leaders, ask: LeadersAsk, max: f64) -> bool {
+        let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
+        let temperature = f64::from(temperature);
+        let least = libm::log(f64::from(min_p));
+        // Down to this score all tokens are there, for all that f32 takes off the margin.
+        let known = (max.abs() * 1e-6 - f64::from(ask.margin)) / temperature;
+        let rest = &mut self.candidates;
+        rest.clear();
+        let score = |logit: f32| (f64::from(logit) - max) / temperature;
+        rest.extend(leaders.tokens.iter().map(|&(token, logit)| Candidate { token, score: score(logit) }));
+        let mut complete = least >= known;
+        let mut others = f64::from(leaders.rest);
+        if (1..=rest.len()).contains(&top_k) {
+            keep_top(rest, top_k);
+            (complete, others) = (true, 0.0);
+        } else if top_k > 0 && top_p < 1.0 {
+            return false; // the total is that of the `top_k`, of which some are not here
+        }
+        if top_p < 1.0 {
+            // What the others weigh is known to a thousandth, and sums in another order differ a little.
+            let leading = total_weight(rest);
+            let bound = |sign: f64| {
+                let total = leading * (1.0 + sign * 1e-9) + others * (1.0 + sign * 1e-3);
+                nucleus(rest, f64::from(top_p) * total)
+            };
+            let (few, many) = (bound(-1.0), bound(1.0));
+            let stay = rest.iter().filter(|c| c.score >= least).count();
+            match (few, many) {
+                (Some(few), Some(many)) if few == many => {
+                    keep_top(rest, few);
+                    complete = true;
+                }
+                // However many are in the nucleus: those that min-p leaves are.
+                _ if complete && stay <= few.unwrap_or(rest.len()) => {}
+                _ => return false,
+            }
+        }
+        rest.retain(|c| c.score >= least);
+        complete
+    }
+
+    /// Step 8: one of those that are left, or `best` where rounding leaves none.
+    fn draw_one(&mut self, best: u32) -> u32 {
+        let rest = &self.candidates;
         let total: f64 = rest.iter().map(Candidate::weight).sum();
         let mut left = self.random.unit() * total;
         let drawn = rest.iter().find(|c| {
@@ -236,7 +341,7 @@ impl Sampler {
             left < 0.0
         });
         // Rounding may leave nothing for the last one; the most probable one is always among them.
-        drawn.map_or_else(|| largest(logits), |c| c.token)
+        drawn.map_or(best, |c| c.token)
     }
 }
 
@@ -298,9 +403,13 @@ fn keep_top(candidates: &mut Vec<Candidate>, k: usize) {
     });
 }
 
-/// How many of the most probable candidates have at least the share `p` of their probability.
-fn nucleus(candidates: &[Candidate], p: f64) -> usize {
-    let need = p * candidates.iter().map(Candidate::weight).sum::<f64>();
+/// The weight of all, in their order.
+fn total_weight(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(Candidate::weight).sum()
+}
+
+/// How many of the most probable candidates weigh `need` together; `None` if all do not.
+fn nucleus(candidates: &[Candidate], need: f64) -> Option<usize> {
     let mut scores: Vec<f64> = candidates.iter().map(|c| c.score).collect();
     let (mut count, mut share) = (0, 0.0);
     // Sorted in growing portions, because the nucleus is mostly a small part.
@@ -316,11 +425,11 @@ fn nucleus(candidates: &[Candidate], p: f64) -> usize {
             share += libm::exp(score);
             count += 1;
             if share >= need {
-                return count;
+                return Some(count);
             }
         }
     }
-    count
+    None
 }
 
 #[cfg(test)]
@@ -416,6 +525,27 @@ mod tests {
             }
         }
 
+        /// What is chosen from the leaders is what is chosen from all logits, with the same random numbers, also
+        /// where a device is off by as much as it may be.
+        #[test]
+        fn the_leaders_are_as_good_as_all(
+            logits in logits(), sampling in sampling(), seed: u64, off in -1e-3..1e-3f32,
+        ) {
+            let mut from_all = sampler(sampling.clone(), seed);
+            let mut from_few = from_all.clone();
+            for freedom in [Freedom::Free, Freedom::Strict, Freedom::Free] {
+                let Some(ask) = from_few.ask(freedom) else { continue };
+                let mut leaders = Leaders::of(&logits, ask).unwrap();
+                leaders.rest *= 1.0 + off;
+                let suffices = from_few.suffices(&leaders, freedom);
+                let got = from_few.pick_among(&leaders, freedom);
+                prop_assert_eq!(got.is_some(), suffices);
+                if let Some(got) = got {
+                    prop_assert_eq!(got, from_all.pick(&mut logits.clone(), freedom).unwrap());
+                }
+            }
+        }
+
         #[test]
         fn a_strict_token_is_the_most_probable_one(logits in logits(), sampling in sampling(), seed: u64) {
             let got = sampler(sampling, seed).pick(&mut logits.clone(), Freedom::Strict).unwrap();
@@ -445,6 +575,32 @@ mod tests {
         check(Sampling { top_k: 2, ..everything.clone() }, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
         check(Sampling { top_p: 0.85, ..everything.clone() }, [0.0, 2.0 / 9.0, 3.0 / 9.0, 4.0 / 9.0]);
         check(Sampling { min_p: 0.6, ..everything }, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
+    }
+
+    /// Few logits suffice for what people mostly ask for, and not for what needs all of them.
+    #[test]
+    fn the_leaders_suffice_for_usual_requests() {
+        // A tail of thousands, as real logits have it, under some that matter.
+        let mut logits: Vec<f32> = (0..20_000).map(|i| -12.0 - ((i * 37) % 101) as f32 / 25.0).collect();
+        (0..60).for_each(|i| logits[i * 331] = 2.0 - i as f32 / 8.0);
+        let check = |sampling: Sampling, want: Option<bool>| {
+            let mut sampler = sampler(sampling.clone(), 3);
+            let ask = sampler.ask(Freedom::Free);
+            let got = ask.map(|ask| sampler.suffices(&Leaders::of(&logits, ask).unwrap(), Freedom::Free));
+            assert_eq!(got, want, "{sampling:?}");
+        };
+        let plain = || Sampling { min_p: 0.0, ..Sampling::default() };
+        check(Sampling::greedy(), Some(true));
+        check(Sampling::default(), Some(true));
+        check(Sampling { temperature: 0.6, top_p: 0.95, ..plain() }, Some(true));
+        check(Sampling { top_p: 0.9, ..Sampling::default() }, Some(true));
+        check(Sampling { top_k: 40, ..plain() }, Some(true));
+        check(Sampling { top_k: 40, top_p: 0.9, ..plain() }, Some(true));
+        check(Sampling { top_k: 19_000, top_p: 0.9, ..plain() }, Some(false));
+        check(Sampling { top_p: 0.99999, ..plain() }, Some(false));
+        check(plain(), None);
+        check(Sampling { frequency_penalty: 0.1, ..Sampling::default() }, None);
+        check(Sampling { bias: vec![(1, 1.0)], ..Sampling::greedy() }, None);
     }
 
     #[test]

@@ -23,7 +23,7 @@ const PACE: Duration = Duration::from_secs(2);
 pub struct Session<B: Ops> {
     loaded: Arc<LoadedModel<B>>,
     timeline: Timeline<B>,
-    next: Option<Vec<f32>>,
+    next: Option<B::Array>,
     context: usize,
     pace: Pace,
 }
@@ -145,6 +145,9 @@ impl<B: Ops> Session<B> {
             let wanted = if len == rest.len() { Wanted::Last } else { Wanted::None };
             let chunk_start = Instant::now();
             self.feed(&rest[..len], wanted)?;
+            if wanted == Wanted::Last {
+                self.loaded.ops.wait()?; // so that the time is that of the whole prompt
+            }
             self.pace.took(len, chunk_start.elapsed());
             progress(self.timeline.len(), tokens.len());
         }
@@ -169,12 +172,13 @@ impl<B: Ops> Session<B> {
         let LoadedModel { ops, model, .. } = &*self.loaded;
         let mut batch = [Entry { timeline: &mut self.timeline, tokens, wanted }];
         let output = forward(model, ops, &mut batch, &mut NoTap)?;
-        self.next = output.logits.map(|logits| ops.read(&logits)).transpose()?;
+        self.next = output.logits;
         Ok(())
     }
 
-    /// The logits after the last token, once; `None` if that token was read without asking for them.
-    pub(crate) fn take_next(&mut self) -> Option<Vec<f32>> {
+    /// The logits after the last token, once, still where they were computed; `None` if that token was read without
+    /// asking for them.
+    pub(crate) fn take_next(&mut self) -> Option<B::Array> {
         self.next.take()
     }
 

@@ -54,6 +54,28 @@ impl Bytes {
         let start = self.range.start;
         Self { owner: Arc::clone(&self.owner), range: start + range.start..start + range.end }
     }
+
+    /// Says that the part `range` of these bytes is not needed for now: of a mapped file its pages leave this
+    /// process, and come back from the file if somebody reads them after all. Whoever copies a large file piece
+    /// by piece so needs memory for the copy alone.
+    ///
+    /// # Panics
+    ///
+    /// As [`Bytes::slice`].
+    pub fn put_back(&self, range: Range<usize>) {
+        assert!(range.start <= range.end && range.end <= self.len(), "range outside the bytes");
+        #[cfg(unix)]
+        if let Owner::Mapped(mapping) = &*self.owner {
+            // SAFETY: the mapping is read-only, so no page of it has anything that the file has not: a page that
+            // is dropped is read again with the same bytes.
+            let advised = unsafe {
+                let start = self.range.start + range.start;
+                mapping.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, range.len())
+            };
+            // It is advice: a system that does not take it keeps the pages.
+            drop(advised);
+        }
+    }
 }
 
 impl Owner {
@@ -104,6 +126,20 @@ mod tests {
         drop(all);
         assert_eq!(*inner, [15, 16]);
         assert!(inner.slice(2..2).is_empty());
+    }
+
+    /// Pages that were put back are read again from the file, whatever their borders.
+    #[test]
+    fn what_was_put_back_is_still_there() {
+        let mut file = tempfile::tempfile().unwrap();
+        let content: Vec<u8> = (0..50_000u32).map(|i| (i % 251) as u8).collect();
+        std::io::Write::write_all(&mut file, &content).unwrap();
+        let bytes = Bytes::map(&file).unwrap().slice(10..49_000);
+        for range in [0..0, 5..6, 100..20_000, 0..bytes.len()] {
+            bytes.put_back(range);
+            assert!(*bytes == content[10..49_000]);
+        }
+        Bytes::from(content).put_back(3..9); // memory of our own stays
     }
 
     #[test]

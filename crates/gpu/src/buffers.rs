@@ -11,14 +11,23 @@ use std::sync::{Arc, Mutex};
 #[derive(Debug)]
 pub struct Buffer {
     pub(crate) id: u64,
+    /// What is in it: a tensor's name, or one of [`ACTIVATIONS`], [`CACHED_ROWS`], [`HOST_DATA`].
+    pub(crate) label: String,
     pub(crate) raw: wgpu::Buffer,
 }
+
+/// Label of buffers of the pool.
+pub(crate) const ACTIVATIONS: &str = "activations";
+/// Label of buffers with cached rows.
+pub(crate) const CACHED_ROWS: &str = "cached rows";
+/// Label of buffers of what the host sends along.
+pub(crate) const HOST_DATA: &str = "host data";
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
 impl Buffer {
-    pub(crate) fn new(raw: wgpu::Buffer) -> Arc<Buffer> {
-        Arc::new(Buffer { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), raw })
+    pub(crate) fn new(label: &str, raw: wgpu::Buffer) -> Arc<Buffer> {
+        Arc::new(Buffer { id: NEXT_ID.fetch_add(1, Ordering::Relaxed), label: label.to_owned(), raw })
     }
 
     /// Bytes.

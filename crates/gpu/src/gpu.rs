@@ -1,14 +1,14 @@
 //! The device: opening it, compiling kernels, waiting, and what happens when it fails.
 
-use crate::adapter::{self, Choice, Device};
-use crate::buffers::{Buffer, Pool, Pooled};
+use crate::adapter::{self, Choice, Device, Kind};
+use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled};
 use crate::heap::Heap;
 use crate::kernels;
 use crate::profile::Profile;
 use crate::recorder::{Binding, Pipeline, Recorder};
 use crate::shader::Variant;
 use model::ops::DeviceError;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -67,9 +67,12 @@ pub(crate) struct Inner {
     pub(crate) abilities: Abilities,
     pub(crate) about: Device,
     pub(crate) profile: Option<Profile>,
+    /// Whether kernels and the host can use the same buffers without one copying for the other.
+    pub(crate) shares_memory: bool,
     checks: bool,
     pool: Arc<Pool>,
-    pub(crate) heap: Mutex<Heap>,
+    /// Of each layer.
+    pub(crate) heaps: Mutex<BTreeMap<usize, Arc<Mutex<Heap>>>>,
     recorder: Mutex<Recorder>,
     pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
     /// Is told how many bytes of weights were taken over.
@@ -103,6 +106,12 @@ impl Gpu {
         let have = adapter.features();
         let mut features = wgpu::Features::IMMEDIATES;
         features |= have & wgpu::Features::SUBGROUP;
+        // A GPU of its own could be written to as well, but over its bus and slowly.
+        let shares_memory = matches!(about.kind, Kind::Integrated | Kind::Software)
+            && have.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
+        if shares_memory {
+            features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
+        }
         if options.profile {
             if !have.contains(wgpu::Features::TIMESTAMP_QUERY) {
                 return Err(DeviceError(format!("{} cannot take the time of kernels", about.name)));
@@ -134,9 +143,10 @@ impl Gpu {
             limits,
             abilities,
             about,
+            shares_memory,
             checks: options.checks,
             pool: Arc::default(),
-            heap: Mutex::new(Heap::default()),
+            heaps: Mutex::default(),
             recorder: Mutex::default(),
             pipelines: Mutex::default(),
             progress: Mutex::default(),
@@ -208,7 +218,8 @@ impl Gpu {
     /// Bytes on the device: weights, cached rows, activations.
     pub fn memory(&self) -> [u64; 3] {
         let weights = self.0.weight_bytes.load(std::sync::atomic::Ordering::Relaxed);
-        [weights, lock(&self.0.heap).bytes(), self.0.pool.total()]
+        let cached = lock(&self.0.heaps).values().map(|heap| lock(heap).bytes()).sum();
+        [weights, cached, self.0.pool.total()]
     }
 }
 
@@ -268,12 +279,14 @@ impl Inner {
 
     /// A buffer that kernels and copies can use.
     pub(crate) fn storage(&self, label: &str, size: u64) -> Arc<Buffer> {
-        Buffer::new(self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some(label),
-            size,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC,
-            mapped_at_creation: false,
-        }))
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::COPY_SRC;
+        self.buffer(label, size, usage, false)
+    }
+
+    fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages, mapped: bool) -> Arc<Buffer> {
+        let descriptor =
+            wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: mapped };
+        Buffer::new(label, self.device.create_buffer(&descriptor))
     }
 
     /// Waits until the device has done everything recorded so far.
@@ -289,10 +302,24 @@ impl Inner {
 
     /// As [`Inner::storage`], but says so if there is no room.
     pub(crate) fn try_storage(&self, label: &str, size: u64) -> Result<Arc<Buffer>, DeviceError> {
+        self.tried(size, || self.storage(label, size))
+    }
+
+    /// A buffer for weights. Where CPU and GPU share memory it is mapped, so that the host writes where kernels
+    /// will read: [`wgpu::Buffer::unmap`] hands it over.
+    pub(crate) fn try_weights(&self, label: &str, size: u64) -> Result<Arc<Buffer>, DeviceError> {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::MAP_WRITE;
+        match self.shares_memory {
+            true => self.tried(size, || self.buffer(label, size, usage, true)),
+            false => self.try_storage(label, size),
+        }
+    }
+
+    fn tried(&self, size: u64, create: impl FnOnce() -> Arc<Buffer>) -> Result<Arc<Buffer>, DeviceError> {
         self.check()?;
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
-        let buffer = self.storage(label, size);
+        let buffer = create();
         let errors = [pollster::block_on(invalid.pop()), pollster::block_on(memory.pop())];
         match errors.into_iter().flatten().next() {
             Some(wgpu::Error::OutOfMemory { .. }) => Err(DeviceError(format!(
@@ -307,7 +334,7 @@ impl Inner {
 
     /// A buffer for activations.
     pub(crate) fn pooled(&self, bytes: u64) -> Pooled {
-        self.pool.take(bytes, |size| self.storage("activations", size))
+        self.pool.take(bytes, |size| self.storage(ACTIVATIONS, size))
     }
 
     /// A kernel, compiled at its first use.
@@ -415,12 +442,13 @@ impl Inner {
     ) -> Result<Vec<u8>, DeviceError> {
         self.check()?;
         let size = parts.iter().map(|part| part.size).sum::<u64>().max(4);
-        let readable = Buffer::new(self.device.create_buffer(&wgpu::BufferDescriptor {
+        let descriptor = wgpu::BufferDescriptor {
             label: Some("read back"),
             size,
             usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
             mapped_at_creation: false,
-        }));
+        };
+        let readable = Buffer::new("read back", self.device.create_buffer(&descriptor));
         let mut at = 0;
         for part in parts {
             recorder.copy(self, part.clone(), &readable, at);

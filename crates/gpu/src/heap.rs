@@ -1,9 +1,11 @@
-//! One large buffer for all cached rows, given out in regions.
+//! One large buffer for all cached rows of a layer, given out in regions.
 //!
 //! Attention reads rows of a hundred pages in one launch, and a launch can bind only a few buffers: so all
-//! rows live in one, and a page is a number. It grows by copying, up to what a kernel may see of a buffer.
+//! rows of a layer live in one, and a page is a number. It grows by copying, up to what a kernel may see of a
+//! buffer. Layers have buffers of their own, since no launch reads the rows of two of them: so a long context
+//! is limited by memory and not by what a kernel may see.
 
-use crate::buffers::Buffer;
+use crate::buffers::{Buffer, CACHED_ROWS};
 use crate::gpu::{Inner, megabytes};
 use crate::recorder::Recorder;
 use std::collections::BTreeMap;
@@ -13,7 +15,15 @@ use std::sync::Arc;
 pub const VECTOR: u64 = 16;
 
 /// Size at the start.
-const FIRST: u64 = 4 << 20;
+const FIRST: u64 = 1 << 20;
+
+/// The most a buffer can have: kernels count its words in 32 bits.
+const MOST: u64 = 4 * (u32::MAX as u64 + 1) - VECTOR;
+
+/// Bytes of cached rows that one layer can have, where a kernel may see so many of a buffer.
+pub(crate) fn most(largest_buffer: u64) -> u64 {
+    largest_buffer.min(MOST) / VECTOR * VECTOR
+}
 
 /// See the module. Addresses and lengths are in vectors.
 #[derive(Debug, Default)]
@@ -68,19 +78,19 @@ impl Heap {
     }
 
     fn grow(&mut self, gpu: &Inner, recorder: &mut Recorder, need: u32) -> bool {
-        let limit = gpu.limits.max_buffer_size.min(gpu.limits.max_storage_buffer_binding_size) / VECTOR;
+        let limit = most(gpu.about.largest_buffer) / VECTOR;
         let old = u64::from(self.size);
         let wanted = (2 * old).max(old + u64::from(need)).max(FIRST / VECTOR).min(limit);
         if wanted < old + u64::from(need) {
             gpu.fail(format!(
-                "the KV cache is full: {} of it are the most that {} allows; \
+                "the KV cache is full: {} are the most that {} allows for one layer; \
                  use a smaller context, fewer sessions, or --kv f8",
                 megabytes(limit * VECTOR),
                 gpu.about.name
             ));
             return false;
         }
-        let buffer = match gpu.try_storage("cached rows", wanted * VECTOR) {
+        let buffer = match gpu.try_storage(CACHED_ROWS, wanted * VECTOR) {
             Ok(buffer) => buffer,
             Err(error) => {
                 gpu.fail(format!("growing the KV cache to {}: {error}", megabytes(wanted * VECTOR)));

@@ -14,7 +14,6 @@ use model::weights;
 use quants::Format;
 use quants::iq2_xxs::GRID_LEVELS;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 /// A weight matrix. Clones are the same buffers.
@@ -139,8 +138,8 @@ pub(crate) fn upload(gpu: &Inner, matrix: weights::Matrix) -> Result<Matrix, Dev
     let part_rows = rows / count;
     let parts = (0..count)
         .map(|i| {
-            let part = &bytes[i * part_rows * row_bytes..(i + 1) * part_rows * row_bytes];
-            upload_part(gpu, &name, format, part).map(|(bits, scales)| Part {
+            let part = bytes.slice(i * part_rows * row_bytes..(i + 1) * part_rows * row_bytes);
+            upload_part(gpu, &name, format, &part).map(|(bits, scales)| Part {
                 first: i * part_rows,
                 rows: part_rows,
                 bits,
@@ -151,7 +150,14 @@ pub(crate) fn upload(gpu: &Inner, matrix: weights::Matrix) -> Result<Matrix, Dev
     Ok(Matrix { name, format, rows, cols, parts })
 }
 
-fn upload_part(gpu: &Inner, name: &str, format: Format, bytes: &[u8]) -> Result<(Slice, Slice), DeviceError> {
+/// Takes some rows over, a piece at a time; what was taken over leaves the host's memory, so that there is one copy
+/// of the weights and not two.
+fn upload_part(
+    gpu: &Inner,
+    name: &str,
+    format: Format,
+    bytes: &gguf::Bytes,
+) -> Result<(Slice, Slice), DeviceError> {
     let (p, block) = (planes(format), format.block_bytes());
     let blocks = bytes.len() / block;
     let bits_size = (blocks * p.padded) as u64;
@@ -159,41 +165,38 @@ fn upload_part(gpu: &Inner, name: &str, format: Format, bytes: &[u8]) -> Result<
     let scales_at = bits_size.next_multiple_of(align);
     let scales_size = ((p.table + blocks * p.scales.len()) as u64).next_multiple_of(4);
     let total = scales_at + scales_size.max(4);
-    let buffer = gpu.try_storage(name, total.next_multiple_of(16))?;
+    let buffer = gpu.try_weights(name, total.next_multiple_of(16))?;
     gpu.weight_bytes.fetch_add(buffer.size(), Ordering::Relaxed);
+    let mut to = Destination::new(gpu, &buffer)?;
     let step = (PIECE / block).next_multiple_of(64);
-    let (mut staged, mut flight) = (Vec::with_capacity(PIECE), 0);
+    let (mut bits, mut scales) = (Vec::with_capacity(PIECE), Vec::with_capacity(PIECE / 4));
+    let mut scales_to = scales_at;
+    if p.table > 0 {
+        scales.extend(GRID_LEVELS.iter().flat_map(|levels| levels.to_le_bytes()));
+    }
     for (i, piece) in bytes.chunks(step * block).enumerate() {
         let at = (i * step * p.padded) as u64;
         if p.padded == block {
-            write(gpu, &buffer, at, piece);
+            to.write(at, piece)?;
         } else {
-            staged.clear();
+            bits.clear();
             for block in piece.chunks_exact(block) {
-                staged.extend_from_slice(&block[p.bits.clone()]);
-                staged.resize(staged.len() + p.padded - p.bits.len(), 0);
+                bits.extend_from_slice(&block[p.bits.clone()]);
+                bits.resize(bits.len() + p.padded - p.bits.len(), 0);
             }
-            write(gpu, &buffer, at, &staged);
+            to.write(at, &bits)?;
+        }
+        if !p.scales.is_empty() {
+            scales.extend(piece.chunks_exact(block).flat_map(|block| &block[p.scales.clone()]));
+            // Whole words: `step` is a multiple of 4, and so are both the table and where the scales begin.
+            to.write(scales_to, &scales)?;
+            scales_to += scales.len() as u64;
+            scales.clear();
         }
         gpu.uploaded(piece.len() as u64);
-        flight += piece.len() as u64;
-        if flight > IN_FLIGHT {
-            flight = 0;
-            settle(gpu)?;
-        }
+        bytes.put_back(i * step * block..i * step * block + piece.len());
     }
-    if !p.scales.is_empty() {
-        let mut scales: Vec<u8> = Vec::with_capacity(scales_size as usize);
-        if p.table > 0 {
-            scales.extend(GRID_LEVELS.iter().flat_map(|levels| levels.to_le_bytes()));
-        }
-        scales.extend(bytes.chunks_exact(block).flat_map(|block| &block[p.scales.clone()]));
-        scales.resize(scales_size as usize, 0);
-        for (i, piece) in scales.chunks(PIECE).enumerate() {
-            write(gpu, &buffer, scales_at + (i * PIECE) as u64, piece);
-        }
-    }
-    settle(gpu)?;
+    to.finish()?;
     let bits = Slice { buffer: buffer.clone(), offset: 0, size: bits_size };
     let scales = match p.scales.is_empty() {
         true => bits.clone(),
@@ -202,14 +205,59 @@ fn upload_part(gpu: &Inner, name: &str, format: Format, bytes: &[u8]) -> Result<
     Ok((bits, scales))
 }
 
-/// Writes whole words; a few bytes short of one are filled with zeros.
-fn write(gpu: &Inner, buffer: &Arc<Buffer>, at: u64, bytes: &[u8]) {
-    let whole = bytes.len() & !3;
-    gpu.queue.write_buffer(&buffer.raw, at, &bytes[..whole]);
-    if whole < bytes.len() {
-        let mut last = [0; 4];
-        last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-        gpu.queue.write_buffer(&buffer.raw, at + whole as u64, &last);
+/// A buffer that is being filled.
+enum Destination<'a> {
+    /// It is mapped: bytes go straight there.
+    Mapped(&'a Buffer, wgpu::BufferViewMut),
+    /// Bytes go through staging memory of the driver; those on their way are counted.
+    Staged(&'a Inner, &'a Buffer, u64),
+}
+
+impl<'a> Destination<'a> {
+    fn new(gpu: &'a Inner, buffer: &'a Buffer) -> Result<Destination<'a>, DeviceError> {
+        if !gpu.shares_memory {
+            return Ok(Destination::Staged(gpu, buffer, 0));
+        }
+        let view = buffer.raw.get_mapped_range_mut(..);
+        let view = view.map_err(|error| DeviceError(format!("{}: {error}", gpu.about.name)))?;
+        Ok(Destination::Mapped(buffer, view))
+    }
+
+    /// Writes bytes, whole words; a few bytes short of one are filled with zeros.
+    fn write(&mut self, at: u64, bytes: &[u8]) -> Result<(), DeviceError> {
+        match self {
+            Destination::Mapped(_, view) => {
+                let at = at as usize;
+                view.slice(at..at + bytes.len()).copy_from_slice(bytes);
+            }
+            Destination::Staged(gpu, buffer, flight) => {
+                let whole = bytes.len() & !3;
+                gpu.queue.write_buffer(&buffer.raw, at, &bytes[..whole]);
+                if whole < bytes.len() {
+                    let mut last = [0; 4];
+                    last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+                    gpu.queue.write_buffer(&buffer.raw, at + whole as u64, &last);
+                }
+                *flight += bytes.len() as u64;
+                if *flight > IN_FLIGHT {
+                    *flight = 0;
+                    settle(gpu)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands the buffer over to the device.
+    fn finish(self) -> Result<(), DeviceError> {
+        match self {
+            Destination::Mapped(buffer, view) => {
+                drop(view);
+                buffer.raw.unmap();
+                Ok(())
+            }
+            Destination::Staged(gpu, ..) => settle(gpu),
+        }
     }
 }
 

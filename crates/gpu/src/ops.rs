@@ -9,7 +9,7 @@ use crate::matrix::{self, Matrix};
 use crate::recorder::Recorder;
 use crate::rows::Rows;
 use model::kv::RowLayout;
-use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected};
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, MtpEntry, Router,
@@ -70,8 +70,8 @@ impl Ops for Gpu {
         Ok(Array { buffer: Arc::new(Pooled::owned(buffer)), offset: 0, n: values.len() / width, width })
     }
 
-    fn rows(&self, layout: RowLayout, _: usize) -> Rows {
-        Rows::new(&self.0, layout)
+    fn rows(&self, layout: RowLayout, layer: usize) -> Rows {
+        Rows::new(&self.0, layout, layer)
     }
 
     fn wait(&self) -> Result<(), DeviceError> {
@@ -80,6 +80,14 @@ impl Ops for Gpu {
 
     fn read(&self, array: &Array) -> Result<Vec<f32>, DeviceError> {
         self.floats(array)
+    }
+
+    fn read_leaders(
+        &self,
+        logits: &Array,
+        asks: &[LeadersAsk],
+    ) -> Result<Option<Vec<Option<Leaders>>>, DeviceError> {
+        kernels::read_leaders(&self.0, &mut self.0.recorder(), logits, asks).map(Some)
     }
 
     fn read_picks(&self, picks: &Picks) -> Result<Vec<Vec<u32>>, DeviceError> {

@@ -2,6 +2,7 @@
 
 use crate::adapter::Device;
 use crate::gpu::megabytes;
+use crate::heap;
 use crate::matrix::{Fit, device_bytes, fit};
 use gguf::Gguf;
 use model::Config;
@@ -25,6 +26,10 @@ pub struct Plan {
     pub memory: Option<u64>,
     /// A tensor that cannot be placed at all, and why.
     pub misfit: Option<String>,
+    /// Cached rows of the layer that has most.
+    pub layer_cache: u64,
+    /// Cached rows that a layer can have there.
+    pub most_layer_cache: u64,
     device: String,
 }
 
@@ -34,22 +39,24 @@ pub struct Plan {
 pub struct Refusal(String);
 
 impl Plan {
-    /// The plan for a model whose file has been checked, with `cache` bytes of cached rows.
+    /// The plan for a model whose file has been checked, with the bytes of each layer's cached rows.
     ///
     /// - `there`: which tensors go to the device, by name
     pub fn new(
         device: &Device,
         gguf: &Gguf,
         config: &Config,
-        cache: u64,
+        cache: &[u64],
         there: impl Fn(&str) -> bool,
     ) -> Plan {
         let mut plan = Plan {
             weights: 0,
-            cache,
+            cache: cache.iter().sum(),
             activations: activations(config),
             memory: device.memory,
             misfit: None,
+            layer_cache: cache.iter().copied().max().unwrap_or(0),
+            most_layer_cache: heap::most(device.largest_buffer),
             device: device.name.clone(),
         };
         for tensor in inventory(config).into_iter().filter(|tensor| there(&tensor.name)) {
@@ -79,10 +86,20 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// If the device has less memory, or a tensor fits in no way.
+    /// If the device has less memory, a tensor fits in no way, or the cached rows of a layer are more than a kernel may
+    /// see there.
     pub fn check(&self) -> Result<(), Refusal> {
         if let Some(misfit) = &self.misfit {
             return Err(Refusal(format!("{}: {misfit}; use --backend cpu", self.device)));
+        }
+        if self.layer_cache > self.most_layer_cache {
+            return Err(Refusal(format!(
+                "the KV cache does not fit on {}: a layer needs {} of it for one conversation, and a kernel there can \
+                 use {}; use a smaller context (--ctx), --kv f8, or --backend cpu",
+                self.device,
+                megabytes(self.layer_cache),
+                megabytes(self.most_layer_cache)
+            )));
         }
         match self.memory {
             Some(memory) if self.total() > memory => Err(Refusal(format!(

@@ -4,10 +4,11 @@
 //! when enough have come together to keep it busy ([`Recorder::flush`]). Host data that kernels need
 //! (tokens, angles, tables) is gathered in an arena, which is written ahead of the commands.
 
-use crate::buffers::{Buffer, Slice};
+use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::Inner;
 use crate::kernels::{APPENDS, Append, append_all};
 use crate::shader::Variant;
+use crate::watch::Watch;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -75,6 +76,8 @@ pub struct Recorder {
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     /// Launches since the start, for tests and reports.
     pub(crate) launches: u64,
+    /// Takes note of launches, if somebody wants to know.
+    pub(crate) watch: Option<Watch>,
 }
 
 impl Recorder {
@@ -96,6 +99,7 @@ impl Recorder {
             "{}: {groups:?} workgroups",
             variant.kernel
         );
+        let kernel = variant.kernel;
         let writes: Vec<bool> = bindings.iter().map(Binding::writes).collect();
         let pipeline = gpu.pipeline(variant, &writes, 4 * params.len() as u32);
         let key =
@@ -127,6 +131,9 @@ impl Recorder {
             })
             .clone();
         self.launches += 1;
+        if let Some(watch) = &mut self.watch {
+            watch.note(kernel, &pipeline.label, bindings, groups);
+        }
         self.commands.push(Command::Dispatch { pipeline, group, params: params.to_vec(), groups });
     }
 
@@ -140,7 +147,7 @@ impl Recorder {
         self.appends.push(append);
     }
 
-    fn settle(&mut self, gpu: &Inner) {
+    pub(crate) fn settle(&mut self, gpu: &Inner) {
         if !self.appends.is_empty() {
             let held = std::mem::take(&mut self.appends);
             append_all(gpu, self, &held);
@@ -166,7 +173,7 @@ impl Recorder {
         loop {
             if self.arena.page == self.arena.pages.len() {
                 let size = ARENA_PAGE.max((bytes.len() as u64).next_power_of_two());
-                self.arena.pages.push((gpu.storage("host data", size), Vec::new()));
+                self.arena.pages.push((gpu.storage(HOST_DATA, size), Vec::new()));
             }
             let (buffer, data) = &mut self.arena.pages[self.arena.page];
             let at = (data.len() as u64).next_multiple_of(align);

@@ -1,16 +1,16 @@
-//! Cached rows on the device: regions of the [`Heap`](crate::heap::Heap).
+//! Cached rows on the device: regions of their layer's [`Heap`].
 //!
 //! On the device a row is a whole number of 16-byte vectors, and in `f8` its bf16 tail comes before the
 //! scale bytes, so that everything is aligned. Bytes that leave or arrive are as [`RowLayout`] says.
 
 use crate::buffers::Slice;
 use crate::gpu::{Inner, lock};
-use crate::heap::VECTOR;
+use crate::heap::{Heap, VECTOR};
 use crate::recorder::Recorder;
 use model::RowLayout;
 use model::ops::RowStore;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Values that share a scale byte in an FP8 row.
 const FP8_BLOCK: usize = 64;
@@ -20,6 +20,7 @@ const FP4_BLOCK: usize = 32;
 /// A growable sequence of cached rows.
 pub struct Rows {
     gpu: Arc<Inner>,
+    heap: Arc<Mutex<Heap>>,
     layout: RowLayout,
     /// Start and length of the region, in vectors.
     region: Option<(u32, u32)>,
@@ -57,8 +58,8 @@ fn parts(layout: RowLayout) -> Vec<(Range<usize>, usize)> {
 }
 
 impl Rows {
-    /// No rows yet.
-    pub(crate) fn new(gpu: &Arc<Inner>, layout: RowLayout) -> Rows {
+    /// No rows yet, of a layer.
+    pub(crate) fn new(gpu: &Arc<Inner>, layout: RowLayout, layer: usize) -> Rows {
         let rope = if let RowLayout::Latent8 { rope, .. } = layout { rope } else { 0 };
         if !layout.width().is_multiple_of(16) || !rope.is_multiple_of(16) {
             gpu.fail(format!(
@@ -67,7 +68,13 @@ impl Rows {
                 layout.width()
             ));
         }
-        Rows { gpu: gpu.clone(), layout, region: None, dropped: 0, len: 0 }
+        let heap = lock(&gpu.heaps).entry(layer).or_default().clone();
+        Rows { gpu: gpu.clone(), heap, layout, region: None, dropped: 0, len: 0 }
+    }
+
+    /// The buffer with these rows and all others of the layer; `None` if the device had no room for it.
+    pub(crate) fn store(&self) -> Option<Slice> {
+        lock(&self.heap).buffer().map(Slice::all)
     }
 
     fn stride(&self) -> u32 {
@@ -87,9 +94,9 @@ impl Rows {
         if self.dropped + self.len + more > capacity {
             let rows = (self.len + more).max(2 * self.len).max(8);
             let len = u32::try_from(rows * stride as usize).ok()?;
-            let at = lock(&self.gpu.heap).allocate(&self.gpu, recorder, len)?;
+            let at = lock(&self.heap).allocate(&self.gpu, recorder, len)?;
             if self.len > 0 {
-                crate::kernels::move_rows(&self.gpu, recorder, self.address(0), at, self.len as u32 * stride);
+                self.copy_to(recorder, 0, at, self.len as u32 * stride);
             }
             self.release();
             (self.region, self.dropped) = (Some((at, len)), 0);
@@ -98,14 +105,21 @@ impl Rows {
         Some(self.address(self.len - more))
     }
 
+    /// Copies so many vectors from a row on inside the store.
+    fn copy_to(&self, recorder: &mut Recorder, row: usize, to: u32, count: u32) {
+        if let Some(store) = self.store() {
+            crate::kernels::move_rows(&self.gpu, recorder, store, self.address(row), to, count);
+        }
+    }
+
     fn release(&mut self) {
         if let Some((at, len)) = self.region.take() {
-            lock(&self.gpu.heap).release(at, len);
+            lock(&self.heap).release(at, len);
         }
     }
 
     fn slice_of(&self, range: Range<usize>) -> Option<Slice> {
-        let buffer = lock(&self.gpu.heap).buffer()?.clone();
+        let buffer = self.store()?.buffer;
         let bytes = u64::from(self.stride()) * VECTOR;
         let offset = u64::from(self.address(range.start)) * VECTOR;
         Some(Slice { buffer, offset, size: range.len() as u64 * bytes })
@@ -135,6 +149,8 @@ impl RowStore for Rows {
     }
 
     fn drop_front(&mut self, count: usize) {
+        // Rows for which there was no room are not here; the next read says so.
+        let count = count.min(self.len);
         self.dropped += count;
         self.len -= count;
         if self.len == 0 {
@@ -143,15 +159,22 @@ impl RowStore for Rows {
     }
 
     fn slice(&self, range: Range<usize>) -> Self {
-        let mut copy = Rows { gpu: self.gpu.clone(), layout: self.layout, region: None, dropped: 0, len: 0 };
+        let mut copy = Rows {
+            gpu: self.gpu.clone(),
+            heap: self.heap.clone(),
+            layout: self.layout,
+            region: None,
+            dropped: 0,
+            len: 0,
+        };
         if range.is_empty() {
             return copy;
         }
         let mut recorder = self.gpu.recorder();
         let count = range.len() as u32 * self.stride();
-        let region = lock(&self.gpu.heap).allocate(&self.gpu, &mut recorder, count);
+        let region = lock(&self.heap).allocate(&self.gpu, &mut recorder, count);
         if let Some(at) = region {
-            crate::kernels::move_rows(&self.gpu, &mut recorder, self.address(range.start), at, count);
+            self.copy_to(&mut recorder, range.start, at, count);
             (copy.region, copy.len) = (Some((at, count)), range.len());
         }
         copy

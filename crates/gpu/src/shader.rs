@@ -246,14 +246,14 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 20] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 23] = files!("kernels/":
     "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "index_scores", "linear_tile", "linear_vec", "move_rows", "norm", "round_query", "route",
+    "group_experts", "index_scores", "leaders", "linear_tile", "linear_vec", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 7] = files!("wgsl/":
-    "activation", "formats/common", "formats/iq2_grid", "formats/k_scales", "reduce", "rows_read", "rows_write",
+const SHARED: [(&str, &str); 8] = files!("wgsl/":
+    "activation", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "reduce", "rows_read", "rows_write",
 );
 
 fn kernel_file(name: &str) -> &'static str {

@@ -8,7 +8,7 @@ use common::{Golden, feed};
 use cpu::Reference;
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
-use gpu::{Choice, Gpu, Options};
+use gpu::{Choice, Gpu, Options, Plan};
 use model::tap::{Place, Seen};
 use model::{
     DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, draft, forward, load,
@@ -268,7 +268,44 @@ fn experts_beyond_the_binding_limit_are_an_error_that_says_so() {
     }
 }
 
-/// All cached rows are in one buffer, so there can be too many: then the next read says so.
+/// Each layer's cached rows have a buffer of their own, so that together they can be more than a kernel may see of
+/// one.
+#[test]
+fn a_cache_of_several_layers_may_be_larger_than_the_binding_limit() {
+    let mut description = Synthetic::tiny(Recipe::Q8, 5);
+    description.sizes.ratios = vec![0, 4, 128, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let limit = 4 << 20;
+    let narrow = Gpu::open(Options { largest_binding: Some(limit), ..options }).unwrap();
+    let run = |gpu: &Gpu, conversations: usize| {
+        let model = load(gpu, &gguf).unwrap();
+        let mut timelines: Vec<_> =
+            (0..conversations).map(|_| Timeline::new(gpu, &model.config, KvFormat::F32)).collect();
+        let logits: Vec<_> = timelines.iter_mut().map(|t| feed(&model, gpu, t, &prompt(150), 150)).collect();
+        (logits, gpu.memory()[1])
+    };
+    let (got, bytes) = run(&narrow, 3);
+    assert!(bytes > limit, "{bytes} bytes of cached rows are no more than the limit");
+    let (want, _) = run(&device(), 1);
+    assert!(got.iter().all(|logits| *logits == want[0]), "the same, wherever rows are");
+}
+
+/// Before anything is allocated it is known whether a context fits: a million tokens do where a kernel sees two
+/// gigabytes, and what does not is refused with the numbers.
+#[test]
+fn a_context_beyond_what_a_layer_can_have_is_refused_beforehand() {
+    let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q8, 5).to_vec().unwrap()).unwrap();
+    let config = model::load::check(&gguf).unwrap().config;
+    let about = gpu::Device { largest_buffer: 2 << 30, memory: None, ..device().device().clone() };
+    let check = |cache: &[u64]| Plan::new(&about, &gguf, &config, cache, |_| true).check();
+    // A layer of ratio 4 of the published model in f8, with a million tokens and all ends of pages.
+    assert!(check(&[300 << 20; 43]).is_ok(), "13 GB of it, but no layer too much");
+    let refusal = check(&[300 << 20, 3 << 30]).unwrap_err().to_string();
+    assert!(refusal.contains("a layer needs 3221 MB") && refusal.contains("can use 2147 MB"), "{refusal}");
+}
+
+/// All cached rows of a layer are in one buffer, so there can be too many: then the next read says so.
 #[test]
 fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
     let mut description = Synthetic::tiny(Recipe::Q8, 5);
@@ -277,7 +314,7 @@ fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
     let options = Options { device: Choice::First, checks: true, ..Options::default() };
     let gpu = Gpu::open(Options { largest_binding: Some(1 << 20), ..options }).unwrap();
     let model = load(&gpu, &gguf).unwrap();
-    let tokens = prompt(64);
+    let tokens = prompt(150); // more than a window, so that rows are to be forgotten that had no room
     let mut timelines = Vec::new();
     let error = loop {
         assert!(timelines.len() < 100, "so many conversations cannot fit into a megabyte");

@@ -9,7 +9,7 @@ use crate::split::Split;
 use gpu::Gpu;
 use model::Config;
 use model::kv::RowLayout;
-use model::ops::{Blocks, DeviceError, IndexView, KvView, Ops, Projected};
+use model::ops::{Blocks, DeviceError, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, MtpEntry, Norm, Router,
@@ -210,6 +210,18 @@ impl<H: Host> Ops for Hybrid<H> {
         match array.if_gpu() {
             Some(array) => self.gpu.read(array),
             None => self.host.read(array.host(self)),
+        }
+    }
+
+    fn read_leaders(
+        &self,
+        logits: &Array,
+        asks: &[LeadersAsk],
+    ) -> Result<Option<Vec<Option<Leaders>>>, DeviceError> {
+        self.check()?;
+        match logits.if_gpu() {
+            Some(logits) => self.gpu.read_leaders(logits, asks),
+            None => self.host.read_leaders(logits.host(self), asks),
         }
     }
 

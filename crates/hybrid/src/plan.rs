@@ -41,10 +41,11 @@ impl Plan {
         // Vectors are few, and wherever they are needed; of the matrices each is on one side.
         let there = |name: &str| split.has_tensor(name);
         let stays = |name: &str| !split.has_tensor(name);
+        let by_layer: Vec<u64> = (border..layers).map(|layer| cache(layer..layer + 1)).collect();
         let size = |name: &str| gguf.tensor(name).map_or(0, |tensor| tensor.bytes);
         Plan {
             split,
-            gpu: gpu::Plan::new(device, gguf, config, cache(border..layers), there),
+            gpu: gpu::Plan::new(device, gguf, config, &by_layer, there),
             host_weights: inventory(config)
                 .iter()
                 .map(|t| &t.name)

@@ -89,6 +89,25 @@ pub trait Ops: Sized + Send + Sync {
     /// If the device failed since the last read.
     fn read(&self, array: &Self::Array) -> Result<Vec<f32>, DeviceError>;
 
+    /// Waits for everything asked for so far and, of each row of logits, copies to the host only what
+    /// [`Leaders::of`] says, as asked for that row; `None` for a row of which too many tokens lead, or a logit is
+    /// not finite. Nothing at all is said by a backend that has logits on the host anyway. In both cases
+    /// [`Ops::read`] has them.
+    ///
+    /// - `logits`: `[rows, vocab]`; `asks`: `[rows]`
+    ///
+    /// # Errors
+    ///
+    /// If the device failed since the last read.
+    fn read_leaders(
+        &self,
+        logits: &Self::Array,
+        asks: &[LeadersAsk],
+    ) -> Result<Option<Vec<Option<Leaders>>>, DeviceError> {
+        let _ = (logits, asks);
+        Ok(None)
+    }
+
     /// The chosen compressed rows of each row of the batch, ascending. For taps and tests.
     ///
     /// # Errors
@@ -276,6 +295,47 @@ pub trait Ops: Sized + Send + Sync {
         embedding: &Self::Matrix,
         entry: &MtpEntry<Self>,
     ) -> Self::Array;
+}
+
+/// Which tokens of a row of logits are asked for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LeadersAsk {
+    /// How far below the largest logit a token's may be, 0 or more.
+    pub margin: f32,
+    /// Divides logits for the weight of the others, above 0.
+    pub temperature: f32,
+}
+
+/// The most probable tokens of a row of logits: enough to choose one, mostly.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Leaders {
+    /// Those whose logit is at least the largest minus the margin, with their logits, ascending by token. The
+    /// difference is taken in f32.
+    pub tokens: Vec<(u32, f32)>,
+    /// `Σ e^((logit - largest) / temperature)` over all other tokens. A backend may be off by a thousandth of it.
+    pub rest: f32,
+}
+
+impl Leaders {
+    /// What it means: the leaders of a row on the host. `None` if a logit is NaN or positive infinity, or all are
+    /// negative infinity.
+    pub fn of(row: &[f32], ask: LeadersAsk) -> Option<Leaders> {
+        if row.iter().any(|x| x.is_nan()) {
+            return None;
+        }
+        let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if !max.is_finite() {
+            return None;
+        }
+        let least = max - ask.margin;
+        let leads = |&(_, x): &(u32, &f32)| *x >= least;
+        let all = || (0..).zip(row);
+        let weight = |x: &f32| ((f64::from(*x) - f64::from(max)) / f64::from(ask.temperature)).exp();
+        Some(Leaders {
+            tokens: all().filter(leads).map(|(token, x)| (token, *x)).collect(),
+            rest: all().filter(|pair| !leads(pair)).map(|(_, x)| weight(x)).sum::<f64>() as f32,
+        })
+    }
 }
 
 /// What [`Ops::project`] returns.

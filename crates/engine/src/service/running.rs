@@ -7,6 +7,7 @@ use super::status::{ActiveJob, Phase};
 use super::stops::{STOP_SLACK, Stop};
 use crate::cache::{Found, TailKind};
 use crate::generate::{Event, Finish, Stats, Step, Writer};
+use model::ops::Leaders;
 use model::{Entry, Ops, PAGE, PageKey, Timeline, Wanted};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -43,6 +44,14 @@ pub(super) struct Running<'m, B: Ops> {
 
 /// The most rows of one job whose logits are asked for in one batch: a row of logits is as long as the vocabulary.
 const MOST_LOGITS: usize = 32;
+
+/// What is known of a row of logits.
+pub(super) enum Row<'a> {
+    /// All of it.
+    Whole(&'a mut [f32]),
+    /// Enough for the writer.
+    Leaders(&'a Leaders),
+}
 
 /// How a job ends.
 pub(super) enum End {
@@ -163,6 +172,11 @@ impl<'m, B: Ops> Running<'m, B> {
         Entry { timeline: &mut self.timeline, tokens: &rest[..rows], wanted }
     }
 
+    /// Who chooses from the logits.
+    pub(super) fn chooser(&mut self) -> &mut Writer<'m> {
+        &mut self.writer
+    }
+
     /// Rows of the last batch whose logits were asked for.
     pub(super) fn asked(&self) -> usize {
         self.asked
@@ -181,7 +195,7 @@ impl<'m, B: Ops> Running<'m, B> {
 
     /// Takes note that `rows` tokens were read; with the logits of the last of them, those that were asked for,
     /// chooses what comes next.
-    pub(super) fn advance(&mut self, rows: usize, logits: Vec<&mut [f32]>) -> Option<End> {
+    pub(super) fn advance(&mut self, rows: usize, logits: Vec<Row<'_>>) -> Option<End> {
         if self.suspect.is_some_and(|until| self.timeline.len() >= until) {
             self.suspect = None;
         }
@@ -195,13 +209,17 @@ impl<'m, B: Ops> Running<'m, B> {
         } else if self.decoding.is_some() {
             self.stats.steps += 1;
         }
-        logits.into_iter().find_map(|logits| self.choose(logits))
+        logits.into_iter().find_map(|row| self.choose(row))
     }
 
     /// Chooses the token after those that were written.
-    fn choose(&mut self, logits: &mut [f32]) -> Option<End> {
+    fn choose(&mut self, logits: Row<'_>) -> Option<End> {
         let events = &self.job.events;
-        let step = self.writer.step(logits, &mut |event| drop(events.send(JobEvent::Event(event))));
+        let mut listen = |event| drop(events.send(JobEvent::Event(event)));
+        let step = match logits {
+            Row::Whole(logits) => self.writer.step(logits, &mut listen),
+            Row::Leaders(leaders) => self.writer.step_among(leaders, &mut listen),
+        };
         if self.stats.first_token.is_zero() {
             self.stats.first_token = self.job.submitted.elapsed();
         }

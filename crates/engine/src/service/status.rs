@@ -161,6 +161,9 @@ pub struct Totals {
     pub steps: u64,
     /// Forward passes that failed and were repeated.
     pub failed_steps: u64,
+    /// Forward passes of which all logits had to be read from the device, though the requests could have done with
+    /// the largest ones.
+    pub whole_logits: u64,
     /// Tokens of prompts.
     pub prompt_tokens: u64,
     /// Of them, those that were known.

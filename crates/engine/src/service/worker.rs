@@ -10,12 +10,13 @@ use super::fetch::{Answer, Fetched, Fetcher, Query, Recall};
 use super::inbox::{Fetch, Inbox, Waiting};
 use super::job::{JobError, SlotError};
 use super::ledger::Ledger;
-use super::running::{End, Running, tell};
+use super::running::{End, Row, Running, tell};
 use super::share::{Want, share};
 use super::slots::{Command, Conversation, Done, Slot, What, choose};
 use super::status::{CacheStatus, SlotStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
 use crate::cache::{Cache, Evicted, Found, TailKind};
+use crate::fetch_logits::{Fetched as FetchedLogits, Logits, fetch_logits};
 use crate::generate::{Finish, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
@@ -407,25 +408,37 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         }
     }
 
-    /// The forward pass: logits `[rows that jobs asked for, vocab]`.
-    fn pass(&mut self, rows: &[usize]) -> Result<Vec<f32>, JobError> {
+    /// The forward pass, and of the logits of those rows that jobs asked for what they need.
+    fn pass(&mut self, rows: &[usize]) -> Result<Option<Logits>, JobError> {
         let LoadedModel { ops, model, .. } = self.loaded;
-        let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
-        let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
-        let pass = || -> Result<Vec<f32>, JobError> {
+        let pass = || -> Result<Option<Logits>, JobError> {
+            let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
+            let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
             let output = forward(model, ops, &mut batch, self.tap)
                 .map_err(|error: BatchError| JobError::Internal(error.to_string()))?;
-            Ok(output.logits.map(|logits| ops.read(&logits)).transpose()?.unwrap_or_default())
+            let Some(logits) = output.logits else { return Ok(None) };
+            let asking = self.active.iter_mut().zip(rows).filter(|(job, n)| **n > 0 && job.asked() > 0);
+            let mut asking: Vec<_> = asking.map(|(job, _)| job).collect();
+            let alone = asking.iter().all(|job| job.asked() == 1);
+            let mut choosers: Vec<_> = asking.iter_mut().map(|job| job.chooser()).collect();
+            Ok(Some(fetch_logits(ops, &logits, alone.then_some(choosers.as_mut_slice()))?))
         };
         catch_unwind(AssertUnwindSafe(pass)).unwrap_or_else(|panic| Err(JobError::Internal(words(&*panic))))
     }
 
     /// Lets each job choose its next token.
-    fn hand_out(&mut self, rows: &[usize], mut logits: Vec<f32>) {
-        let mut logits = logits.chunks_exact_mut(self.loaded.model.config.vocab);
+    fn hand_out(&mut self, rows: &[usize], logits: Option<Logits>) {
+        self.totals.whole_logits += u64::from(logits.as_ref().is_some_and(|logits| logits.fell_back));
+        let mut fetched = logits.map(|logits| logits.fetched);
+        let vocab = self.loaded.model.config.vocab;
+        let mut logits: Box<dyn Iterator<Item = Row<'_>>> = match &mut fetched {
+            None => Box::new(std::iter::empty()),
+            Some(FetchedLogits::Whole(logits)) => Box::new(logits.chunks_exact_mut(vocab).map(Row::Whole)),
+            Some(FetchedLogits::Leaders(leaders)) => Box::new(leaders.iter().map(Row::Leaders)),
+        };
         let mut ends = Vec::new();
         for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
-            let mine: Vec<&mut [f32]> = logits.by_ref().take(job.asked()).collect();
+            let mine: Vec<Row<'_>> = logits.by_ref().take(job.asked()).collect();
             let before = job.written();
             let done = job.timeline.len();
             let read = done.min(job.prompt) - (done - n).min(job.prompt);

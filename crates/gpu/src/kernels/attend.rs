@@ -2,7 +2,7 @@
 
 use crate::array::{Array, Picks};
 use crate::buffers::Slice;
-use crate::gpu::{Inner, lock};
+use crate::gpu::Inner;
 use crate::kernels::{teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -56,7 +56,7 @@ pub(crate) fn attend(
         }
     }
     let o = Array::empty(gpu, n, q.width);
-    let Some(kv) = lock(&gpu.heap).buffer().map(Slice::all) else {
+    let Some(kv) = views[0].window.store() else {
         return o;
     };
     if blocks.is_empty() {

@@ -2,7 +2,7 @@
 
 use crate::array::Array;
 use crate::buffers::Slice;
-use crate::gpu::{Inner, lock};
+use crate::gpu::Inner;
 use crate::kernels::{THREADS, teams, threads};
 use crate::ops::{Weights, angles_slice};
 use crate::recorder::{Binding, Recorder};
@@ -13,19 +13,15 @@ use model::rope::Angles;
 use model::weights::Compressor;
 use std::ops::Range;
 
-fn store(gpu: &Inner) -> Option<Binding> {
-    lock(&gpu.heap).buffer().map(|buffer| Binding::Write(Slice::all(buffer)))
-}
-
 /// Appends rows of a batch.
 pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize>, to: &mut Rows) {
     let layout = to.layout();
     assert_eq!(x.width, layout.width(), "cached row");
-    let (Some(at), Some(store)) = (to.extend(r, rows.len()), store(gpu)) else {
+    let (Some(at), Some(store)) = (to.extend(r, rows.len()), to.store()) else {
         return;
     };
-    let append =
-        Append { x: x.slice(), store, layout, rows: rows.len() as u32, first: rows.start as u32, at };
+    let (store, first) = (Binding::Write(store), rows.start as u32);
+    let append = Append { x: x.slice(), store, layout, rows: rows.len() as u32, first, at };
     r.append(gpu, append);
 }
 
@@ -81,7 +77,7 @@ pub(crate) fn compress(
     let layout = into.layout();
     assert_eq!(frontier.0.layout(), RowLayout::F32 { width: 2 * c.inner_width() }, "frontier");
     // The frontier may move when the store grows, so its address is taken afterwards.
-    let (Some(at), Some(store)) = (into.extend(r, windows.len()), store(gpu)) else {
+    let (Some(at), Some(store)) = (into.extend(r, windows.len()), into.store()) else {
         return;
     };
     let rope = 2 * angles.row(0).len();
@@ -94,7 +90,7 @@ pub(crate) fn compress(
             .with("INNER", c.inner_width())
             .with("RATIO", c.ratio)
             .when("OVERLAP", c.overlap),
-        &[store, c.norm.weight.read(), Binding::Read(angles)],
+        &[Binding::Write(store), c.norm.weight.read(), Binding::Read(angles)],
         &[
             4 * frontier.0.address(0),
             frontier.1 as u32,
@@ -107,16 +103,13 @@ pub(crate) fn compress(
     );
 }
 
-/// Copies rows inside the store; all three in vectors.
-pub(crate) fn move_rows(gpu: &Inner, r: &mut Recorder, from: u32, to: u32, count: u32) {
-    let Some(store) = store(gpu) else {
-        return;
-    };
+/// Copies rows inside a store; all three in vectors.
+pub(crate) fn move_rows(gpu: &Inner, r: &mut Recorder, store: Slice, from: u32, to: u32, count: u32) {
     let words = 4 * count;
     r.launch(
         gpu,
         threads("move_rows"),
-        &[store],
+        &[Binding::Write(store)],
         &[4 * from, 4 * to, words],
         [words.div_ceil(THREADS).min(4096), 1, 1],
     );

@@ -13,7 +13,7 @@ use crate::shader::Variant;
 pub(crate) const FEW: usize = 8;
 
 /// Outputs and rows of a tile.
-pub(crate) const TILE: usize = 64;
+pub const TILE: usize = 64;
 
 /// A product and what surrounds it.
 pub(crate) struct Linear<'a> {

@@ -1,8 +1,7 @@
 //! Launches the lightning indexer: `round_query.wgsl`, `index_scores.wgsl`, `top_k.wgsl`.
 
 use crate::array::{Array, Picks};
-use crate::buffers::Slice;
-use crate::gpu::{Inner, lock};
+use crate::gpu::Inner;
 use crate::kernels::norm::spread;
 use crate::kernels::threads;
 use crate::ops::Weights;
@@ -37,7 +36,7 @@ pub(crate) fn pick(
     let counts: Vec<u32> = visible.iter().map(|&v| v.min(top_k as u32)).collect();
     let picks = Array::empty(gpu, n, top_k);
     let most = visible.iter().copied().max().unwrap_or(0).max(1) as usize;
-    let Some(kv) = lock(&gpu.heap).buffer().map(Slice::all) else {
+    let Some(kv) = views[0].keys.blocks[0].store() else {
         return Picks { rows: picks, counts };
     };
     if layout.is_rotated() {

@@ -8,7 +8,7 @@ use crate::gpu::{Gpu, Options};
 use crate::kernels::linear::linear_into;
 use gguf::Bytes;
 use model::Ops;
-use model::ops::{Blocks, IndexQuery, IndexView, RowStore};
+use model::ops::{Blocks, IndexQuery, IndexView, Leaders, LeadersAsk, RowStore};
 use model::weights::Matrix;
 use quants::Format;
 use std::sync::OnceLock;
@@ -313,6 +313,55 @@ fn picked<B: Ops<Query = IndexQuery<A>, Array = A>, A>(
         keys: Blocks { blocks: blocks.iter().collect(), block_len },
     };
     ops.read_picks(&ops.pick(&query, &[view], top_k)).unwrap()
+}
+
+/// What a sampler gets from the device is what it would take from all logits: the same tokens with the same bits,
+/// and of the others the weight.
+#[test]
+fn the_leaders_of_logits_are_those_of_the_host() {
+    let mut random = Random(8);
+    for gpu in devices() {
+        for vocab in [1, 37, 4096, 129_280] {
+            let rows = 3;
+            let mut logits: Vec<f32> = random.floats(rows * vocab).iter().map(|x| 9.0 * x).collect();
+            logits[0] = 12.5;
+            logits[vocab - 1] = 12.5; // ties at both ends
+            logits[vocab / 2] = f32::NEG_INFINITY;
+            logits[rows * vocab - 1] = 0.0;
+            let asks = [(0.0, 1.0), (4.0, 0.7), (0.05, 1.3)]
+                .map(|(margin, temperature)| LeadersAsk { margin, temperature });
+            let array = gpu.array(logits.clone(), vocab).unwrap();
+            let got = gpu.read_leaders(&array, &asks).unwrap().expect("on a device");
+            for ((row, ask), got) in logits.chunks_exact(vocab).zip(asks).zip(got) {
+                let want = Leaders::of(row, ask).filter(|leaders| leaders.tokens.len() <= 1024);
+                let tokens = |leaders: &Option<Leaders>| leaders.as_ref().map(|l| l.tokens.clone());
+                assert_eq!(tokens(&got), tokens(&want), "{vocab}, {ask:?}");
+                if let Some((got, want)) = got.zip(want) {
+                    let far = (got.rest - want.rest).abs();
+                    assert!(far <= 1e-4 * want.rest, "{} for {}", got.rest, want.rest);
+                }
+            }
+        }
+    }
+}
+
+/// Too many to hand over, or none that means anything: then it is for the host to look at all.
+#[test]
+fn logits_of_which_too_much_is_wanted_have_no_leaders() {
+    let ask = LeadersAsk { margin: 1.0, temperature: 1.0 };
+    for gpu in devices() {
+        let check = |row: Vec<f32>| {
+            let array = gpu.array(row.clone(), row.len()).unwrap();
+            assert_eq!(gpu.read_leaders(&array, &[ask]).unwrap(), Some(vec![None]));
+        };
+        check(vec![0.5; 5000]);
+        check(vec![f32::NEG_INFINITY; 40]);
+        for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+            let mut row: Vec<f32> = (0..5000).map(|i| i as f32).collect();
+            row[3000] = bad;
+            check(row);
+        }
+    }
 }
 
 /// More experts than a workgroup has threads would still be right; ties go to the lower expert.

@@ -15,13 +15,7 @@ var<workgroup> found: vec2u;       // the digit, and how many of its keys are st
 var<workgroup> above: array<u32, THREADS>;  // of each thread's stretch: keys above the threshold
 var<workgroup> equal: array<u32, THREADS>;  // and keys equal to it
 
-// Sorts as the score does, -0 equal to 0 and NaN below everything.
-fn ordered(score: f32) -> u32 {
-    let bits = bitcast<u32>(score);
-    if (bits & 0x7fffffffu) > 0x7f800000u { return 0u; }
-    if bits == 0x80000000u { return 0x80000000u; }
-    return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
-}
+//#include ordered
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {

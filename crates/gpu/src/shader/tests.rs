@@ -32,7 +32,7 @@ fn with_all(variant: Variant, constants: &[(&'static str, u32)]) -> Variant {
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let plain = |kernel| Variant::of(kernel).with("THREADS", 256u32);
-    all.extend(["gather", "move_rows", "sum_slots", "top_k"].map(plain));
+    all.extend(["gather", "move_rows", "peak", "peaks", "sum_slots", "top_k"].map(plain));
     all.push(plain("group_experts").with("EXPERTS", 256u32).with("TILE", 64u32));
     for table in [false, true] {
         all.push(plain("route").with("EXPERTS", 256u32).with("USED", 6u32).when("TABLE", table));
@@ -68,6 +68,7 @@ fn variants() -> Vec<Variant> {
         }
     }
     for team in TEAMS {
+        all.push(teams("leaders", team));
         for (norm, weight, rotate) in
             [(true, true, true), (true, false, true), (false, false, true), (true, true, false)]
         {
@@ -216,4 +217,37 @@ fn a_condition_is_an_or_of_names_and_their_opposites() {
     check("!C", true);
     check("B || A", true);
     check("B || C", false);
+}
+
+/// The MSL that Metal gets of a kernel without run-time checks, as `wgpu` asks for it.
+fn msl_without_checks(variant: &Variant) -> String {
+    let (module, info) = validated(variant);
+    let options = msl::Options {
+        lang_version: (3, 1),
+        zero_initialize_workgroup_memory: false,
+        force_loop_bounding: false,
+        emit_int_div_checks: false,
+        ..Default::default()
+    };
+    msl::write_string(&module, &info, &options, &msl::PipelineOptions::default()).expect("tested above").0
+}
+
+/// What is hot becomes loops as we wrote them, with loads of whole vectors and nothing in between: no index is
+/// clamped, no loop counted by a guard, no divisor asked whether it is 0. `docs/gpu.md` shows some of it.
+#[test]
+fn hot_kernels_become_plain_msl() {
+    const HOT: [&str; 6] = ["linear_vec", "gate_up", "down", "linear_tile", "attend", "index_scores"];
+    let all = variants();
+    for kernel in HOT {
+        let of_kernel: Vec<_> = all.iter().filter(|variant| variant.kernel == kernel).collect();
+        assert!(!of_kernel.is_empty(), "{kernel}");
+        for variant in of_kernel {
+            let text = msl_without_checks(variant);
+            for guard in ["loop_bound", "naga_div", "naga_mod", "DefaultConstructible", "metal::min(unsigned("] {
+                assert!(!text.contains(guard), "{variant:?} has {guard}");
+            }
+            let loads_vectors = text.contains("device metal::uint4") || text.contains("metal::uint4 type_");
+            assert!(loads_vectors, "{variant:?} reads no vectors of bits");
+        }
+    }
 }

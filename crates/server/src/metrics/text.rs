@@ -143,6 +143,11 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
         "When the last forward pass ended, in seconds of the Unix epoch; 0 if there was none.",
         last_step.map_or(0.0, |since| since.as_secs_f64()),
     );
+    page.counter(
+        "ds4_whole_logits_total",
+        "Forward passes of which all logits came from the device, though the largest ones might have done.",
+        totals.whole_logits,
+    );
     page.counter("ds4_device_errors_total", "Forward passes that failed.", totals.failed_steps);
     let cache = &status.cache;
     page.gauge("ds4_kv_slots", "Conversations that can be worked on at once.", status.active_limit);
