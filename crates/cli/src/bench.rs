@@ -2,11 +2,13 @@
 //!
 //! [`Bench`] is the command. `workload` is what is measured, `cost` what it takes on paper, `profile` where
 //! the time goes, `contexts` keeps what took long to read, `sweep` and `plot` are about growing contexts,
-//! `machine` what the machine could do, `host` what it is, `report` what is told. `serve_sim` measures the engine
+//! `machine` what the machine could do, `gpu_plan` what a GPU is asked to do, `host` what it is, `report` what is told. `serve_sim` measures the engine
 //! in service instead.
 
 mod contexts;
 mod cost;
+#[cfg(feature = "gpu")]
+mod gpu_plan;
 mod host;
 mod machine;
 mod plot;
@@ -103,6 +105,11 @@ pub struct Bench {
     /// Show the speeds of an earlier sweep beside them: a file that --csv wrote
     #[arg(long, value_name = "CSV", help_heading = "Sweep", requires = "sweep")]
     compare: Option<PathBuf>,
+    /// Show what one chunk of a prompt (-p, 0 for none) and one token ask of the GPU, both at the first depth (-d):
+    /// launches and barriers in each kind of layer, the bytes that each kernel moves beside what the model needs, and
+    /// the host's time to ask for it. Nothing of it depends on the device's speed, so one in software will do
+    #[arg(long, conflicts_with_all = ["profile", "machine", "sweep", "contexts", "serve_sim", "gpu_layers", "cpu_moe"])]
+    gpu_plan: bool,
     /// Print one JSON object instead of tables
     #[arg(long)]
     json: bool,
@@ -120,6 +127,7 @@ Examples:
   ds4 bench -m model.gguf --serve-sim -n 32        # as a server: many sessions, agents
   ds4 bench -m model.gguf --machine                # how close that is to the machine's limits
   ds4 bench --machine                              # the limits alone
+  ds4 bench -m model.gguf --gpu-plan -d 4096       # what a chunk and a token ask of the GPU
   ds4 bench -m model.gguf --json > speed.json
   ds4 bench -m model.gguf --sweep 32768 -n 32 -r 3 --csv new.csv --svg new.svg --compare old.csv";
 
@@ -130,6 +138,9 @@ impl Bench {
             return self.limits(out);
         }
         let gguf = self.model.open()?;
+        if self.gpu_plan {
+            return self.gpu_plan(&gguf, out);
+        }
         self.backend.run(Job { args: &self, gguf, out })?
     }
 
@@ -154,6 +165,34 @@ impl Bench {
         }
         found.machine.print(out)?;
         Ok(found.limits.print(out)?)
+    }
+
+    /// What a step asks of the GPU.
+    #[cfg(feature = "gpu")]
+    fn gpu_plan(&self, gguf: &Gguf, out: &mut dyn Write) -> anyhow::Result<()> {
+        let ops = self.backend.open_gpu(gguf)?;
+        let model = model::load(&ops, gguf).context("loading the model")?;
+        let kv = self.kv.unwrap_or_else(|| KvFormat::usual(&model.config));
+        kv.check(&model.config)?;
+        let (depth, chunk) = (self.n_depth[0], self.n_prompt[0]);
+        let (need, context) = (depth.saturating_add(chunk.max(1)), model.config.context);
+        ensure!(need <= context, "--gpu-plan needs {need} positions, and this model knows {context}");
+        let cancel = Cancel::new();
+        stop_on_ctrl_c(&cancel)?;
+        let runner = Runner { ops: &ops, model: &model, kv, chunk: self.chunk.get(), cancel: &cancel };
+        let cost = Cost::new(gguf, &model.config, kv);
+        let facts = ModelFacts::new(gguf, &model.config);
+        let plan = gpu_plan::plan(&runner, &cost, facts, depth, chunk)?;
+        if self.json {
+            serde_json::to_writer_pretty(&mut *out, &plan)?;
+            return Ok(writeln!(out)?);
+        }
+        Ok(plan.print(out)?)
+    }
+
+    #[cfg(not(feature = "gpu"))]
+    fn gpu_plan(&self, _: &Gguf, _: &mut dyn Write) -> anyhow::Result<()> {
+        bail!("--gpu-plan: this ds4 was built without its GPU backend (cargo feature `gpu`)")
     }
 
     /// The tests, by depth, and by length as they were given.

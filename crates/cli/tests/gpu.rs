@@ -28,6 +28,56 @@ fn a_chat_with_a_tool_goes_on_with_its_result() {
     assert!(answer.contains("21") && answer.lines().count() == 1, "{said:?}");
 }
 
+/// Mostly a few logits are all that leaves the device. Where probabilities are asked for all do, and the tokens are the
+/// same.
+#[test]
+fn a_seed_gives_the_same_tokens_from_few_logits_as_from_all() {
+    let prompt = ["run", "--backend", "gpu", "-n", "24", "--seed", "7", "Tell me something."];
+    for sampling in
+        [&["--temp", "0"][..], &["--temp", "1.2"], &["--temp", "0.8", "--min-p", "0", "--top-p", "0.8"]]
+    {
+        let few = ds4(&[&prompt[..], sampling].concat());
+        // A bias of nothing changes no logit, but needs them all.
+        let all = ds4(&[&prompt[..], sampling, &["--logit-bias", "5=0"]].concat());
+        assert_eq!((few.status, all.status), (0, 0), "{few:?} {all:?}");
+        assert_eq!(few.out, all.out, "{sampling:?}");
+    }
+}
+
+/// The plan's sums are those of its parts, and its weights those that the model needs, on any device.
+#[test]
+fn a_plan_says_what_a_step_asks_of_the_device() {
+    let args = ["bench", "--gpu-plan", "-p", "40", "-d", "70"];
+    let said = ds4(&[&args[..], &["--json"]].concat());
+    assert_eq!(said.status, 0, "{said:?}");
+    let plan: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+    let steps = plan["steps"].as_array().unwrap();
+    let tokens: Vec<_> = steps.iter().map(|step| (step["tokens"].as_u64(), step["depth"].as_u64())).collect();
+    assert_eq!(tokens, [(Some(40), Some(70)), (Some(1), Some(70))]);
+    for step in steps {
+        let sum = |list: &str, what: &str| -> u64 {
+            step[list].as_array().unwrap().iter().map(|x| x[what].as_u64().unwrap()).sum()
+        };
+        for what in ["launches", "barriers", "weights", "again", "cached", "rows"] {
+            assert_eq!(sum("kernels", what), step["all"][what].as_u64().unwrap(), "{what}: {step}");
+            assert_eq!(sum("layers", what), step["all"][what].as_u64().unwrap(), "{what}: {step}");
+        }
+        let [launches, barriers, weights] =
+            ["launches", "barriers", "weights"].map(|what| step["all"][what].as_u64().unwrap());
+        assert!(barriers > 0 && barriers <= launches, "{step}");
+        let needed = step["needed_bytes"].as_u64().unwrap();
+        assert!(weights > needed / 2 && weights < 2 * needed, "{weights} of {needed}: {step}");
+        assert!(step["host_ms"].as_f64().unwrap() > 0.0, "{step}");
+    }
+    let said = ds4(&args);
+    assert!(
+        said.out.contains("one token after 70; the host needs ") && said.out.contains("\nmoved: "),
+        "{said:?}"
+    );
+    let said = ds4(&[&args[..], &["--backend", "cpu"]].concat());
+    assert!(said.status != 0 && said.err.contains("--backend cpu uses no GPU"), "{said:?}");
+}
+
 /// Every row as the scalar reference has it, to the noise of f32.
 #[test]
 fn logits_are_those_of_the_reference() {

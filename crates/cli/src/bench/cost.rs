@@ -216,7 +216,7 @@ impl Cost {
     }
 
     /// How many different experts `n` rows go to, on average, if each choice is as likely as any other.
-    fn expected_experts(&self, n: usize) -> usize {
+    pub fn expected_experts(&self, n: usize) -> usize {
         let (all, used) = (self.config.experts as f64, self.config.experts_used as f64);
         (all * (1.0 - (1.0 - used / all).powi(n as i32))).round() as usize
     }

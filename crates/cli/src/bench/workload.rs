@@ -114,7 +114,7 @@ impl<B: Ops> Runner<'_, B> {
 }
 
 /// The token at a position: a hash of it (SplitMix64), so that experts and embeddings are met at random.
-fn token_at(position: usize, vocab: usize) -> u32 {
+pub fn token_at(position: usize, vocab: usize) -> u32 {
     let mut z = (position as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
