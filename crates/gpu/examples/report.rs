@@ -1,7 +1,7 @@
 //! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]`.
 //!
 //! Prints one JSON object and a table: bandwidth of a copy, reading and writing speed, launches and host time
-//! of a token, and the time of each kernel by the device's own clock.
+//! of a token, the time of each kernel by the device's own clock, and what the device can do at most.
 
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options};
@@ -26,10 +26,12 @@ fn main() {
         println!("{:<40} {:>27.2}", "all", total / 1e6);
     }
     let weights = weights_a_token(&gguf, plain.used);
+    let flops = 2.0 * products_a_token(&gguf, plain.used);
     println!(
         "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
          \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
-         \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}}}",
+         \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
+         \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"gap_share\": {:.3}}}",
         plain.device,
         weights / 1e9,
         weights / plain.decode_ms * 1e3 / plain.copy / 1e9,
@@ -38,8 +40,27 @@ fn main() {
         1e3 / plain.decode_ms,
         plain.decode_ms,
         plain.host_ms,
-        plain.launches
+        plain.launches,
+        plain.prefill * flops / 1e12,
+        plain.peak / 1e12,
+        1e6 * plain.launch,
+        1e3 * plain.launch * plain.launches as f64 / plain.decode_ms
     );
+}
+
+/// Products with weights that a token of a prompt needs: of all matrices but the embedding and the head, and of the
+/// experts those that it uses. Those of attention are left out.
+fn products_a_token(gguf: &Gguf, used: usize) -> f64 {
+    let products = |tensor: &gguf::TensorInfo| {
+        let share = match () {
+            () if tensor.dims.len() < 2 || tensor.name.starts_with("token_embd") => 0.0,
+            () if tensor.name == "output.weight" || tensor.name.contains("tid2eid") => 0.0,
+            () if tensor.name.contains("_exps") => used as f64 / *tensor.dims.last().expect("experts") as f64,
+            () => 1.0,
+        };
+        share * tensor.dims.iter().map(|&n| n as f64).product::<f64>()
+    };
+    gguf.tensors().map(products).sum()
 }
 
 /// Bytes of weights that a token needs: all but the embedding, and of the experts those that it uses.
@@ -60,6 +81,10 @@ struct Report {
     /// Experts of a token.
     used: usize,
     copy: f64,
+    /// Operations on f32 a second at most.
+    peak: f64,
+    /// Seconds from one launch to the next.
+    launch: f64,
     prefill: f64,
     decode_ms: f64,
     host_ms: f64,
@@ -110,6 +135,8 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
+        peak: gpu.arithmetic_peak().expect("arithmetic"),
+        launch: gpu.launch_seconds().expect("launches"),
         prefill,
         decode_ms,
         host_ms: host[TOKENS / 2],
