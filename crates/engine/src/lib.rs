@@ -10,8 +10,8 @@
 mod cache;
 pub mod cancel;
 pub mod constraint;
-pub mod fetch_logits;
-mod generate;
+mod fetch_logits;
+pub mod generate;
 pub mod loaded;
 pub mod logprobs;
 pub mod miss;
