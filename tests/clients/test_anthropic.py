@@ -1,6 +1,7 @@
 """The official Anthropic library for Python."""
 
 import json
+import random
 
 import anthropic
 import pytest
@@ -106,3 +107,54 @@ def test_going_away_ends_the_work():
     ) as stream:
         next(iter(stream))
     wait_until_idle()
+
+
+def test_counts_are_what_requests_cost():
+    """Requests like those of agents, each counted, then read and not answered."""
+    dice = random.Random(7)
+    words = ["fn main()", "{\n    ", "é🦀", "error[E0308]: ", "</think>", "<｜User｜>", " the", "日本", '"x": 1.50,', "\r\n"]
+
+    def text():
+        return "".join(dice.choices(words, k=dice.randrange(25)))
+
+    for nth in range(60):
+        tools = [{"name": name, "description": text(), "input_schema": WEATHER} for name in ("Read", "Bash")[: dice.randrange(3)]]
+        messages = [{"role": "user", "content": f"Do it. {text()}"}]
+        for turn in range(dice.randrange(4)):
+            calls = [{"type": "tool_use", "id": f"toolu_{turn}_{i}", "name": "Read", "input": {"city": text()}} for i in range(dice.randrange(3))]
+            thought = {"type": "thinking", "thinking": text() or "Hm.", "signature": "x"}
+            messages.append({"role": "assistant", "content": [thought, {"type": "text", "text": f"ok {text()}"}, *calls]})
+            results = [{"type": "tool_result", "tool_use_id": call["id"], "content": text()} for call in calls]
+            messages.append({"role": "user", "content": [*results, {"type": "text", "text": f"more {text()}"}]})
+        request = {
+            "model": "claude-opus-5", "messages": messages, "tools": tools, "system": f"x-anthropic-billing-header: cch={nth:x};\n{text()}",
+            "thinking": dice.choice([OFF, {"type": "adaptive"}]),
+        }
+        counted = client.messages.count_tokens(**request).input_tokens
+        usage = client.messages.create(**request, max_tokens=0).usage
+        assert counted == usage.input_tokens + usage.cache_creation_input_tokens + usage.cache_read_input_tokens, nth
+
+
+def test_conversations_do_not_push_each_other_out():
+    """Two of one kind keep their own; another with its own instructions does not cost them theirs."""
+    def turn(system, messages, text):
+        messages.append({"role": "user", "content": text})
+        reply = client.messages.create(model="x", system=system, messages=messages, max_tokens=20, thinking=OFF, extra_body={"temperature": 0})
+        messages.append({"role": "assistant", "content": reply.content[0].text})
+        usage = reply.usage
+        return usage.cache_read_input_tokens, usage.input_tokens + usage.cache_read_input_tokens + usage.output_tokens
+
+    system = "You are a helpful assistant. " + "Answer in one short sentence and say nothing else. " * 20
+    first, second, agent = [], [], []
+    _, first_size = turn(system, first, "What is 12 + 30?")
+    known, second_size = turn(system, second, "What is 5 + 6?")
+    assert known > 150, "what they have in common is read once"
+    turn("You are another one. " + "Look at every file. " * 30, agent, "Hello!")
+    # All but the last few tokens of what was said before: the end of a reply may have to be read again.
+    for messages, size in ((first, first_size), (second, second_size)):
+        known, _ = turn(system, messages, "And what is 2 + 2?")
+        assert known > size - 30
+    # A request that is asked again begins where it was.
+    again = [message for message in first[:-1]]
+    reply = client.messages.create(model="x", system=system, messages=again, max_tokens=20, thinking=OFF, extra_body={"temperature": 0})
+    assert reply.content[0].text == first[-1]["content"] and reply.usage.input_tokens < 30

@@ -201,4 +201,4 @@ def test_a_text_is_scored():
     assert scored.choices[0].text == prompt + "12 + 30 = 42." and "".join(table.tokens) == scored.choices[0].text
     tail = table.token_logprobs[-len(written.logprobs.tokens):]
     assert all(abs(a - b) < 1e-6 for a, b in zip(tail, written.logprobs.token_logprobs))
-    assert scored.usage.completion_tokens == 0 and scored.usage.prompt_tokens == len(table.tokens) + 1
+    assert scored.usage.completion_tokens == 0 and scored.usage.prompt_tokens == len(table.tokens)

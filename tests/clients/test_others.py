@@ -4,6 +4,8 @@ import os
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # it would fetch a list of prices
 
+import pytest
+
 from common import BASE, QUESTION
 
 OFF = {"thinking": {"type": "disabled"}}
@@ -30,6 +32,29 @@ def test_langchain_deepseek():
     model = ChatDeepSeek(api_base=BASE + "/v1", api_key="any", model="deepseek-reasoner", temperature=0)
     reply = model.invoke("What is 12 + 30?")
     assert reply.content == "12 + 30 = 42." and "42" in reply.additional_kwargs["reasoning_content"]
+    assert reply.response_metadata["token_usage"]["prompt_cache_hit_tokens"] >= 0
+
+
+@pytest.mark.parametrize("name", ["deepseek-reasoner", "deepseek-chat"])
+@pytest.mark.parametrize("question", ["What is 12 + 30?", QUESTION])
+def test_langchain_deepseek_makes_the_same_of_a_stream(name, question):
+    from langchain_deepseek import ChatDeepSeek
+
+    model = ChatDeepSeek(api_base=BASE + "/v1", api_key="any", model=name, temperature=0, stream_usage=True)
+    model = model.bind_tools([get_weather])
+    whole, streamed = model.invoke(question), None
+    for chunk in model.stream(question):
+        streamed = chunk if streamed is None else streamed + chunk
+
+    def said(message):
+        calls = [(call["name"], call["args"]) for call in message.tool_calls]
+        usage = message.usage_metadata
+        thought = message.additional_kwargs.get("reasoning_content", "")
+        finish = message.response_metadata["finish_reason"]
+        return message.content, thought, calls, finish, usage["input_tokens"], usage["output_tokens"]
+
+    assert said(streamed) == said(whole)
+    assert bool(said(whole)[1]) == (name == "deepseek-reasoner") and bool(whole.tool_calls) == (question == QUESTION)
 
 
 def test_litellm():

@@ -39,12 +39,16 @@ impl Clients {
             run(pytest.env("DS4_URL", &server.url).env("DS4_CLIENTS", folder()))
         };
         if self.wants("python") {
-            pytest(&["test_openai.py", "test_anthropic.py", "test_others.py"], &server)?;
+            pytest(&["test_openai.py", "test_anthropic.py", "test_others.py", "test_end.py"], &server)?;
         }
         if self.wants("javascript") {
             // Beside its libraries: that is where node looks for them.
-            fs::copy(tests.join("sdk.test.mjs"), folder().join("sdk.test.mjs"))?;
-            run(command("node --test sdk.test.mjs").current_dir(folder()).env("DS4_URL", &server.url))?;
+            let files = ["sdk.test.mjs", "ai.test.mjs"];
+            for file in files {
+                fs::copy(tests.join(file), folder().join(file))?;
+            }
+            let mut node = command("node --test");
+            run(node.args(files).current_dir(folder()).env("DS4_URL", &server.url))?;
         }
         if self.wants("page") {
             pytest(&["test_page.py"], &server)?;

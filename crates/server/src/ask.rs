@@ -223,13 +223,8 @@ impl Prepared {
                 deadline: None,
                 affinity: id.1.get(),
             };
-            voices.push(Voice::new(
-                app.clone(),
-                speaker.submit(job)?,
-                self.manner.clone(),
-                id,
-                place.clone(),
-            ));
+            let speech = speaker.submit(job)?;
+            voices.push(Voice::new(app.clone(), speech, self.manner.clone(), id, place.clone()));
         }
         Ok(voices)
     }

@@ -11,9 +11,14 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use std::io::Read;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// How many values a body may hold. A prompt of a million token ids has room.
 const MAX_VALUES: usize = 4 << 20;
+
+/// Bytes of a body that must come in a second, on average and after a time to begin: a byte now and then would keep a
+/// connection forever.
+const LEAST_RATE: u64 = 1024;
 
 /// Above this size a body is parsed on a thread that may take its time.
 const LARGE: usize = 64 << 10;
@@ -80,10 +85,17 @@ async fn read(
     }
     let mut first = Bytes::new();
     let mut all = BytesMut::new();
+    let begun = Instant::now();
     loop {
-        let frame = tokio::time::timeout(patience, body.frame()).await.map_err(|_| {
-            let waited = patience.as_secs();
-            ApiError::new(Fault::BodyTimeout, format!("nothing more of the body came for {waited} seconds"))
+        let came = (first.len() + all.len()) as u64;
+        let whole = patience + Duration::from_secs(came / LEAST_RATE);
+        let left = whole.saturating_sub(begun.elapsed()).min(patience);
+        let frame = tokio::time::timeout(left, body.frame()).await.map_err(|_| {
+            let message = match begun.elapsed() < whole {
+                true => format!("nothing more of the body came for {} seconds", patience.as_secs()),
+                false => format!("the body came more slowly than {LEAST_RATE} bytes a second"),
+            };
+            ApiError::new(Fault::BodyTimeout, message)
         })?;
         let Some(frame) = frame else { break };
         let frame =

@@ -92,7 +92,12 @@ impl<'v> Fields<'v> {
     ///
     /// If it is none, or out of range.
     pub fn number(&self, field: &str, range: impl RangeBounds<f64>) -> Result<Option<f64>, ApiError> {
-        let number = self.read(field, "a number", Value::as_f64)?;
+        // A number that no float holds is as far out of range as can be.
+        let read = |value: &Value| match value {
+            Value::Number(number) => Some(number.as_f64().unwrap_or(f64::INFINITY)),
+            _ => None,
+        };
+        let number = self.read(field, "a number", read)?;
         self.in_range(field, number, range)
     }
 

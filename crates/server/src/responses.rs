@@ -15,6 +15,7 @@ use crate::App;
 use crate::ask::Api;
 use crate::error::{ApiError, Fault};
 use crate::guard::{Client, RequestId};
+use crate::voice::Told;
 use crate::{serving, stream as events};
 use axum::extract::{Path, Request, State};
 use axum::response::{IntoResponse, Response};
@@ -56,15 +57,15 @@ pub async fn create(
             return Ok(events::respond(voices, codec, app.options.keep_alive));
         }
         let voice = voices.pop().expect("one reply was asked for");
-        let mut logprobs = Vec::new();
+        let (mut logprobs, mut called) = (Vec::new(), false);
         let outcome = voice
-            .finish(|told| {
-                if let crate::voice::Told::Content(_, entries) = told {
-                    logprobs.extend(entries);
-                }
+            .finish(|told| match told {
+                Told::Content(_, entries) => logprobs.extend(entries),
+                Told::CallStart { .. } => called = true,
+                _ => {}
             })
             .await?;
-        let output = answer.output(&outcome, &logprobs);
+        let output = answer.output(&outcome, &logprobs, called);
         let response = answer.finished(output, &outcome);
         answer.keep(&response);
         Ok(Json(response).into_response())

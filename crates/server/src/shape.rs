@@ -19,6 +19,25 @@ pub struct Form {
 }
 
 impl Form {
+    /// Reads the API's own format, which stands in `field`, and the extensions of other servers: at most one of them
+    /// may ask for something.
+    ///
+    /// # Errors
+    ///
+    /// If one is of a wrong type, or there are two.
+    pub fn read(fields: &Fields<'_>, format: Option<&Value>, field: &'static str) -> Result<Form, ApiError> {
+        let own = match format.filter(|format| !format.is_null()) {
+            Some(format) => Form::of_format(format, field)?,
+            None => Form::default(),
+        };
+        let other = Form::of_extensions(fields)?;
+        match (&own.shape, &other.shape) {
+            (_, None) => Ok(own),
+            (None, Some(_)) => Ok(other),
+            (Some(_), Some(_)) => Err(ApiError::invalid(other.field, "more than one shape is asked for")),
+        }
+    }
+
     /// Reads a format object: `{"type": "json_schema", ...}` as chat completions nest it, Responses and Messages
     /// write it flat.
     ///

@@ -62,15 +62,17 @@ fn allowed_tools(value: &Value) -> Result<Choice, ApiError> {
     };
     let tools = value["tools"].as_array().ok_or_else(|| ApiError::missing("tool_choice.tools"))?;
     let name = |tool: &Value| {
-        let name = tool.pointer("/function/name").or_else(|| tool.get("name"))?;
-        Some(name.as_str()?.to_owned())
+        let name = tool.pointer("/function/name").or_else(|| tool.get("name"));
+        // Some tools have no name but their type.
+        let kind = || tool.get("type").filter(|kind| *kind != "function" && *kind != "custom");
+        Some(name.or_else(kind)?.as_str()?.to_owned())
     };
     let names = tools.iter().map(name).collect::<Option<Vec<_>>>();
     let names = names.ok_or_else(|| ApiError::invalid("tool_choice.tools", "each tool needs a name"))?;
     Ok(Choice { choice, allowed: Some(names), one_call: false })
 }
 
-/// Checks the definition of a function and puts it into the form that the prompt shows.
+/// Checks the definition of a function and puts it into the form that the prompt shows. Unknown members are left out.
 ///
 /// # Errors
 ///
@@ -88,7 +90,11 @@ pub fn function(definition: &Map<String, Value>, field: &str) -> Result<RequestT
         let problem = format!("{} is given, a JSON schema was expected", kind(parameters));
         return Err(ApiError::invalid(&format!("{field}.parameters"), problem));
     }
-    Ok(RequestTool(Tool { function: definition.clone() }))
+    // The prompt shows the definition as the client wrote it, but only what belongs to one: clients put hints in there
+    // that move between requests (`cache_control`), and everything after them would have to be read again.
+    let mut function = definition.clone();
+    function.retain(|name, _| matches!(name.as_str(), "name" | "description" | "parameters" | "strict"));
+    Ok(RequestTool(Tool { function }))
 }
 
 /// The list of tools, not too long.

@@ -305,8 +305,15 @@ impl Voice {
                 self.pending.clear();
                 Told::Arguments { index, delta }
             }
-            Said::CallEnd { index } => Told::CallEnd { index },
-            Said::CallDropped { index } => Told::CallDropped { index },
+            // Markup after a call is no text either.
+            Said::CallEnd { index } => {
+                self.pending.clear();
+                Told::CallEnd { index }
+            }
+            Said::CallDropped { index } => {
+                self.pending.clear();
+                Told::CallDropped { index }
+            }
         })
     }
 

@@ -151,123 +151,159 @@ async fn choices_with_probabilities() {
     insta::assert_snapshot!("completions", steady(&stream(&app, "/v1/completions", &request).await));
 }
 
+/// The same cases in the API that continues a text.
+#[tokio::test]
+async fn continuations() {
+    let cut = Line { finish: Finish::ContextFull, ..Line::new("so mu") };
+    let fails = |after| Line { fails_after: Some(after), ..Line::new("Hello") };
+    let lines = [
+        ("text", Line::new("Hello, wörld 🦀")),
+        ("stop_string", Line::new("one two three")),
+        ("context_full", cut),
+        ("failure_at_once", fails(0)),
+        ("failure", fails(4)),
+    ];
+    for (name, line) in lines {
+        let app = app(&Script::new([line]), Options::default());
+        let request = json!({
+            "prompt": "Hi", "seed": 1, "stop": [" tw"], "stream_options": { "include_usage": true },
+        });
+        let text = stream(&app, "/v1/completions", &request).await;
+        insta::assert_snapshot!(format!("completions_{name}"), steady(&text));
+    }
+}
+
+/// Reasoning that is told as a summary, a tool that takes plain text, and one in a namespace.
+#[tokio::test]
+async fn items_of_other_kinds() {
+    let text = "<｜DSML｜parameter name=\"input\" string=\"true\">a \"b\"</｜DSML｜parameter>";
+    let calls = format!(
+        "Hm.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"apply_patch\">\n{text}\n</｜DSML｜invoke>\n\
+         <｜DSML｜invoke name=\"mcp__x__f\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+    );
+    let request = json!({
+        "input": "Hi", "seed": 1, "store": false, "reasoning": { "summary": "auto" },
+        "tools": [{ "type": "custom", "name": "apply_patch" },
+                  { "type": "namespace", "name": "mcp__x", "tools": [{ "type": "function", "name": "f" }] }],
+    });
+    let answer = stream(&saying(&calls), "/v1/responses", &request).await;
+    clients::responses(&answer);
+    insta::assert_snapshot!("responses_other_kinds", steady(&answer));
+}
+
+/// Replies of every kind.
+fn courses() -> Vec<Line> {
+    let half = &CALL[..CALL.find("Bern").unwrap() + 2];
+    let two = CALL.replace(
+        "</｜DSML｜invoke>\n",
+        "</｜DSML｜invoke>\n<｜DSML｜invoke name=\"get_weather\">\n\n</｜DSML｜invoke>\n",
+    );
+    let wild = CALL.replace("Bern", "a \"b\" \\ </｜DSML｜param> <b>&amp;\u{1} 🦀\n{\"x\": é}");
+    vec![
+        Line::new("</think>Hello, wörld 🦀"),
+        Line::new("Hm, ö🦀.</think>Hello\n\n<b>x</b> <｜ and\n"),
+        Line::new(&format!("Hm.</think>ok{CALL}")),
+        Line::new(&format!("</think>{}", two.trim_start())),
+        Line::new(&format!("</think>{wild}")),
+        Line::new(&format!("Hm.{CALL}")),
+        Line::cut(&format!("</think>ok{half}")),
+        Line::cut(&format!("</think>{half}")),
+        Line::new("</think>one two STOP three"),
+        Line { finish: Finish::ContextFull, ..Line::new("Hm.</think>so mu") },
+        Line::cut("Hm"),
+        Line::cut("Hm.</think>He"),
+        Line::cut("Hm.</think>"),
+        Line::new("</think>"),
+    ]
+}
+
+/// What an answer says, without what is another one each time.
+fn said(api: &str, answer: &Value) -> String {
+    let part = match api {
+        "chat" => {
+            let mut choices = answer["choices"].clone();
+            for choice in choices.as_array_mut().unwrap() {
+                choice.as_object_mut().unwrap().shift_remove("logprobs");
+                choice.sort_all_objects();
+            }
+            json!([choices, answer["usage"]])
+        }
+        "responses" => {
+            json!([answer["output"], answer["status"], answer["incomplete_details"], answer["usage"]])
+        }
+        _ => json!([answer["content"], answer["stop_reason"], answer["stop_sequence"], answer["usage"]]),
+    };
+    steady(&part.to_string())
+}
+
+fn assembled(api: &str, text: &str) -> Value {
+    match api {
+        "chat" => clients::chat(text),
+        "responses" => clients::responses(text),
+        _ => clients::messages(text),
+    }
+}
+
+fn with_stop(mut request: Value) -> Value {
+    request["stop"] = json!(["STOP"]);
+    request
+}
+
 /// The parts of a streamed answer, put together as clients do it, are the whole answer.
 #[tokio::test]
 async fn a_stream_says_what_the_whole_answer_says() {
-    let courses = [
-        Line::new("</think>Hello"),
-        Line::new("Hm.</think>Hello"),
-        Line::new(&format!("Hm.</think>ok{CALL}")),
-        Line::new(&format!("Hm.{CALL}")),
-        Line::cut("Hm"),
-        Line::cut("Hm.</think>He"),
-    ];
-    for line in courses {
+    for line in courses() {
         for api in &APIS {
             let script = Script::new([line.clone()]);
             let app = app(&script, Options::default());
-            let (_, whole) = ask(&app, api.path, &(api.request)(true)).await;
-            let events = events(&stream(&app, api.path, &(api.request)(true)).await);
-            let streamed = match api.name {
-                "chat" => assemble_chat(&events),
-                "responses" => events.last().unwrap()["response"].clone(),
-                _ => assemble_message(&events),
-            };
-            let said = |answer: &Value| {
-                let part = match api.name {
-                    "chat" => json!([
-                        answer["choices"][0]["message"],
-                        answer["choices"][0]["finish_reason"],
-                        answer["usage"]
-                    ]),
-                    "responses" => json!([answer["output"], answer["status"], answer["usage"]]),
-                    _ => json!([answer["content"], answer["stop_reason"], answer["usage"]]),
-                };
-                steady(&part.to_string())
-            };
-            assert_eq!(said(&streamed), said(&whole), "{} of {line:?}", api.name);
+            let request = with_stop((api.request)(true));
+            let (_, whole) = ask(&app, api.path, &request).await;
+            let text = stream(&app, api.path, &request).await;
+            let streamed = assembled(api.name, &text);
+            if api.name == "messages" && line.text.contains("Be") && !line.text.contains("Bern") {
+                // Half a call was told already; the whole answer leaves it out.
+                let blocks = streamed["content"].as_array().unwrap().len();
+                assert_eq!(streamed["content"][blocks - 1]["input"]["_cut"], "{\"city\": \"Be");
+                assert_eq!(whole["content"].as_array().unwrap().len(), blocks - 1);
+                continue;
+            }
+            if api.name == "chat" && line.text.contains("Be") && !line.text.contains("Bern") {
+                assert_eq!(
+                    (&streamed["choices"][0]["finish_reason"], &whole["choices"][0]["finish_reason"]),
+                    (&json!("length"), &json!("length"))
+                );
+                assert!(whole["choices"][0]["message"].get("tool_calls").is_none());
+                continue;
+            }
+            assert_eq!(said(api.name, &streamed), said(api.name, &whole), "{} of {line:?}", api.name);
         }
     }
 }
 
-/// What a client of chat completions makes of chunks.
-fn assemble_chat(chunks: &[Value]) -> Value {
-    let mut message = json!({ "role": "assistant", "content": null });
-    let (mut content, mut reasoning, mut calls) = (String::new(), String::new(), Vec::<Value>::new());
-    let mut finish = Value::Null;
-    for chunk in chunks {
-        let Some(choice) = chunk["choices"].get(0) else { continue };
-        let delta = &choice["delta"];
-        content.push_str(delta["content"].as_str().unwrap_or_default());
-        reasoning.push_str(delta["reasoning_content"].as_str().unwrap_or_default());
-        for call in delta["tool_calls"].as_array().into_iter().flatten() {
-            let index = call["index"].as_u64().unwrap() as usize;
-            if index == calls.len() {
-                let mut call = call.clone();
-                call.as_object_mut().unwrap().shift_remove("index");
-                calls.push(call);
-            } else {
-                let before = calls[index]["function"]["arguments"].as_str().unwrap();
-                let more = call["function"]["arguments"].as_str().unwrap();
-                calls[index]["function"]["arguments"] = json!(format!("{before}{more}"));
+/// Wherever the engine cuts what it says, between any two bytes, clients read the same.
+#[tokio::test(start_paused = true)]
+async fn wherever_tokens_end_the_text_is_the_same() {
+    for line in courses() {
+        for api in &APIS {
+            let cuts = (0..=line.text.len()).map(|cut| Line { cut: Some(cut), ..line.clone() });
+            let app = app(&Script::new(cuts), Options::default());
+            let request = with_stop((api.request)(true));
+            let mut first = None;
+            for cut in 0..=line.text.len() {
+                let text = stream(&app, api.path, &request).await;
+                let said = said(api.name, &assembled(api.name, &text));
+                let first = first.get_or_insert_with(|| said.clone());
+                assert_eq!(*first, said, "{} of {:?}, cut at {cut}", api.name, line.text);
             }
         }
-        if !choice["finish_reason"].is_null() {
-            finish = choice["finish_reason"].clone();
-        }
     }
-    if !content.is_empty() || calls.is_empty() {
-        message["content"] = json!(content);
+    let text = "Hello, wörld 🦀 STOP x";
+    let cuts = (0..=text.len()).map(|cut| Line { cut: Some(cut), ..Line::new(text) });
+    let app = app(&Script::new(cuts), Options::default());
+    for cut in 0..=text.len() {
+        let request = json!({ "prompt": "Hi", "stop": "STOP" });
+        let answer = stream(&app, "/v1/completions", &request).await;
+        let want = json!([{ "text": "Hello, wörld 🦀 ", "finish_reason": "stop" }]);
+        assert_eq!(clients::completions(&answer), want, "cut at {cut}");
     }
-    if !reasoning.is_empty() {
-        message["reasoning_content"] = json!(reasoning);
-    }
-    message["refusal"] = Value::Null;
-    if !calls.is_empty() {
-        message["tool_calls"] = json!(calls);
-    }
-    let usage = &chunks.last().unwrap()["usage"];
-    json!({ "choices": [{ "message": message, "finish_reason": finish }], "usage": usage })
-}
-
-/// What a client of messages makes of events.
-fn assemble_message(events: &[Value]) -> Value {
-    let mut message = Value::Null;
-    let mut json = String::new();
-    for event in events {
-        match event["type"].as_str().unwrap() {
-            "message_start" => message = event["message"].clone(),
-            "content_block_start" => {
-                assert_eq!(event["index"], message["content"].as_array().unwrap().len());
-                message["content"].as_array_mut().unwrap().push(event["content_block"].clone());
-                json.clear();
-            }
-            "content_block_delta" => {
-                let block = message["content"].as_array_mut().unwrap().last_mut().unwrap();
-                let delta = &event["delta"];
-                let mut add = |field: &str, from: &str| {
-                    let text = format!("{}{}", block[field].as_str().unwrap(), delta[from].as_str().unwrap());
-                    block[field] = json!(text);
-                };
-                match delta["type"].as_str().unwrap() {
-                    "thinking_delta" => add("thinking", "thinking"),
-                    "signature_delta" => add("signature", "signature"),
-                    "text_delta" => add("text", "text"),
-                    _ => json.push_str(delta["partial_json"].as_str().unwrap()),
-                }
-            }
-            "content_block_stop" => {
-                let block = message["content"].as_array_mut().unwrap().last_mut().unwrap();
-                if block["type"] == "tool_use" {
-                    block["input"] = serde_json::from_str(&json).unwrap();
-                }
-            }
-            "message_delta" => {
-                message["stop_reason"] = event["delta"]["stop_reason"].clone();
-                message["usage"] = event["usage"].clone();
-            }
-            _ => {}
-        }
-    }
-    message
 }

@@ -30,20 +30,34 @@ const JSON_ONLY: [&str; 2] = ["pattern", "format"];
 const DEFINITIONS: [&str; 2] = ["$defs", "definitions"];
 
 impl Block {
+    /// Calls of these tools, with parameters as declared.
+    ///
     /// - `dsml`: the control token of the markup
     pub(super) fn new(tools: &[Tool], single: bool, dsml: u32) -> Result<Block, ConstraintError> {
-        let mut block = Block { lark: String::new(), schemas: Vec::new() };
-        let repeat = if single { "" } else { "+" };
-        block
-            .rule("block", format!(r#""\n\n<" dsml "tool_calls>\n" invoke{repeat} "</" dsml "tool_calls>""#));
-        block.rule("dsml", format!("<[{dsml}]>"));
-        block.rule("TEXT", r"/(.|\n)*<\//".into());
+        let mut block = Block::of(if single { "invoke" } else { "invoke+" }, dsml);
         let calls: Vec<_> = (0..tools.len()).map(|nth| format!("call_{nth}")).collect();
         block.rule("invoke", format!(r#""<" dsml ({}) "</" dsml "invoke>\n""#, calls.join(" | ")));
         for (nth, tool) in tools.iter().enumerate() {
             block.call(nth, tool)?;
         }
         Ok(block)
+    }
+
+    /// One call, of any name and with any parameters: for a model that calls what it likes, but one at a time.
+    pub(super) fn one(dsml: u32) -> Block {
+        let mut block = Block::of("invoke", dsml);
+        let body = r#""<" dsml "invoke name=\"" NAME "\">\n" ("\n" | any_parameter+) "</" dsml "invoke>\n""#;
+        block.rule("invoke", body.into());
+        block.any_parameter("any");
+        block
+    }
+
+    fn of(invokes: &str, dsml: u32) -> Block {
+        let mut block = Block { lark: String::new(), schemas: Vec::new() };
+        block.rule("block", format!(r#""\n\n<" dsml "tool_calls>\n" {invokes} "</" dsml "tool_calls>""#));
+        block.rule("dsml", format!("<[{dsml}]>"));
+        block.rule("TEXT", r"/(.|\n)*<\//".into());
+        block
     }
 
     fn rule(&mut self, name: &str, body: String) {

@@ -45,15 +45,20 @@ impl Grammars {
             Calls::Auto | Calls::Required => rules.tools.clone(),
         };
         let content = rules.content.as_ref().filter(|_| rules.calls == Calls::Auto);
+        // A model that calls as it likes may also call what was not declared.
+        let any = rules.calls == Calls::Auto && !tools.iter().any(|tool| tool.strict);
         let in_block = match content {
-            None if rules.calls == Calls::Auto && !tools.iter().any(|tool| tool.strict) => return Ok(None),
+            None if any && (tools.is_empty() || !rules.single_call) => return Ok(None),
             Some(shape) if tools.is_empty() => {
                 return Ok(Some((Grammars(vec![content_part(shape)?]), Begin::Content)));
             }
             content => content,
         };
         let dsml = tokenizer.marker_id(Marker::Dsml).ok_or(ConstraintError::NoMarker(Marker::Dsml))?;
-        let block = Block::new(&tools, rules.single_call, dsml)?;
+        let block = match in_block {
+            None if any => Block::one(dsml),
+            _ => Block::new(&tools, rules.single_call, dsml)?,
+        };
         let start =
             if in_block.is_some() { format!("start: @{CONTENT} | block") } else { "start: block".into() };
         let mut parts = vec![Part {

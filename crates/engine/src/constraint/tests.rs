@@ -261,6 +261,25 @@ fn a_model_that_need_not_call_may_say_what_it_likes() {
     assert!(Constraints::new(tokenizer()).build(&free).unwrap().is_none());
 }
 
+/// Whatever it calls, declared or not.
+#[test]
+fn a_model_that_need_not_call_may_be_held_to_one_call() {
+    let tools = [tool("f", json!({"type": "object", "properties": {"n": {"type": "integer"}}}), false)];
+    let rules = Rules { single_call: true, ..calls(Calls::Auto, &tools) };
+    accepts(&rules, "Nothing to do.");
+    let one = format!("Well:{}", block("g", &parameter("a b", true, "</x>\n")));
+    accepts(&rules, &one);
+    accepts(&rules, &block("f", "\n"));
+    accepts(&rules, &block("f", &format!("{}{}", parameter("n", false, "[5]"), parameter("m", true, ""))));
+    let end = format!("</{DSML}tool_calls>");
+    let invoke = &one[one.find(&format!("<{DSML}invoke")).unwrap()..].replace(&end, "");
+    stops(
+        &rules,
+        &one.replace(&end, &format!("{invoke}{end}")),
+        &one.replace(&format!("/{DSML}tool_calls>"), ""),
+    );
+}
+
 #[test]
 fn content_with_a_schema_may_be_a_call_instead() {
     let rules = Rules {

@@ -67,12 +67,11 @@ fn message(outcome: &Outcome, field: ReasoningField) -> Value {
     let mut message = Map::new();
     message.insert("role".into(), json!("assistant"));
     let inline = field == ReasoningField::Inline && !said.reasoning_content.is_empty();
-    let no_text = said.content.is_empty() && !said.tool_calls.is_empty() && !inline;
     let content = match inline {
         true => format!("{OPEN}{}{CLOSE}{}", said.reasoning_content, said.content),
         false => said.content.clone(),
     };
-    message.insert("content".into(), if no_text { Value::Null } else { json!(content) });
+    message.insert("content".into(), json!((!content.is_empty()).then_some(content)));
     if !said.reasoning_content.is_empty() && !inline {
         message.insert("reasoning_content".into(), json!(said.reasoning_content));
         if field == ReasoningField::Both {

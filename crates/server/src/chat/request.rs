@@ -12,7 +12,7 @@ use crate::thinking::Think;
 use crate::tools;
 use serde::Deserialize;
 use serde_json::Value;
-use text::chat::request::{ChatRequest, RequestMessage, RequestRole, RequestTool};
+use text::chat::request::{ChatRequest, Content, RequestMessage, RequestRole, RequestTool};
 
 /// A request and how to answer it.
 pub(super) struct ChatBody {
@@ -64,14 +64,10 @@ impl ChatBody {
                 || fields.flag("add_generation_prompt")? == Some(false),
             ..ChatRequest::default()
         };
-        chat.messages.iter_mut().for_each(thinking_parts);
         if app.options.reasoning_field == ReasoningField::Inline {
             chat.messages.iter_mut().for_each(inline_reasoning);
         }
-        let shape = match fields.get("response_format") {
-            Some(format) => Form::of_format(format, "response_format")?,
-            None => Form::of_extensions(&fields)?,
-        };
+        let shape = Form::read(&fields, fields.get("response_format"), "response_format")?;
         let options = fields.object("stream_options")?;
         let include_usage = match options {
             Some(object) => Fields::new(object, "stream_options.").flag("include_usage")?,
@@ -158,9 +154,11 @@ pub fn read_message(value: &Value, field: &str) -> Result<RequestMessage, ApiErr
             return Err(ApiError::invalid(&format!("{field}.role"), problem));
         }
     }
-    RequestMessage::deserialize(value).map_err(|error| {
+    let mut message = RequestMessage::deserialize(value).map_err(|error| {
         ApiError::new(Fault::Invalid, format!("{field}: {}", without_quotes(&error.to_string()))).at(field)
-    })
+    })?;
+    take_thinking(&mut message, value);
+    Ok(message)
 }
 
 /// The words of a parser, without what they quote of the conversation.
@@ -175,17 +173,25 @@ fn without_quotes(message: &str) -> String {
     }
 }
 
-/// Reasoning that was put among the content's parts.
-fn thinking_parts(message: &mut RequestMessage) {
-    use text::chat::request::Content;
-    if let Some(Content::Parts(parts)) = &mut message.content {
-        parts.retain(|part| !matches!(&*part.kind, "thinking" | "reasoning" | "redacted_thinking"));
+/// Reasoning that was put among the content's parts goes where reasoning belongs, unless it is there already.
+fn take_thinking(message: &mut RequestMessage, value: &Value) {
+    let is_thinking = |kind: &str| matches!(kind, "thinking" | "reasoning" | "redacted_thinking");
+    let Some(Content::Parts(parts)) = &mut message.content else { return };
+    parts.retain(|part| !is_thinking(&part.kind));
+    let told = [&message.reasoning_content, &message.reasoning, &message.reasoning_text];
+    if message.role != RequestRole::Assistant || told.into_iter().flatten().any(|text| !text.is_empty()) {
+        return;
     }
+    let parts = value["content"].as_array().map_or(&[][..], Vec::as_slice);
+    let texts = parts.iter().filter(|part| part["type"].as_str().is_some_and(is_thinking));
+    let texts =
+        texts.filter_map(|part| ["thinking", "reasoning", "text"].iter().find_map(|at| part[*at].as_str()));
+    let reasoning: String = texts.collect();
+    message.reasoning_content = (!reasoning.is_empty()).then_some(reasoning);
 }
 
 /// Reasoning that this server gave as a part of the content, and that comes back so.
 fn inline_reasoning(message: &mut RequestMessage) {
-    use text::chat::request::Content;
     if message.role != RequestRole::Assistant {
         return;
     }
@@ -222,11 +228,7 @@ pub fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
         match object.get("function") {
             Some(Value::Object(function)) => tools::function(function, &format!("{field}.function")),
             Some(_) => Err(ApiError::invalid(&format!("{field}.function"), "an object was expected")),
-            None => {
-                let mut flat = object.clone();
-                flat.shift_remove("type");
-                tools::function(&flat, &field)
-            }
+            None => tools::function(object, &field),
         }
     };
     list.iter().enumerate().map(read).collect()

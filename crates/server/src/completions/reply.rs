@@ -82,14 +82,15 @@ pub(super) fn finish_reason(end: End) -> &'static str {
 pub(super) struct Table {
     /// Where the next token's text begins, in characters.
     offset: usize,
-    /// The prompt's first token, which nothing came before: it has no probability.
+    /// The prompt's first token, which nothing came before: it has no probability. One that only begins a text, and is
+    /// not shown in it, has a row all the same, so that each token of the prompt has one.
     first: Option<String>,
 }
 
 impl Table {
     /// - `before`: text before the first token; if the prompt is `scored`, that of its own first one
     pub fn new(before: &str, scored: bool) -> Table {
-        let first = (scored && !before.is_empty()).then(|| before.to_owned());
+        let first = scored.then(|| before.to_owned());
         Table { offset: if scored { 0 } else { before.chars().count() }, first }
     }
 

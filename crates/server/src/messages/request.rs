@@ -55,8 +55,9 @@ impl MessagesBody {
         if list.is_empty() {
             return Err(ApiError::invalid("messages", "at least one message is needed"));
         }
+        let mut warnings = Vec::new();
         for (at, message) in list.iter().enumerate() {
-            read_message(message, &format!("messages[{at}]"), app, &mut chat.messages)?;
+            read_message(message, &format!("messages[{at}]"), app, &mut chat.messages, &mut warnings)?;
         }
         let mut think = Think::read(&fields)?;
         // What was begun by the client has no room for thinking before it.
@@ -66,11 +67,8 @@ impl MessagesBody {
         }
         let config = fields.object("output_config")?;
         let shape = match config.and_then(|config| config.get("format")).filter(|format| !format.is_null()) {
-            Some(format) => Form::of_format(format, "output_config.format")?,
-            None => match fields.get("output_format") {
-                Some(format) => Form::of_format(format, "output_format")?,
-                None => Form::default(),
-            },
+            Some(format) => Form::read(&fields, Some(format), "output_config.format")?,
+            None => Form::read(&fields, fields.get("output_format"), "output_format")?,
         };
         let display = fields.get("thinking").and_then(|thinking| thinking["display"].as_str());
         let style = Style {
@@ -90,7 +88,7 @@ impl MessagesBody {
             allowed: None,
             one_call,
             call_prefix: "toolu_",
-            warnings: Vec::new(),
+            warnings,
         };
         Ok(MessagesBody { ask, style })
     }
@@ -171,6 +169,7 @@ fn read_message(
     field: &str,
     app: &App,
     messages: &mut Vec<RequestMessage>,
+    warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
     let Value::Object(object) = value else {
         return Err(ApiError::invalid(field, format!("{} is given, an object was expected", kind(value))));
@@ -187,7 +186,7 @@ fn read_message(
     };
     match object.get("role").and_then(Value::as_str) {
         Some("user") => user(blocks, field, messages),
-        Some("assistant") => assistant(blocks, field, messages),
+        Some("assistant") => assistant(blocks, field, messages, warnings),
         Some("system") => {
             let read = |(at, block): (usize, &Value)| text_of(block, &format!("{field}.content[{at}]"));
             let texts = blocks.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
@@ -287,7 +286,12 @@ fn result(block: &Value, field: &str) -> Result<RequestMessage, ApiError> {
 }
 
 /// What the model said. Several messages in a row are one turn of it.
-fn assistant(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
+fn assistant(
+    blocks: &[Value],
+    field: &str,
+    messages: &mut Vec<RequestMessage>,
+    warnings: &mut Vec<String>,
+) -> Result<(), ApiError> {
     let follows_itself = messages.last().is_some_and(|last| last.role == RequestRole::Assistant);
     if !follows_itself {
         messages.push(message(RequestRole::Assistant, None));
@@ -316,16 +320,16 @@ fn assistant(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) 
             }
             Some("tool_use") => turn.tool_calls.push(call(block, &field)?),
             // What a provider's own tools did: a word about it, so that the conversation makes sense.
-            Some(kind) if kind == "server_tool_use" || kind.ends_with("_tool_result") => {
+            Some(kind @ ("server_tool_use" | "mcp_tool_use")) => texts.push(format!("[{kind}]")),
+            Some(kind) if kind.ends_with("_tool_result") && kind.len() <= 60 => {
                 texts.push(format!("[{kind}]"));
             }
-            Some(other) => {
-                let problem = format!(
-                    "blocks of type `{}` are not supported here",
-                    other.chars().take(40).collect::<String>()
-                );
-                return Err(ApiError::unsupported(&format!("{field}.type"), problem));
-            }
+            // The client did not choose what an assistant said, and sends it with every request from now on: a
+            // refusal here would end its whole session.
+            Some(other) => warnings.push(format!(
+                "{field}: blocks of type `{}` are not known here and were left out",
+                other.chars().take(40).collect::<String>()
+            )),
             None => return Err(ApiError::missing(&format!("{field}.type"))),
         }
     }
@@ -370,6 +374,10 @@ fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
             if let Some(value) = tool.get(from).filter(|value| !value.is_null()) {
                 function.insert(to.to_owned(), value.clone());
             }
+        }
+        // Nothing else of a tool that is not strict is told to the model.
+        if tool.get("strict") == Some(&Value::Bool(true)) {
+            function.insert("strict".to_owned(), Value::Bool(true));
         }
         functions.push(tools::function(&function, &field)?);
     }

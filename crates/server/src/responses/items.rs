@@ -21,13 +21,12 @@ pub(super) fn unseal(sealed: &str) -> Option<String> {
     text.strip_prefix(SEAL).map(str::to_owned)
 }
 
-/// Reasoning.
+/// Reasoning; if it is told as a summary, that says all of it, too.
 pub(super) fn reasoning(id: &str, text: &str, summary: bool) -> Value {
     let summaries = if summary { json!([{ "type": "summary_text", "text": text }]) } else { json!([]) };
-    let content = if summary { json!([]) } else { json!([{ "type": "reasoning_text", "text": text }]) };
     json!({
-        "id": id, "type": "reasoning", "status": "completed",
-        "summary": summaries, "content": content, "encrypted_content": seal(text),
+        "id": id, "type": "reasoning", "status": "completed", "summary": summaries,
+        "content": [{ "type": "reasoning_text", "text": text }], "encrypted_content": seal(text),
     })
 }
 

@@ -74,7 +74,9 @@ impl Answer {
     }
 
     /// The items of a complete reply.
-    pub fn output(&self, outcome: &Outcome, logprobs: &[Logprob]) -> Vec<Value> {
+    ///
+    /// - `called`: whether a call was begun: then the text before it is complete, even if the call is not
+    pub fn output(&self, outcome: &Outcome, logprobs: &[Logprob], called: bool) -> Vec<Value> {
         let said = &outcome.message;
         let mut output = Vec::new();
         if !said.reasoning_content.is_empty() {
@@ -82,12 +84,11 @@ impl Answer {
         }
         if !said.content.is_empty() || said.tool_calls.is_empty() {
             let logprobs = self.logprobs(logprobs);
-            output.push(items::message(
-                &ids::fresh("msg_"),
-                &said.content,
-                logprobs,
-                text_status(outcome.end),
-            ));
+            let status = match called && !said.content.is_empty() {
+                true => "completed",
+                false => text_status(outcome.end),
+            };
+            output.push(items::message(&ids::fresh("msg_"), &said.content, logprobs, status));
         }
         let toolbox = &self.style.toolbox;
         for (call, id) in said.tool_calls.iter().zip(&outcome.call_ids) {
@@ -122,7 +123,7 @@ impl Answer {
         let code = match error.fault {
             Fault::Context { .. } => "context_length_exceeded",
             Fault::Busy => "rate_limit_exceeded",
-            Fault::Invalid | Fault::Missing | Fault::Unsupported => "invalid_prompt",
+            Fault::Invalid | Fault::Missing | Fault::Unsupported | Fault::Schema => "invalid_prompt",
             _ => "server_error",
         };
         response["error"] = json!({ "code": code, "message": error.message });

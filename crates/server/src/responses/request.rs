@@ -1,7 +1,7 @@
 //! The body of a Responses request: items made into chat messages.
 
 use super::items::unseal;
-use super::tools::{Toolbox, exposed};
+use super::tools::{Toolbox, exposed, shell_arguments};
 use crate::App;
 use crate::ask::{Api, Ask};
 use crate::chat::read_message as read_chat_message;
@@ -11,8 +11,8 @@ use crate::guard::Client;
 use crate::params::Params;
 use crate::shape::Form;
 use crate::thinking::Think;
-use crate::tools::read_choice;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 use text::chat::request::{
     ChatRequest, Content, CustomCall, RequestFunction, RequestMessage, RequestRole, RequestToolCall,
 };
@@ -77,7 +77,7 @@ impl ResponsesBody {
             params.logprobs = Some(top.unwrap_or(0) as usize);
         }
         let (toolbox, functions) = Toolbox::read(&fields)?;
-        let choice = read_choice(fields.get("tool_choice"))?;
+        let choice = toolbox.choice(fields.get("tool_choice"))?;
         let items = history(&fields, app, client)?;
         let mut chat = ChatRequest { tools: functions, tool_choice: choice.choice, ..ChatRequest::default() };
         if let Some(instructions) = fields.text("instructions")? {
@@ -91,14 +91,8 @@ impl ResponsesBody {
         if chat.messages.is_empty() {
             return Err(ApiError::invalid("input", "at least one item is needed"));
         }
-        let shape = match fields
-            .object("text")?
-            .and_then(|text| text.get("format"))
-            .filter(|format| !format.is_null())
-        {
-            Some(format) => Form::of_format(format, "text.format")?,
-            None => Form::default(),
-        };
+        let format = fields.object("text")?.and_then(|text| text.get("format"));
+        let shape = Form::read(&fields, format, "text.format")?;
         let summary = fields.object("reasoning")?.and_then(|reasoning| reasoning.get("summary"));
         let one_call = fields.flag("parallel_tool_calls")? == Some(false);
         let ask = Ask {
@@ -146,17 +140,22 @@ fn history(fields: &Fields<'_>, app: &App, client: &Client) -> Result<Vec<Value>
             "type": "message", "role": "user", "content": [{ "type": "input_text", "text": text }],
         })),
         Some(Value::Array(list)) => {
+            let mut known: HashSet<String> = items.iter().filter_map(id_of).collect();
             for (at, item) in list.iter().enumerate() {
-                if item["type"] == "item_reference" {
-                    let known =
-                        items.iter().any(|known| known["id"].is_string() && known["id"] == item["id"]);
-                    if !known {
-                        let problem = "only items of the previous response can be referred to";
-                        return Err(ApiError::invalid(&format!("input[{at}]"), problem));
-                    }
+                if item["type"] != "item_reference" {
+                    items.push(item.clone());
                     continue;
                 }
-                items.push(item.clone());
+                let id = id_of(item).unwrap_or_default();
+                if known.contains(&id) {
+                    continue; // it came with the previous response
+                }
+                let stored = app.responses().item(&id, client).ok_or_else(|| {
+                    let problem = "no such item is stored here (any more): send the item itself";
+                    ApiError::invalid(&format!("input[{at}]"), problem)
+                })?;
+                items.push(stored);
+                known.insert(id);
             }
         }
         Some(other) => {
@@ -211,8 +210,10 @@ impl Reader {
                 let call = RequestToolCall { id, function: None, custom: Some(CustomCall { name, input }) };
                 self.turn().tool_calls.push(call);
             }
-            Some("local_shell_call") => self.call(item, "local_shell".to_owned(), item["action"].clone()),
-            Some("shell_call") => self.call(item, "shell".to_owned(), item["action"].clone()),
+            Some("local_shell_call") => {
+                self.call(item, "local_shell".to_owned(), shell_arguments(&item["action"]));
+            }
+            Some("shell_call") => self.call(item, "shell".to_owned(), shell_arguments(&item["action"])),
             Some("apply_patch_call") => self.call(item, "apply_patch".to_owned(), item["operation"].clone()),
             Some(kind) if kind.ends_with("_call_output") => self.output(item),
             Some("compaction" | "context_compaction") => {
@@ -310,6 +311,10 @@ impl Reader {
         result.tool_call_id = call_id(item);
         self.messages.push(result);
     }
+}
+
+fn id_of(item: &Value) -> Option<String> {
+    item["id"].as_str().map(str::to_owned)
 }
 
 fn call_id(item: &Value) -> Option<String> {

@@ -5,13 +5,15 @@ use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
 
 /// Responses by id; the one not used for longest goes first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ResponseStore {
     limit: usize,
     bytes: usize,
     now: u64,
     by_id: HashMap<String, Stored>,
     by_use: BTreeMap<u64, String>,
+    /// The response that each item was a part of.
+    by_item: HashMap<String, String>,
 }
 
 /// A response and what led to it.
@@ -35,7 +37,7 @@ struct Stored {
 impl ResponseStore {
     /// A store of so many bytes; 0 keeps nothing.
     pub fn new(limit: usize) -> Self {
-        ResponseStore { limit, bytes: 0, now: 0, by_id: HashMap::new(), by_use: BTreeMap::new() }
+        ResponseStore { limit, ..Self::default() }
     }
 
     /// Whether anything is kept at all.
@@ -53,12 +55,13 @@ impl ResponseStore {
         self.now += 1;
         self.bytes += size;
         self.by_use.insert(self.now, id.clone());
+        for item in own_items(&kept.response) {
+            self.by_item.insert(item.to_owned(), id.clone());
+        }
         self.by_id.insert(id, Stored { kept, size, used: self.now });
         while self.bytes > self.limit {
             let Some((_, oldest)) = self.by_use.pop_first() else { break };
-            if let Some(gone) = self.by_id.remove(&oldest) {
-                self.bytes -= gone.size;
-            }
+            self.forget(&oldest);
         }
     }
 
@@ -72,16 +75,35 @@ impl ResponseStore {
         Some(&stored.kept)
     }
 
+    /// An item of this client's that is stored with a response; counts as a use.
+    pub fn item(&mut self, id: &str, client: &Client) -> Option<Value> {
+        let response = self.by_item.get(id)?.clone();
+        let kept = self.get(&response, client)?;
+        kept.items.iter().find(|item| item["id"] == id).cloned()
+    }
+
     /// Forgets a response of this client; whether there was one.
     pub fn remove(&mut self, id: &str, client: &Client) -> bool {
         if self.by_id.get(id).is_none_or(|stored| stored.kept.client != *client) {
             return false;
         }
-        let gone = self.by_id.remove(id).expect("just seen");
-        self.by_use.remove(&gone.used);
-        self.bytes -= gone.size;
+        self.forget(id);
         true
     }
+
+    fn forget(&mut self, id: &str) {
+        let Some(gone) = self.by_id.remove(id) else { return };
+        self.by_use.remove(&gone.used);
+        for item in own_items(&gone.kept.response) {
+            self.by_item.remove(item);
+        }
+        self.bytes -= gone.size;
+    }
+}
+
+/// The ids of the items that a response brought.
+fn own_items(response: &Value) -> impl Iterator<Item = &str> {
+    response["output"].as_array().into_iter().flatten().filter_map(|item| item["id"].as_str())
 }
 
 /// About how many bytes a value takes in memory.
@@ -99,6 +121,7 @@ fn size(value: &Value) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn kept(scope: &str, text: &str) -> Kept {
         Kept { client: Client { scope: scope.into() }, response: text.into(), items: Vec::new() }
@@ -122,10 +145,14 @@ mod tests {
     #[test]
     fn one_client_does_not_see_what_another_stored() {
         let mut store = ResponseStore::new(1000);
-        store.insert("1".into(), kept("a", "secret"));
+        let item = json!({ "id": "msg_1", "text": "secret" });
+        let response = json!({ "output": [item] });
+        let mine = Client { scope: "a".into() };
+        store.insert("1".into(), Kept { client: mine.clone(), response, items: vec![item.clone()] });
         let other = Client { scope: "b".into() };
         assert!(store.get("1", &other).is_none() && !store.remove("1", &other));
+        assert_eq!((store.item("msg_1", &mine), store.item("msg_1", &other)), (Some(item), None));
         assert!(store.remove("1", &Client { scope: "a".into() }));
-        assert_eq!((store.bytes, store.by_use.len()), (0, 0));
+        assert_eq!((store.bytes, store.by_use.len(), store.by_item.len()), (0, 0, 0));
     }
 }

@@ -59,7 +59,7 @@ impl ResponseStream {
 
     fn begin(&mut self, id: String, body: Body, item: Value, out: &mut Frames) {
         self.end(true, out);
-        let members = json!({ "output_index": self.index, "item": item });
+        let members = json!({ "output_index": self.index, "item_id": id, "item": item });
         self.event("response.output_item.added", members, out);
         self.open = Some(Item { id, body });
     }
@@ -209,7 +209,8 @@ impl ResponseStream {
             }
         };
         self.open = None;
-        self.event("response.output_item.done", json!({ "output_index": self.index, "item": item }), out);
+        let members = json!({ "output_index": self.index, "item_id": item["id"], "item": item });
+        self.event("response.output_item.done", members, out);
         self.output.push(item);
         self.index += 1;
     }
@@ -225,11 +226,11 @@ impl ResponseStream {
         if matches!(self.open, Some(Item { body: Body::Reasoning(_), .. })) {
             self.end(true, out);
         }
-        if self.open.is_none() && !self.output.iter().any(|item| item["type"] != "reasoning") {
-            self.begin_text(out); // a reply of no text is a message all the same
-        }
         if matches!(self.open, Some(Item { body: Body::Call { .. }, .. })) {
             self.drop_call();
+        }
+        if self.open.is_none() && !self.output.iter().any(|item| item["type"] != "reasoning") {
+            self.begin_text(out); // a reply of no text is a message all the same
         }
         self.end(text_status(outcome.end) == "completed", out);
         let response = self.answer.finished(self.output.clone(), outcome);

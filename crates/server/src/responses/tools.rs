@@ -3,9 +3,10 @@
 use super::input_text::input_text;
 use crate::error::ApiError;
 use crate::fields::{Fields, kind};
-use crate::{ids, tools};
+use crate::ids;
+use crate::tools::{self, Choice};
 use serde_json::{Map, Value, json};
-use text::chat::request::RequestTool;
+use text::chat::request::{RequestTool, ToolChoice};
 
 /// What a function that the model calls stands for.
 #[derive(Clone, Debug, Default)]
@@ -99,9 +100,41 @@ impl Toolbox {
             function.insert("name".to_owned(), json!(full));
         }
         functions.push(tools::function(&function, field)?);
-        let namespace = namespace.filter(|_| full != name).map(str::to_owned);
+        let namespace = namespace.filter(|space| !space.is_empty()).map(str::to_owned);
         self.tools.push(Known { function: full, kind, name, namespace });
         Ok(())
+    }
+
+    /// Reads `tool_choice`. Tools are named there as the client knows them.
+    pub fn choice(&self, value: Option<&Value>) -> Result<Choice, ApiError> {
+        // Tools that have no name but their type.
+        if let Some(kind @ ("local_shell" | "shell" | "apply_patch")) =
+            value.and_then(|it| it["type"].as_str())
+        {
+            return Ok(Choice { choice: ToolChoice::Named(kind.to_owned()), ..Choice::default() });
+        }
+        let mut choice = tools::read_choice(value)?;
+        if let ToolChoice::Named(name) = &mut choice.choice {
+            let namespace = value.and_then(|value| value["namespace"].as_str());
+            *name = self.function(name, namespace);
+        }
+        for name in choice.allowed.iter_mut().flatten() {
+            *name = self.function(name, None);
+        }
+        Ok(choice)
+    }
+
+    /// The function that stands for a tool of this name; the name itself if there is none.
+    fn function(&self, name: &str, namespace: Option<&str>) -> String {
+        let wanted = |known: &&Known| {
+            known.name == name && namespace.is_none_or(|space| known.namespace.as_deref() == Some(space))
+        };
+        match self.find(name) {
+            Some(known) if namespace.is_none() => known.function.clone(),
+            _ => {
+                self.tools.iter().find(wanted).map_or_else(|| name.to_owned(), |known| known.function.clone())
+            }
+        }
     }
 
     /// What a call of `function` is.
@@ -155,11 +188,7 @@ fn plain_function(object: &Map<String, Value>) -> Map<String, Value> {
     if let Some(Value::Object(function)) = object.get("function") {
         return function.clone();
     }
-    let mut function = object.clone();
-    for field in ["type", "defer_loading", "eager_input_streaming"] {
-        function.shift_remove(field);
-    }
-    function
+    object.clone()
 }
 
 /// A tool that takes plain text, as a function with one parameter.
@@ -232,6 +261,16 @@ fn apply_patch() -> Map<String, Value> {
         "description": "Changes files. The input is a patch between `*** Begin Patch` and `*** End Patch`.",
         "parameters": one_text("input", "The patch"),
     }))
+}
+
+/// What the model called a shell with, out of the action that it became: without what the action says besides.
+pub(super) fn shell_arguments(action: &Value) -> Value {
+    let Value::Object(action) = action else { return action.clone() };
+    let says = |name: &str, value: &Value| {
+        name != "type" && !value.is_null() && value.as_object().is_none_or(|members| !members.is_empty())
+    };
+    let said = action.iter().filter(|(name, value)| says(name, value));
+    Value::Object(said.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 /// The action of a call of the local shell.

@@ -1,6 +1,8 @@
 //! The app with an engine that speaks from a script.
 #![allow(dead_code)] // not every test binary uses all of it
 
+pub mod clients;
+
 use axum::body::Body;
 use axum::http::{Method, Request, Response, StatusCode};
 use engine::generate::Stats;
@@ -38,6 +40,8 @@ pub struct Line {
     pub pace: Duration,
     /// After so many tokens it fails.
     pub fails_after: Option<usize>,
+    /// Where its text is cut, in bytes: it then comes in two pieces, whatever the tokens are.
+    pub cut: Option<usize>,
 }
 
 impl Line {
@@ -49,6 +53,7 @@ impl Line {
             prefill: Duration::ZERO,
             pace: Duration::ZERO,
             fails_after: None,
+            cut: None,
         }
     }
 
@@ -79,6 +84,8 @@ pub struct Script {
     pub said: Arc<AtomicUsize>,
     /// Tokens of a prompt that are in the cache.
     pub cached: Mutex<usize>,
+    /// Of these, what its page store brought.
+    pub fetched: Mutex<usize>,
     /// What its page store says.
     pub store: Mutex<Option<engine::store::StoreStats>>,
     /// What it says about itself besides.
@@ -114,6 +121,7 @@ impl Script {
             dropped: Arc::default(),
             said: Arc::default(),
             cached: Mutex::new(0),
+            fetched: Mutex::new(0),
             store: Mutex::default(),
             status: Mutex::default(),
             actions: Mutex::default(),
@@ -168,6 +176,7 @@ impl Speaker for Script {
             job: job.clone(),
             prompt,
             cached,
+            fetched: *self.fetched.lock().unwrap(),
             tokenizer: self.tokenizer.clone(),
             events: sender,
             dropped: self.dropped.clone(),
@@ -246,6 +255,7 @@ struct Part {
     job: Job,
     prompt: usize,
     cached: usize,
+    fetched: usize,
     tokenizer: Arc<Tokenizer>,
     events: mpsc::UnboundedSender<JobEvent>,
     dropped: Arc<AtomicUsize>,
@@ -292,7 +302,23 @@ impl Part {
         let mut tokens = Vec::new();
         let mut finish = self.line.finish.clone();
         let most = self.job.request.max_tokens.unwrap_or(usize::MAX);
+        if let Some(cut) = self.line.cut {
+            let (first, second) = self.line.text.as_bytes().split_at(cut);
+            for piece in [first, second] {
+                let (events, done) = reader.push_bytes(piece);
+                events.into_iter().for_each(|event| self.send(JobEvent::Event(Event::Message(event))));
+                if done {
+                    finish = Finish::Complete;
+                    break;
+                }
+                wait(Duration::from_millis(1)).await;
+            }
+        }
         for token in self.tokenizer.encode_trusted(&self.line.text) {
+            if self.line.cut.is_some() {
+                tokens.push(token);
+                continue;
+            }
             if tokens.len() >= most {
                 finish = Finish::MaxTokens;
                 break;
@@ -323,7 +349,7 @@ impl Part {
         events.into_iter().for_each(|event| self.send(JobEvent::Event(Event::Message(event))));
         let prompt =
             Synced { cached: self.cached, computed: self.prompt - self.cached, elapsed: Duration::ZERO };
-        let stats = Stats { prompt, ..Stats::default() };
+        let stats = Stats { prompt, fetched: self.fetched, ..Stats::default() };
         self.send(JobEvent::Done(Box::new(Reply { message, tokens, finish, stats })));
     }
 }
@@ -338,10 +364,18 @@ impl Reader {
     fn push(&mut self, token: u32, tokenizer: &Tokenizer) -> (Vec<text::Event>, bool) {
         match self {
             Reader::Chat(parser) => (parser.push_token(token, tokenizer).unwrap(), parser.is_done()),
+            Reader::Plain(_) => self.push_bytes(tokenizer.token_bytes(token).unwrap()),
+        }
+    }
+
+    /// The same with bytes; spelled markers are control tokens.
+    fn push_bytes(&mut self, bytes: &[u8]) -> (Vec<text::Event>, bool) {
+        match self {
+            Reader::Chat(parser) => (parser.push_text(bytes), parser.is_done()),
             Reader::Plain(plain) => {
                 let (stops, reply, utf8) = &mut **plain;
                 let mut out = String::new();
-                for c in utf8.push(tokenizer.token_bytes(token).unwrap()).chars() {
+                for c in utf8.push(bytes).chars() {
                     reply.stop_string = stops.push(c, &mut out);
                     if reply.stop_string.is_some() {
                         break;
