@@ -29,13 +29,14 @@ fn main() {
     let flops = 2.0 * products_a_token(&gguf, plain.used);
     println!(
         "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
-         \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
+         \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"matrix_units\": {}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
          \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
          \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"gap_share\": {:.3}}}",
         plain.device,
         weights / 1e9,
         weights / plain.decode_ms * 1e3 / plain.copy / 1e9,
         plain.copy,
+        plain.matrices,
         plain.prefill,
         1e3 / plain.decode_ms,
         plain.decode_ms,
@@ -85,6 +86,8 @@ struct Report {
     peak: f64,
     /// Seconds from one launch to the next.
     launch: f64,
+    /// Whether prompts go through matrix units.
+    matrices: bool,
     prefill: f64,
     decode_ms: f64,
     host_ms: f64,
@@ -134,6 +137,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
     Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
+        matrices: gpu.abilities().matrices,
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
         peak: gpu.arithmetic_peak().expect("arithmetic"),
         launch: gpu.launch_seconds().expect("launches"),

@@ -166,6 +166,23 @@ fn refusal(adapter: &wgpu::Adapter) -> Option<String> {
     None
 }
 
+/// Bytes of workgroup memory of `linear_matrix`, the code book of IQ2_XXS included.
+const MATRIX_MEMORY: u32 = 38 << 10;
+
+/// Whether the device has the matrix operation that `linear_matrix` is written for.
+pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter) -> bool {
+    use wgpu::{CooperativeScalarType, Features};
+    let (info, limits) = (adapter.get_info(), adapter.limits());
+    let needed = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
+    adapter.features().contains(needed)
+        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
+        && limits.max_compute_workgroup_storage_size >= MATRIX_MEMORY
+        && adapter.cooperative_matrix_properties().iter().any(|p| {
+            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
+                && (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32)
+        })
+}
+
 /// Which device to use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Choice {

@@ -1,7 +1,7 @@
 //! The device: opening it, compiling kernels, waiting, and what happens when it fails.
 
 use crate::adapter::{self, Choice, Device, Kind};
-use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled};
+use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled, Slice};
 use crate::heap::Heap;
 use crate::kernels;
 use crate::profile::Profile;
@@ -30,6 +30,9 @@ pub struct Options {
     pub profile: bool,
     /// Whether kernels may use the subgroup operations that the device has.
     pub subgroups: bool,
+    /// Whether products of many rows, but for those of experts, may use the matrix units that the device has: rows then
+    /// meet weights of 8 bits and below in f16, and are summed in f32. Off, until whole models were tested with it.
+    pub matrices: bool,
     /// The most bytes that a kernel may see of one buffer, where that should be less than the device allows: for
     /// tests of what does not fit.
     pub largest_binding: Option<u64>,
@@ -42,6 +45,7 @@ impl Default for Options {
             checks: false,
             profile: false,
             subgroups: true,
+            matrices: false,
             largest_binding: None,
         }
     }
@@ -54,9 +58,16 @@ pub struct Abilities {
     pub lanes: u32,
     /// Whether teams are subgroups.
     pub subgroups: bool,
+    /// Whether products of 16 × 16 × 16 in f16, summed in f32, are one operation of a subgroup of 32.
+    pub matrices: bool,
+    /// Whether the last workgroup of a launch to come so far can go on with what the others wrote.
+    pub merges: bool,
     /// Bytes of memory that a workgroup can have.
     pub workgroup_memory: u32,
 }
+
+/// Bytes of counters of one kernel.
+const COUNTERS: u64 = 16 << 10;
 
 type Progress = Box<dyn Fn(u64) + Send>;
 
@@ -71,6 +82,7 @@ pub(crate) struct Inner {
     pub(crate) shares_memory: bool,
     checks: bool,
     pool: Arc<Pool>,
+    counters: Arc<Buffer>,
     /// Of each layer.
     pub(crate) heaps: Mutex<BTreeMap<usize, Arc<Mutex<Heap>>>>,
     recorder: Mutex<Recorder>,
@@ -112,6 +124,17 @@ impl Gpu {
         if shares_memory {
             features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         }
+        let matrices = options.matrices && options.subgroups && adapter::multiplies_matrices(&adapter);
+        if matrices {
+            features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+        }
+        // Metal orders memory inside a workgroup only.
+        let merges = options.subgroups
+            && about.api == "Vulkan"
+            && have.contains(wgpu::Features::MEMORY_DECORATION_COHERENT);
+        if merges {
+            features |= wgpu::Features::MEMORY_DECORATION_COHERENT;
+        }
         if options.profile {
             if !have.contains(wgpu::Features::TIMESTAMP_QUERY) {
                 return Err(DeviceError(format!("{} cannot take the time of kernels", about.name)));
@@ -123,6 +146,12 @@ impl Gpu {
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
+            experimental_features: match matrices {
+                // SAFETY: the one experimental feature that is asked for is that of `linear_matrix`, which keeps
+                // to its rules: subgroups of a known size, and the same operations on all their threads.
+                true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+                false => wgpu::ExperimentalFeatures::disabled(),
+            },
             ..Default::default()
         }))
         .map_err(|error| DeviceError(format!("opening {}: {error}", about.name)))?;
@@ -134,9 +163,20 @@ impl Gpu {
         let abilities = Abilities {
             lanes: if subgroups { info.subgroup_min_size } else { 32 },
             subgroups,
+            matrices,
+            merges: merges && subgroups,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
         };
+        // New buffers are zero.
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("counters"),
+            size: 2 * COUNTERS,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        };
+        let counters = Buffer::new(ACTIVATIONS, device.create_buffer(&descriptor));
         let inner = Inner {
+            counters,
             profile: options.profile.then(|| Profile::new(&device, &queue)),
             device,
             queue,
@@ -188,7 +228,7 @@ impl Gpu {
         const ROW: u64 = 16 << 20;
         let rows = ((512 << 20).min(self.0.about.largest_buffer / 4) / ROW).max(1);
         let [from, to] = [0, 1].map(|_| self.0.try_storage("copy", rows * ROW));
-        let [from, to] = [from?, to?].map(|buffer| crate::buffers::Slice::all(&buffer));
+        let [from, to] = [from?, to?].map(|buffer| Slice::all(&buffer));
         let bindings =
             |which| [Binding::Read(which), Binding::Read(from.clone()), Binding::Write(to.clone())];
         let vectors = (ROW / 16) as u32;
@@ -251,6 +291,11 @@ fn watch(device: &wgpu::Device, name: &str, fault: &Arc<Mutex<Option<String>>>) 
 impl Inner {
     pub(crate) fn recorder(&self) -> MutexGuard<'_, Recorder> {
         lock(&self.recorder)
+    }
+
+    /// Counters of workgroups that have come so far, zero between launches: those of one of two kernels.
+    pub(crate) fn counters(&self, which: u64) -> Slice {
+        Slice { buffer: self.counters.clone(), offset: which * COUNTERS, size: COUNTERS }
     }
 
     /// Buffers that one kernel can use.
@@ -435,11 +480,7 @@ impl Inner {
     }
 
     /// Waits for everything recorded so far and copies bytes to the host.
-    pub(crate) fn read(
-        &self,
-        recorder: &mut Recorder,
-        parts: &[crate::buffers::Slice],
-    ) -> Result<Vec<u8>, DeviceError> {
+    pub(crate) fn read(&self, recorder: &mut Recorder, parts: &[Slice]) -> Result<Vec<u8>, DeviceError> {
         self.check()?;
         let size = parts.iter().map(|part| part.size).sum::<u64>().max(4);
         let descriptor = wgpu::BufferDescriptor {

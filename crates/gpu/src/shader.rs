@@ -100,7 +100,9 @@ impl Variant {
         let mut repeated = String::new();
         self.repeat(&lines, &mut repeated);
         self.decide(&repeated, &mut out);
-        out
+        // WGSL wants these ahead of everything else.
+        let (enabled, rest): (Vec<&str>, Vec<&str>) = out.lines().partition(|l| l.starts_with("enable "));
+        enabled.into_iter().chain(rest).flat_map(|line| [line, "\n"]).collect()
     }
 
     /// Conditions that had to wait for the index of a repetition.
@@ -246,14 +248,15 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 23] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 24] = files!("kernels/":
     "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "index_scores", "leaders", "linear_tile", "linear_vec", "move_rows", "norm", "peak", "peaks", "round_query", "route",
+    "group_experts", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 8] = files!("wgsl/":
-    "activation", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "reduce", "rows_read", "rows_write",
+const SHARED: [(&str, &str); 10] = files!("wgsl/":
+    "activation", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "reduce", "rows_read", "rows_write",
+    "tile",
 );
 
 fn kernel_file(name: &str) -> &'static str {

@@ -18,7 +18,8 @@ use std::sync::OnceLock;
 /// One device for all tests of this process.
 fn device() -> Gpu {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
-    let open = || Gpu::open(Options { device: Choice::First, checks: true, ..Options::default() });
+    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let open = || Gpu::open(options);
     DEVICE
         .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))
         .clone()
@@ -124,7 +125,9 @@ fn rounded_caches_agree_with_the_reference() {
 /// Largest difference in each row, sorted.
 fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
     assert_eq!(got.len(), want.len());
-    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    // `max` would pass over what is not a number.
+    let far = |(a, b): (&f32, &f32)| if a.is_nan() { f32::INFINITY } else { (a - b).abs() };
+    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(far).fold(0.0, f32::max);
     let mut rows: Vec<f32> = got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect();
     rows.sort_by(f32::total_cmp);
     rows
@@ -206,7 +209,7 @@ fn pages_travel_between_the_device_and_the_cpu() {
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
     let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
-    for (ratio, ceiling) in [(0, 17), (128, 19), (4, 23)] {
+    for (ratio, ceiling) in [(0, 14), (128, 16), (4, 20)] {
         let mut description = Synthetic::tiny(Recipe::Q8, 1);
         description.sizes.ratios = vec![0];
         let launches = |description: &Synthetic| {

@@ -3,6 +3,7 @@
 use crate::array::{Array, Picks};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
+use crate::kernels::linear::FEW;
 use crate::kernels::{teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -13,7 +14,7 @@ use model::ops::{KvView, RowStore};
 const WORKGROUPS: usize = 256;
 
 /// The least keys of a stretch.
-const STRETCH: usize = 32;
+const STRETCH: usize = 24;
 
 /// Attention of every row of the batch, turned back: `[n, heads, D]`.
 pub(crate) fn attend(
@@ -67,7 +68,7 @@ pub(crate) fn attend(
     let team_count = 256 / lanes;
     // Registers: a head's query and sum take two vectors for each stride of the lanes.
     let spread = (width / 4).div_ceil(lanes);
-    let team_heads = if spread <= 4 && heads > team_count { 2 } else { 1 };
+    let team_heads = if spread <= 4 && heads > team_count && n > FEW { 2 } else { 1 };
     let head_groups = heads.div_ceil(team_count * team_heads);
     let splits = (WORKGROUPS / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(64);
     let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 8);
@@ -82,15 +83,27 @@ pub(crate) fn attend(
         parts.write(),
         stats.write(),
     ];
-    bindings.extend(picks.map(|picks| picks.rows.read()));
+    let turned = angles.1;
+    let merges = gpu.abilities.merges && n <= FEW;
+    if merges {
+        let counters = Binding::Write(gpu.counters(1));
+        bindings.extend([sinks.read(), Binding::Read(angles.0.clone()), o.write(), counters]);
+    }
+    let picks_at = picks.map_or(0, |picks| {
+        bindings.push(picks.rows.read());
+        bindings.len() - 1
+    });
     r.launch(
         gpu,
         teams(gpu, "attend", 256)
             .rows(layout)
             .with("KEYS", keys)
+            .with("ITEMS", (keys * width / 16).div_ceil(256))
             .with("HEADS", team_heads)
             .with("SPREAD", spread)
-            .when("PICKS", picks.is_some()),
+            .with("PICKS", picks_at)
+            .when("MERGE", merges)
+            .with("TURNED", turned),
         &bindings,
         &[
             heads as u32,
@@ -102,12 +115,14 @@ pub(crate) fn attend(
         ],
         [head_groups as u32, splits as u32, n as u32],
     );
-    r.launch(
-        gpu,
-        threads("attend_merge").with("WIDTH", width).with("ROPE", angles.1),
-        &[parts.read(), stats.read(), sinks.read(), Binding::Read(angles.0.clone()), o.write()],
-        &[heads as u32, splits as u32],
-        [heads as u32, n as u32, 1],
-    );
+    if !merges {
+        r.launch(
+            gpu,
+            threads("attend_merge").with("WIDTH", width).with("ROPE", turned),
+            &[parts.read(), stats.read(), sinks.read(), Binding::Read(angles.0.clone()), o.write()],
+            &[heads as u32, splits as u32],
+            [heads as u32, n as u32, 1],
+        );
+    }
     o
 }

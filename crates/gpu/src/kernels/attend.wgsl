@@ -4,7 +4,8 @@
 //
 // Keys are the window rows, oldest first, then compressed rows. KEYS of them at a time are decoded into
 // workgroup memory, for all heads; a team of threads holds the query and the sum of each of its HEADS
-// heads in registers, spread over the lanes. `attend_merge` puts the stretches together.
+// heads in registers, spread over the lanes. `attend_merge` puts the stretches together; with MERGE the last workgroup
+// of some heads to come so far does it instead, which spares a launch (as `streams` with FINISH).
 struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32 } // stride in vectors
 
 struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_len: u32, pad: u32 }
@@ -13,10 +14,19 @@ struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_le
 @group(0) @binding(1) var<storage, read>       kv: array<vec4u>;
 @group(0) @binding(2) var<storage, read>       rows: array<u32>;    // [n, 6]: see Row
 @group(0) @binding(3) var<storage, read>       blocks: array<u32>;  // where blocks begin, in vectors
+//#if MERGE
+@group(0) @binding(4) @coherent var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
+@group(0) @binding(5) @coherent var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
+@group(0) @binding(6) var<storage, read>       sinks: array<f32>;    // [heads]
+@group(0) @binding(7) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
+@group(0) @binding(8) var<storage, read_write> o: array<vec4f>;      // [n, heads, WIDTH]
+@group(0) @binding(9) var<storage, read_write> arrived: array<atomic<u32>>; // [n, groups of heads], zeros
+//#else
 @group(0) @binding(4) var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
 @group(0) @binding(5) var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
+//#endif
 //#if PICKS
-@group(0) @binding(6) var<storage, read>       picks: array<u32>;   // [n, top_k]
+@group(0) @binding(PICKS) var<storage, read>   picks: array<u32>;   // [n, top_k]
 //#endif
 var<immediate> p: Params;
 
@@ -24,6 +34,12 @@ var<immediate> p: Params;
 //#include reduce
 const VECTORS = WIDTH / 4u;
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
+//#if MERGE
+var<workgroup> last: u32;
+var<workgroup> largest: array<f32, TEAMS * HEADS>;
+var<workgroup> inverse: array<f32, TEAMS * HEADS>;
+var<workgroup> shares: array<f32, TEAMS * HEADS * 64u>;
+//#endif
 
 fn address(n: u32, row: Row, j: u32) -> u32 {
     if j < row.window_len { return row.window + j * p.stride; }
@@ -36,7 +52,11 @@ fn address(n: u32, row: Row, j: u32) -> u32 {
 }
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(num_workgroups) groups: vec3u,
+) {
     let n = group.z;
     let lane = thread % LANES;
     let head0 = (group.x * TEAMS + thread / LANES) * HEADS;
@@ -55,15 +75,29 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     if $vu * LANES + lane < VECTORS { q$h_$v = q[query$h + $vu * LANES + lane]; }
     //#end
     //#end
+    // A thread brings ITEMS pieces of 16 values of KEYS keys; the next ones are on their way while these are used.
+    //#repeat i ITEMS
+    let key$i = ($iu * THREADS + thread) / (WIDTH / 16u);
+    let piece$i = ($iu * THREADS + thread) % (WIDTH / 16u);
+    var next$i: Sixteen;
+    var at$i = 0u;
+    if start < end && key$i < KEYS {
+        next$i = row_16(address(n, row, min(start + key$i, end - 1u)), piece$i);
+        at$i = address(n, row, min(start + KEYS + key$i, end - 1u));
+    }
+    //#end
     for (var j = start; j < end; j += KEYS) {
-        for (var i = thread; i < KEYS * (WIDTH / 16u); i += THREADS) {
-            let key = i / (WIDTH / 16u);
-            let part = i % (WIDTH / 16u);
-            let x = row_16(address(n, row, min(j + key, end - 1u)), part);
+        //#repeat i ITEMS
+        if key$i < KEYS {
             //#repeat k 4
-            keys[key * VECTORS + 4u * part + $ku] = x[$k];
+            keys[key$i * VECTORS + 4u * piece$i + $ku] = next$i[$k];
             //#end
+            if j + KEYS < end {
+                next$i = row_16(at$i, piece$i);
+                at$i = address(n, row, min(j + 2u * KEYS + key$i, end - 1u));
+            }
         }
+        //#end
         workgroupBarrier();
         //#repeat h HEADS
         //#repeat t KEYS
@@ -118,4 +152,47 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         //#end
     }
     //#end
+//#if MERGE
+    storageBarrier();
+    let count_at = n * groups.x + group.x;
+    if thread == 0u { last = u32(atomicAdd(&arrived[count_at], 1u) == p.splits - 1u); }
+    if workgroupUniformLoad(&last) == 0u { return; }
+    storageBarrier();
+    if thread == 0u { atomicStore(&arrived[count_at], 0u); }
+    // What each stretch of each head counts for.
+    let heads = min(TEAMS * HEADS, p.heads - group.x * TEAMS * HEADS);
+    let first = (n * p.heads + group.x * TEAMS * HEADS) * p.splits;
+    for (var h = thread; h < heads; h += THREADS) {
+        let sink = sinks[group.x * TEAMS * HEADS + h];
+        var m = sink;
+        for (var i = 0u; i < p.splits; i += 1u) { m = max(m, stats[first + h * p.splits + i].x); }
+        var total = exp(sink - m);
+        for (var i = 0u; i < p.splits; i += 1u) {
+            let s = stats[first + h * p.splits + i];
+            total += exp(s.x - m) * s.y;
+        }
+        largest[h] = m;
+        inverse[h] = 1.0 / total;
+    }
+    workgroupBarrier();
+    for (var i = thread; i < heads * p.splits; i += THREADS) {
+        shares[i] = exp(stats[first + i].x - largest[i / p.splits]) * inverse[i / p.splits];
+    }
+    workgroupBarrier();
+    for (var i = thread; i < heads * VECTORS; i += THREADS) {
+        let h = i / VECTORS;
+        let c = i % VECTORS;
+        var sum = vec4f(0.0);
+        for (var k = 0u; k < p.splits; k += 1u) {
+            sum += shares[h * p.splits + k] * parts[(first + h * p.splits + k) * VECTORS + c];
+        }
+        if 4u * c >= WIDTH - TURNED {
+            let a = angles[n * (TURNED / 4u) + c - (WIDTH - TURNED) / 4u];
+            sum = vec4f(
+                sum.x * a.x + sum.y * a.y, sum.y * a.x - sum.x * a.y,
+                sum.z * a.z + sum.w * a.w, sum.w * a.z - sum.z * a.w);
+        }
+        o[(n * p.heads + group.x * TEAMS * HEADS + h) * VECTORS + c] = sum;
+    }
+//#endif
 }

@@ -1,10 +1,5 @@
-// Finishes the entry of a sub-layer, given the chunks' dot products with the streams:
-//
-//   z = fn · rms(v);  pre[j] = σ(z[j]·scale[0] + base[j]) + eps
-//   x = rms(Σ_j pre[j]·streams[j], norm)                                        workgroup (row, 0)
-//   post[j] = 2σ(z[HC+j]·scale[1] + base[HC+j]);  comb = sinkhorn(..)           workgroup (row, 1)
-//
-// Two workgroups per row, which need nothing of each other. The head has no second one.
+// Finishes the entry of a sub-layer; `entry` has the formulas. Two workgroups per row, which need nothing of each
+// other: one makes x, the other the mixture. The head has no second one.
 struct Params { d: u32, chunks: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32 }
 
 @group(0) @binding(0) var<storage, read>       dots: array<f32>;     // [n, chunks, OUT + 1]
@@ -17,123 +12,17 @@ struct Params { d: u32, chunks: u32, iterations: u32, eps: f32, rms_eps: f32, no
 var<immediate> p: Params;
 
 //#include reduce
-var<workgroup> z: array<f32, OUT + 1u>;
-
-fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
-
-// Sums the chunks: several threads share the chunks of each product.
-const SLICES = THREADS / (OUT + 1u);
-var<workgroup> slices: array<f32, SLICES * (OUT + 1u)>;
-
-fn sum_dots(row: u32, thread: u32) {
-    if thread < SLICES * (OUT + 1u) {
-        var sum = 0.0;
-        for (var i = thread / (OUT + 1u); i < p.chunks; i += SLICES) {
-            sum += dots[(row * p.chunks + i) * (OUT + 1u) + thread % (OUT + 1u)];
-        }
-        slices[thread] = sum;
-    }
-    workgroupBarrier();
-    if thread < OUT + 1u {
-        var sum = 0.0;
-        for (var i = 0u; i < SLICES; i += 1u) { sum += slices[i * (OUT + 1u) + thread]; }
-        z[thread] = sum;
-    }
-    workgroupBarrier();
-}
-
-//#if !HEAD
-fn mixture(row: u32, inverse: f32) {
-    let to = row * (HC + HC * HC);
-    //#repeat j HC
-    mix[to + $ju] = 2.0 * sigmoid(z[HC + $ju] * inverse * scale[1] + base[HC + $ju]);
-    var m$j: array<f32, HC>;
-    //#repeat k HC
-    m$j[$k] = z[2u * HC + $ju * HC + $ku] * inverse * scale[2] + base[2u * HC + $ju * HC + $ku];
-    //#end
-    var largest$j = m$j[0];
-    //#repeat k HC
-    largest$j = max(largest$j, m$j[$k]);
-    //#end
-    var sum$j = 0.0;
-    //#repeat k HC
-    m$j[$k] = exp(m$j[$k] - largest$j);
-    sum$j += m$j[$k];
-    //#end
-    //#repeat k HC
-    m$j[$k] = m$j[$k] / sum$j + p.eps;
-    //#end
-    //#end
-    for (var i = 0u; i < p.iterations; i += 1u) {
-        if i > 0u {
-            //#repeat j HC
-            var row_sum$j = p.eps;
-            //#repeat k HC
-            row_sum$j += m$j[$k];
-            //#end
-            row_sum$j = 1.0 / row_sum$j;
-            //#repeat k HC
-            m$j[$k] *= row_sum$j;
-            //#end
-            //#end
-        }
-        //#repeat k HC
-        var column_sum$k = p.eps;
-        //#repeat j HC
-        column_sum$k += m$j[$k];
-        //#end
-        column_sum$k = 1.0 / column_sum$k;
-        //#repeat j HC
-        m$j[$k] *= column_sum$k;
-        //#end
-        //#end
-    }
-    //#repeat j HC
-    //#repeat k HC
-    mix[to + HC + $ju * HC + $ku] = m$j[$k];
-    //#end
-    //#end
-}
-//#endif
+//#include entry
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let row = group.x;
-    let width = p.d / 4u;
     // The streams are on their way while the products are summed.
-    //#repeat i SPREAD
-    //#repeat j HC
-    var s$i_$j = vec4f(0.0);
-    //#end
-    if group.y == 0u && $iu * THREADS + thread < width {
-        //#repeat j HC
-        s$i_$j = streams[(row * HC + $ju) * width + $iu * THREADS + thread];
-        //#end
-    }
-    //#end
-    sum_dots(row, thread);
-    let inverse = 1.0 / sqrt(z[OUT] / f32(HC * p.d) + p.rms_eps);
+    var s: array<array<vec4f, HC>, SPREAD>;
+    if group.y == 0u { s = streams_of(row, thread); }
+    let inverse = inverse_rms(row, thread);
     if group.y == 0u {
-        //#repeat i SPREAD
-        var v$i = vec4f(0.0);
-        //#end
-        //#repeat j HC
-        let pre$j = sigmoid(z[$j] * inverse * scale[0] + base[$j]) + p.eps;
-        //#repeat i SPREAD
-        v$i += pre$j * s$i_$j;
-        //#end
-        //#end
-        var sum = 0.0;
-        //#repeat i SPREAD
-        sum += dot(v$i, v$i);
-        //#end
-        let factor = 1.0 / sqrt(group_sum(sum, thread) / f32(p.d) + p.norm_eps);
-        //#repeat i SPREAD
-        {
-            let c = $iu * THREADS + thread;
-            if c < width { x[row * width + c] = factor * v$i * norm[c]; }
-        }
-        //#end
+        enter_x(row, inverse, s, thread);
     }
 //#if !HEAD
     else if thread == 0u {

@@ -1,4 +1,4 @@
-//! Launches `linear_vec.wgsl` for few rows and `linear_tile.wgsl` for many.
+//! Launches `linear_vec.wgsl` for few rows, and `linear_tile.wgsl` or `linear_matrix.wgsl` for many.
 
 use crate::array::Array;
 use crate::buffers::Slice;
@@ -8,12 +8,23 @@ use crate::kernels::teams;
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
+use quants::Format;
 
 /// The most rows that go the way of few.
 pub(crate) const FEW: usize = 8;
 
-/// Outputs and rows of a tile.
+/// Rows of a tile.
 pub const TILE: usize = 64;
+
+/// The kernel that multiplies many rows by weights of a format, and the outputs of its tiles. Weights in 8 bits and
+/// below go through matrix units, where there are any; float weights meet f32 everywhere.
+pub(crate) fn tiled(gpu: &Inner, format: Format) -> (Variant, usize) {
+    let floats = matches!(format, Format::F32 | Format::F16 | Format::BF16);
+    match gpu.abilities.matrices && !floats {
+        true => (Variant::of("linear_matrix").format("w", format), 128),
+        false => (Variant::of("linear_tile").format("w", format), 64),
+    }
+}
 
 /// A product and what surrounds it.
 pub(crate) struct Linear<'a> {
@@ -160,7 +171,10 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
     let columns = [1, 1, 2, 4, 4][x.n.min(4)];
     let chunk = (128 / columns).min(units);
     let total: usize = batch.iter().map(|s| s.part.rows).sum();
-    let rows = team_rows(total) as usize;
+    let (rows, passes) = match chunk == units && units <= SHORT {
+        true => (2, passes(total, 256 / lanes * 2)),
+        false => (team_rows(total) as usize, 1),
+    };
     let Steps { unroll, exact } = steps(units, chunk, lanes, if columns == 1 { 2 } else { 1 });
     let biased = batch.iter().any(|s| s.output.what.bias.is_some());
     let mut variant = teams(gpu, "linear_vec", 256)
@@ -169,6 +183,8 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
         .with("COLUMNS", columns)
         .with("UNITS", units)
         .with("CHUNK", chunk)
+        .when("WHOLE", passes > 1)
+        .with("PASSES", passes)
         .with("UNROLL", unroll)
         .when("EXACT", exact)
         .when("NORM", first.norm.is_some())
@@ -206,11 +222,11 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
             .with(BIAS_WIDTH[i], what.w.rows)
             .with(BIAS_FIRST[i], segment.part.first)
             .with(START[i], groups)
-            .with(END[i], groups + outputs.div_ceil(256 / lanes * rows))
+            .with(END[i], groups + outputs.div_ceil(256 / lanes * rows * passes))
             .with(OUT[i], outputs)
             .with(STRIDE[i], y.width)
             .with(FACTOR[i], what.scale.to_bits());
-        groups += outputs.div_ceil(256 / lanes * rows);
+        groups += outputs.div_ceil(256 / lanes * rows * passes);
         params.push((y.offset / 4) as u32 + (offset + segment.part.first) as u32);
     }
     let grid = [groups as u32, x.n.div_ceil(columns) as u32, batch[0].outputs().1 as u32];
@@ -234,7 +250,7 @@ pub(crate) fn steps(units: usize, chunk: usize, lanes: usize, most: usize) -> St
     }
 }
 
-/// Outputs of a team: several share what is read of x, as long as there are workgroups enough for all
+/// Outputs of a team at a time, that share what is read of x, as long as there are workgroups enough for all
 /// cores.
 pub(crate) fn team_rows(rows: usize) -> u32 {
     match rows {
@@ -242,6 +258,17 @@ pub(crate) fn team_rows(rows: usize) -> u32 {
         4096.. => 2,
         _ => 1,
     }
+}
+
+/// Units of a row that is so short that fetching x takes as long as multiplying it.
+const SHORT: usize = 32;
+
+/// Workgroups that a large device runs at a time.
+const AT_A_TIME: usize = 512;
+
+/// How often a team of a workgroup of so many outputs takes further ones, so that x is fetched once for all of them.
+fn passes(outputs: usize, of_a_group: usize) -> usize {
+    outputs.div_ceil(of_a_group * AT_A_TIME)
 }
 
 fn bias(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>) -> Option<[Binding; 2]> {
@@ -262,10 +289,8 @@ fn many(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x: &Array, y: &Array, 
     for part in &w.parts {
         let grouped = what.groups > 1;
         let (rows, groups) = if grouped { (rows_a_group, part.rows / rows_a_group) } else { (part.rows, 1) };
-        let variant = Variant::of("linear_tile")
-            .format("w", w.format)
-            .when("BIAS", what.bias.is_some())
-            .when("GROUPED", grouped);
+        let (variant, outputs) = tiled(gpu, w.format);
+        let variant = variant.when("BIAS", what.bias.is_some()).when("GROUPED", grouped);
         let [bits, scales] = part.bind();
         let mut bindings = vec![x.read(), bits, scales, y.write()];
         bindings.extend(bias.iter().flatten().cloned());
@@ -287,7 +312,7 @@ fn many(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x: &Array, y: &Array, 
                 part.first as u32,
                 1,
             ],
-            [rows.div_ceil(TILE) as u32, x.n.div_ceil(TILE) as u32, groups as u32],
+            [rows.div_ceil(outputs) as u32, x.n.div_ceil(TILE) as u32, groups as u32],
         );
     }
 }

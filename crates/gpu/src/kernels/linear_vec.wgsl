@@ -2,7 +2,8 @@
 //
 // Each matrix has workgroups of its own, from START on. A team of LANES threads owns ROWS outputs and strides
 // over the inputs in units of 32, UNROLL at a time so that several loads are under way; a team's sums meet at
-// the end. x goes through workgroup memory, CHUNK units at a time. With NORM, x is first divided by its RMS
+// the end. x goes through workgroup memory, CHUNK units at a time; with WHOLE all of it at once, and a team owns
+// as many outputs PASSES times, so that fetching x is paid for once. With NORM, x is first divided by its RMS
 // and multiplied by a weight: the workgroup sees all of x anyway, and the division commutes with the product.
 // With BIAS, a row of a bias is added, the one that `bias_rows` names. With GROUPED, outputs
 // [g·group_rows, (g+1)·group_rows) read the g-th part of x; the third dimension of the grid goes over the
@@ -42,11 +43,36 @@ var<immediate> p: Params;
 // odd pitch keeps writes to different banks, too.
 const PITCH = CHUNK + 1u;
 var<workgroup> xs: array<vec4f, COLUMNS * 8u * PITCH>;
+//#if NORM
+var<private> squares: array<f32, COLUMNS>; // of what this thread brought
+//#endif
+
+// Brings units [start, start + here) of COLUMNS rows of x.
+fn fetch(first_column: u32, part: u32, start: u32, here: u32, thread: u32) {
+    //#repeat c COLUMNS
+    let x$c = min(first_column + $cu, p.n - 1u) * p.x_stride + part;
+    //#end
+    for (var j = thread; j < 8u * here; j += THREADS) {
+//#if NORM
+        let weight = norm[8u * start + j];
+//#endif
+        //#repeat c COLUMNS
+        {
+            var v = x[x$c + 8u * start + j];
+//#if NORM
+            squares[$c] += dot(v, v);
+            v *= weight;
+//#endif
+            xs[($cu * 8u + j % 8u) * PITCH + j / 8u] = v;
+        }
+        //#end
+    }
+    workgroupBarrier();
+}
 
 //#repeat s SEGMENTS
 fn segment$s(group: vec3u, thread: u32) {
     let lane = thread % LANES;
-    let first = ((group.x - START$s) * TEAMS + thread / LANES) * ROWS;
     let first_column = group.y * COLUMNS;
 //#if GROUPED
     let above = group.z * p.group_rows;
@@ -55,96 +81,101 @@ fn segment$s(group: vec3u, thread: u32) {
     let above = 0u;
     let part = 0u;
 //#endif
+//#if WHOLE
+    fetch(first_column, part, 0u, UNITS, thread);
     //#repeat c COLUMNS
-    let x$c = min(first_column + $cu, p.n - 1u) * p.x_stride + part;
-    var square$c = 0.0;
-    //#repeat r ROWS
-    var sum$r_$c = 0.0;
+    var factor$c = bitcast<f32>(FACTOR$s);
+//#if NORM
+    factor$c /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
+//#endif
     //#end
-    //#end
-    //#repeat r ROWS
-    let at$r = (above + min(first + $ru, OUT$s - 1u)) * UNITS;
-    //#end
-    for (var start = 0u; start < UNITS; start += CHUNK) {
+//#endif
+    for (var turn = 0u; turn < PASSES; turn += 1u) {
+        let first = (((group.x - START$s) * PASSES + turn) * TEAMS + thread / LANES) * ROWS;
+//#if WHOLE
+//#if SUBGROUPS
+        // No barrier is left that the others would wait at.
+        if first >= OUT$s { break; }
+//#endif
+//#endif
+        //#repeat r ROWS
+        let at$r = (above + min(first + $ru, OUT$s - 1u)) * UNITS;
+        //#repeat c COLUMNS
+        var sum$r_$c = 0.0;
+        //#end
+        //#end
+        for (var start = 0u; start < UNITS; start += CHUNK) {
 //#if EXACT
-        let here = CHUNK;
+            let here = CHUNK;
 //#else
-        let here = min(CHUNK, UNITS - start);
+            let here = min(CHUNK, UNITS - start);
 //#endif
-        workgroupBarrier();
-        for (var j = thread; j < 8u * here; j += THREADS) {
-//#if NORM
-            let weight = norm[8u * start + j];
+//#if !WHOLE
+            workgroupBarrier();
+            fetch(first_column, part, start, here, thread);
 //#endif
-            //#repeat c COLUMNS
-            {
-                var v = x[x$c + 8u * start + j];
-//#if NORM
-                square$c += dot(v, v);
-                v *= weight;
-//#endif
-                xs[($cu * 8u + j % 8u) * PITCH + j / 8u] = v;
-            }
-            //#end
-        }
-        workgroupBarrier();
-        for (var step = 0u; step < here; step += UNROLL * LANES) {
-            let u = step + lane;
+            for (var step = 0u; step < here; step += UNROLL * LANES) {
+                let u = step + lane;
 //#if !EXACT
-            if u >= here { continue; }
+                if u >= here { continue; }
 //#endif
-            //#repeat i UNROLL
-            //#repeat r ROWS
-            let w$i_$r = m$s_unit(at$r + start + u + $iu * LANES);
-            //#end
-            //#end
-            //#repeat i UNROLL
-            {
-                //#repeat c COLUMNS
+                //#repeat i UNROLL
                 //#repeat r ROWS
-                var unit$r_$c = 0.0;
+                let w$i_$r = m$s_unit(at$r + start + u + $iu * LANES);
                 //#end
                 //#end
-                //#repeat k 8
-                //#repeat c COLUMNS
+                //#repeat i UNROLL
                 {
-                    let v = xs[($cu * 8u + $ku) * PITCH + u + $iu * LANES];
+                    //#repeat c COLUMNS
                     //#repeat r ROWS
-                    unit$r_$c += dot(w$i_$r.w[$k], v);
+                    var unit$r_$c = 0.0;
+                    //#end
+                    //#end
+                    //#repeat k 8
+                    //#repeat c COLUMNS
+                    {
+                        let v = xs[($cu * 8u + $ku) * PITCH + u + $iu * LANES];
+                        //#repeat r ROWS
+                        unit$r_$c += dot(w$i_$r.w[$k], v);
+                        //#end
+                    }
+                    //#end
+                    //#end
+                    //#repeat c COLUMNS
+                    //#repeat r ROWS
+                    sum$r_$c += w$i_$r.scale * unit$r_$c;
+                    //#end
                     //#end
                 }
                 //#end
-                //#end
-                //#repeat c COLUMNS
-                //#repeat r ROWS
-                sum$r_$c += w$i_$r.scale * unit$r_$c;
-                //#end
-                //#end
+            }
+        }
+        //#repeat c COLUMNS
+        {
+            let column = first_column + $cu;
+//#if WHOLE
+            let factor = factor$c;
+//#else
+            var factor = bitcast<f32>(FACTOR$s);
+//#if NORM
+            factor /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
+//#endif
+//#endif
+            //#repeat r ROWS
+            {
+                var total = factor * team_sum(sum$r_$c, thread);
+                let row = first + $ru;
+                if lane == 0u && row < OUT$s && column < p.n {
+//#if BIAS$s
+                    total += bias$s[bias_rows[column] * BIAS_WIDTH$s + BIAS_FIRST$s + row];
+//#endif
+                    y[p.base$s + column * STRIDE$s + above + row] = total;
+                }
             }
             //#end
         }
-    }
-    //#repeat c COLUMNS
-    {
-        let column = first_column + $cu;
-        var factor = bitcast<f32>(FACTOR$s);
-//#if NORM
-        factor /= sqrt(group_sum(square$c, thread) / f32(32u * UNITS) + p.eps);
-//#endif
-        //#repeat r ROWS
-        {
-            var total = factor * team_sum(sum$r_$c, thread);
-            let row = first + $ru;
-            if lane == 0u && row < OUT$s && column < p.n {
-//#if BIAS$s
-                total += bias$s[bias_rows[column] * BIAS_WIDTH$s + BIAS_FIRST$s + row];
-//#endif
-                y[p.base$s + column * STRIDE$s + above + row] = total;
-            }
-        }
         //#end
     }
-    //#end
 }
 //#end
 

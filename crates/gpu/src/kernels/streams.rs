@@ -6,7 +6,8 @@ use crate::kernels::linear::FEW;
 use crate::kernels::teams;
 use crate::matrix::Matrix;
 use crate::ops::Weights;
-use crate::recorder::Recorder;
+use crate::recorder::{Binding, Recorder};
+use crate::shader::Variant;
 use model::weights::{Head, HyperConnection, Norm};
 
 /// Columns of a workgroup: fewer where there are few rows, so that all cores have work.
@@ -14,83 +15,118 @@ fn chunk(rows: usize) -> usize {
     if rows <= FEW { 64 } else { 128 }
 }
 
-/// One pass over the streams: leaving, dot products for the next entry, or both. Returns the products of
-/// each chunk, `[n, chunks, outputs + 1]`.
+/// What enters next: a sub-layer, or the head.
+struct Entry<'a> {
+    hc: usize,
+    weights: &'a Matrix,
+    base: &'a Array,
+    scale: &'a Array,
+    norm: &'a Norm<Weights>,
+    iterations: usize,
+    eps: f32,
+    rms_eps: f32,
+    head: bool,
+}
+
+impl<'a> Entry<'a> {
+    fn layer(hc: &'a HyperConnection<Weights>, norm: &'a Norm<Weights>) -> Entry<'a> {
+        Entry {
+            hc: hc.hc,
+            weights: &hc.weights,
+            base: &hc.base,
+            scale: &hc.scale,
+            norm,
+            iterations: hc.iterations,
+            eps: hc.eps,
+            rms_eps: hc.rms_eps,
+            head: false,
+        }
+    }
+
+    /// Constants, bindings and parameters of what `entry.wgsl` does.
+    fn variant(&self, variant: Variant, d: usize) -> Variant {
+        variant
+            .with("HC", self.hc)
+            .with("OUT", self.weights.rows)
+            .with("SPREAD", d.div_ceil(4 * 256))
+            .when("HEAD", self.head)
+    }
+
+    fn params(&self, d: usize, chunks: usize) -> [u32; 6] {
+        [
+            d as u32,
+            chunks as u32,
+            self.iterations as u32,
+            self.eps.to_bits(),
+            self.rms_eps.to_bits(),
+            self.norm.eps.to_bits(),
+        ]
+    }
+}
+
+/// One pass over the streams: leaving, entering, or both. Returns what entering makes.
 fn pass(
     gpu: &Inner,
     r: &mut Recorder,
     streams: &Array,
     hc: usize,
     leave: Option<(&Array, &Mix)>,
-    next: Option<&Matrix>,
-) -> Option<(Array, usize)> {
+    enter: Option<&Entry<'_>>,
+) -> Option<(Array, Mix)> {
     let d = streams.width / hc;
     let chunk = chunk(streams.n);
     let chunks = d.div_ceil(chunk);
-    let dots = next.map(|w| Array::empty(gpu, streams.n, chunks * (w.rows + 1)));
     let mut variant = teams(gpu, "streams", 256)
-        .with("HC", hc)
         .with("CHUNK", chunk)
-        .with("OUT", next.map_or(1, |w| w.rows))
         .when("LEAVE", leave.is_some())
-        .when("DOTS", next.is_some());
+        .when("DOTS", enter.is_some());
     // Bindings that a variant does not use still need something.
     let (spare, unused) = (Array::empty(gpu, 1, 4), Array::empty(gpu, 1, 4));
-    let mut planes = [spare.read(), spare.read()];
-    if let Some(w) = next {
-        assert_eq!(w.parts.len(), 1, "{}: a few rows", w.name);
-        variant = variant.format("w", w.format);
-        planes = w.parts[0].bind();
-    }
     let (y, mix) = leave.map_or_else(|| (spare.read(), spare.read()), |(y, mix)| (y.read(), mix.0.read()));
-    let [bits, scales] = planes;
-    r.launch(
-        gpu,
-        variant,
-        &[streams.write(), y, mix, bits, scales, dots.as_ref().unwrap_or(&unused).write()],
-        &[d as u32],
-        [chunks as u32, streams.n as u32, 1],
-    );
-    dots.map(|dots| (dots, chunks))
-}
-
-fn finish(
-    gpu: &Inner,
-    r: &mut Recorder,
-    streams: &Array,
-    dots: (Array, usize),
-    hc: &HyperConnection<Weights>,
-    norm: &Norm<Weights>,
-) -> (Array, Mix) {
-    let d = streams.width / hc.hc;
+    let groups = [chunks as u32, streams.n as u32, 1];
+    let Some(entry) = enter else {
+        let bindings = [streams.write(), y, mix, spare.read(), spare.read(), unused.write()];
+        r.launch(gpu, variant.with("HC", hc).with("OUT", 1u32), &bindings, &[d as u32], groups);
+        return None;
+    };
+    let w = entry.weights;
+    assert_eq!(w.parts.len(), 1, "{}: a few rows", w.name);
+    let [bits, scales] = w.parts[0].bind();
+    let dots = Array::empty(gpu, streams.n, chunks * (w.rows + 1));
     let x = Array::empty(gpu, streams.n, d);
-    let mix = Array::empty(gpu, streams.n, hc.hc + hc.hc * hc.hc);
-    r.launch(
-        gpu,
-        teams(gpu, "enter", 256)
-            .with("HC", hc.hc)
-            .with("OUT", hc.weights.rows)
-            .with("SPREAD", d.div_ceil(4 * 256)),
-        &[
-            dots.0.read(),
-            hc.base.read(),
-            hc.scale.read(),
-            streams.read(),
-            norm.weight.read(),
+    let mix_out = Array::empty(gpu, streams.n, hc + hc * hc);
+    let params = entry.params(d, chunks);
+    variant = entry.variant(variant.format("w", w.format), d);
+    let mut bindings = vec![streams.write(), y, mix, bits, scales, dots.write()];
+    if gpu.abilities.merges && streams.n <= FEW {
+        bindings.extend([
+            Binding::Write(gpu.counters(0)),
+            entry.base.read(),
+            entry.scale.read(),
+            entry.norm.weight.read(),
             x.write(),
-            mix.write(),
-        ],
-        &[
-            d as u32,
-            dots.1 as u32,
-            hc.iterations as u32,
-            hc.eps.to_bits(),
-            hc.rms_eps.to_bits(),
-            norm.eps.to_bits(),
-        ],
-        [streams.n as u32, 2, 1],
-    );
-    (x, Mix(mix))
+            mix_out.write(),
+        ]);
+        r.launch(gpu, variant.with("FINISH", 1u32), &bindings, &params, groups);
+    } else {
+        r.launch(gpu, variant, &bindings, &params[..1], groups);
+        r.launch(
+            gpu,
+            entry.variant(teams(gpu, "enter", 256), d),
+            &[
+                dots.read(),
+                entry.base.read(),
+                entry.scale.read(),
+                streams.read(),
+                entry.norm.weight.read(),
+                x.write(),
+                mix_out.write(),
+            ],
+            &params,
+            [streams.n as u32, if entry.head { 1 } else { 2 }, 1],
+        );
+    }
+    Some((x, Mix(mix_out)))
 }
 
 /// Enters a sub-layer.
@@ -101,8 +137,7 @@ pub(crate) fn enter(
     hc: &HyperConnection<Weights>,
     norm: &Norm<Weights>,
 ) -> (Array, Mix) {
-    let dots = pass(gpu, r, streams, hc.hc, None, Some(&hc.weights)).expect("asked for");
-    finish(gpu, r, streams, dots, hc, norm)
+    pass(gpu, r, streams, hc.hc, None, Some(&Entry::layer(hc, norm))).expect("asked for")
 }
 
 /// Leaves a sub-layer.
@@ -120,33 +155,21 @@ pub(crate) fn turn(
     next: &HyperConnection<Weights>,
     norm: &Norm<Weights>,
 ) -> (Array, Mix) {
-    let dots = pass(gpu, r, streams, next.hc, Some((y, mix)), Some(&next.weights)).expect("asked for");
-    finish(gpu, r, streams, dots, next, norm)
+    pass(gpu, r, streams, next.hc, Some((y, mix)), Some(&Entry::layer(next, norm))).expect("asked for")
 }
 
 /// What the head multiplies: the streams' weighted sum, normed.
 pub(crate) fn collapse(gpu: &Inner, r: &mut Recorder, streams: &Array, head: &Head<Weights>) -> Array {
-    let d = streams.width / head.hc;
-    let dots = pass(gpu, r, streams, head.hc, None, Some(&head.weights)).expect("asked for");
-    let (x, unused) = (Array::empty(gpu, streams.n, d), Array::empty(gpu, 1, 4));
-    r.launch(
-        gpu,
-        teams(gpu, "enter", 256)
-            .with("HC", head.hc)
-            .with("OUT", head.weights.rows)
-            .with("SPREAD", d.div_ceil(4 * 256))
-            .with("HEAD", 1u32),
-        &[
-            dots.0.read(),
-            head.base.read(),
-            head.scale.read(),
-            streams.read(),
-            head.norm.weight.read(),
-            x.write(),
-            unused.write(),
-        ],
-        &[d as u32, dots.1 as u32, 0, head.eps.to_bits(), head.rms_eps.to_bits(), head.norm.eps.to_bits()],
-        [streams.n as u32, 1, 1],
-    );
-    x
+    let entry = Entry {
+        hc: head.hc,
+        weights: &head.weights,
+        base: &head.base,
+        scale: &head.scale,
+        norm: &head.norm,
+        iterations: 0,
+        eps: head.eps,
+        rms_eps: head.rms_eps,
+        head: true,
+    };
+    pass(gpu, r, streams, head.hc, None, Some(&entry)).expect("asked for").0
 }

@@ -1,27 +1,54 @@
-// One pass over the residual streams: leaving a sub-layer, and what entering the next one needs.
+// One pass over the residual streams: leaving a sub-layer, and entering the next one.
 //
 //   LEAVE:  streams'[k] = post[k]·y + Σ_j comb[j,k]·streams[j]
 //   DOTS:   dots[o] += fn[o] · streams',  dots[OUT] += |streams'|²      for a chunk of the columns
 //
 // One workgroup per row and CHUNK columns of every stream. The chunk stays in workgroup memory while
 // its OUT dot products are taken: a thread takes one row of `fn` and one unit of 32 columns at a time.
+//
+// With FINISH the last workgroup of a row to come so far goes on with what `enter` does, and spares a launch: what
+// the others wrote reaches it since the bindings are coherent and a storage barrier is on either side of the count.
 //#include formats/common
-struct Params { d: u32 }
+struct Params {
+    d: u32,
+//#if FINISH
+    chunks: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32,
+//#endif
+}
 
-@group(0) @binding(0) var<storage, read_write> streams: array<f32>;  // [n, HC, d]
-@group(0) @binding(1) var<storage, read>       y: array<f32>;        // [n, d]
-@group(0) @binding(2) var<storage, read>       mix: array<f32>;      // [n, HC + HC·HC]: post, comb
+//#if FINISH
+@group(0) @binding(0) @coherent var<storage, read_write> streams: array<vec4f>;  // [n, HC, d]
+//#else
+@group(0) @binding(0) var<storage, read_write> streams: array<vec4f>;  // [n, HC, d]
+//#endif
+@group(0) @binding(1) var<storage, read>       y: array<vec4f>;      // [n, d]
+@group(0) @binding(2) var<storage, read>       left: array<f32>;     // [n, HC + HC·HC]: post, comb
 @group(0) @binding(3) var<storage, read>       w_q: array<vec4u>;    // [OUT, HC·d]
 @group(0) @binding(4) var<storage, read>       w_s: array<u32>;
+//#if FINISH
+@group(0) @binding(5) @coherent var<storage, read_write> dots: array<f32>; // [n, chunks, OUT + 1]
+@group(0) @binding(6) var<storage, read_write> arrived: array<atomic<u32>>; // [n], zeros before and after
+@group(0) @binding(7) var<storage, read>       base: array<f32>;     // from here on as in `enter`
+@group(0) @binding(8) var<storage, read>       scale: array<f32>;
+@group(0) @binding(9) var<storage, read>       norm: array<vec4f>;
+@group(0) @binding(10) var<storage, read_write> x: array<vec4f>;
+@group(0) @binding(11) var<storage, read_write> mix: array<f32>;
+//#else
 @group(0) @binding(5) var<storage, read_write> dots: array<f32>;     // [n, chunks, OUT + 1]
+//#endif
 var<immediate> p: Params;
 
+const VECTORS = CHUNK / 4u; // of a stream, in the chunk
+var<workgroup> chunk: array<vec4f, HC * VECTORS>;
 //#if DOTS
 //#format w
 //#include reduce
 const UNITS = HC * CHUNK / 32u; // of the chunk
-var<workgroup> chunk: array<vec4f, HC * CHUNK / 4u>;
 var<workgroup> parts: array<f32, OUT * UNITS>;
+//#endif
+//#if FINISH
+//#include entry
+var<workgroup> last: u32;
 //#endif
 
 @compute @workgroup_size(THREADS)
@@ -34,34 +61,31 @@ fn main(
     prepare(thread);
 //#endif
     let row = group.y;
-    let column = group.x * CHUNK + thread;
-    var s: array<f32, HC>;
-    if thread < CHUNK && column < p.d {
-        //#repeat j HC
-        s[$j] = streams[(row * HC + $ju) * p.d + column];
-        //#end
+    let width = p.d / 4u;
+    // A thread has a vector of one stream.
+    let stream = thread / VECTORS;
+    let column = group.x * VECTORS + thread % VECTORS;
+    let mine = stream < HC && column < width;
+    var s = vec4f(0.0);
+    if mine {
 //#if LEAVE
-        let old = s;
-        let out = y[row * p.d + column];
         let m = row * (HC + HC * HC);
-        //#repeat k HC
-        s[$k] = mix[m + $ku] * out;
+        s = left[m + stream] * y[row * width + column];
         //#repeat j HC
-        s[$k] += mix[m + HC + $ju * HC + $ku] * old[$j];
+        s += left[m + HC + $ju * HC + stream] * streams[(row * HC + $ju) * width + column];
         //#end
-        streams[(row * HC + $ku) * p.d + column] = s[$k];
-        //#end
+//#else
+        s = streams[(row * HC + stream) * width + column];
 //#endif
     }
+    if thread < HC * VECTORS { chunk[thread] = s; }
+    workgroupBarrier();
+//#if LEAVE
+    // All threads have read the old ones.
+    if mine { streams[(row * HC + stream) * width + column] = s; }
+//#endif
 //#if DOTS
-    var square = 0.0;
-    if thread < CHUNK {
-        //#repeat j HC
-        chunk[($ju * CHUNK + thread) / 4u][thread % 4u] = s[$j];
-        square += s[$j] * s[$j];
-        //#end
-    }
-    square = group_sum(square, thread);
+    let square = group_sum(dot(s, s), thread);
     for (var task = thread; task < OUT * UNITS; task += THREADS) {
         let unit = task % UNITS;
         let at = group.x * (CHUNK / 32u) + unit % (CHUNK / 32u);
@@ -83,5 +107,18 @@ fn main(
         dots[to + o] = sum;
     }
     if thread == 0u { dots[to + OUT] = square; }
+//#endif
+//#if FINISH
+    storageBarrier();
+    if thread == 0u { last = u32(atomicAdd(&arrived[row], 1u) == groups.x - 1u); }
+    if workgroupUniformLoad(&last) == 0u { return; }
+    storageBarrier();
+    if thread == 0u { atomicStore(&arrived[row], 0u); }
+    let old = streams_of(row, thread);
+    let inverse = inverse_rms(row, thread);
+    enter_x(row, inverse, old, thread);
+//#if !HEAD
+    if thread == THREADS - 1u { mixture(row, inverse); }
+//#endif
 //#endif
 }

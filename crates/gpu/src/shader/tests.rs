@@ -62,7 +62,10 @@ fn variants() -> Vec<Variant> {
                         .with("KEYS", 4u32)
                         .with("HEADS", if spread <= 4 { 2u32 } else { 1 })
                         .with("SPREAD", spread)
-                        .when("PICKS", picks),
+                        .with("ITEMS", 2u32)
+                        .with("TURNED", 64u32)
+                        .when("MERGE", team.1)
+                        .with("PICKS", if picks { 10u32 } else { 0 }),
                 );
             }
         }
@@ -87,6 +90,10 @@ fn variants() -> Vec<Variant> {
         all.push(entry("enter"));
         all.push(entry("enter").with("HEAD", 1u32));
         for (leave, dots) in [(true, false), (false, true), (true, true)] {
+            if team.1 && dots {
+                let finish = entry("streams").when("LEAVE", leave).with("DOTS", 1u32).with("FINISH", 1u32);
+                all.push(finish.format("w", Format::F16));
+            }
             all.push(entry("streams").when("LEAVE", leave).when("DOTS", dots).format("w", Format::F32));
         }
         let vec = |format| {
@@ -107,6 +114,8 @@ fn variants() -> Vec<Variant> {
         for format in Format::ALL {
             all.push(
                 vec(format)
+                    .with("WHOLE", 1u32)
+                    .with("PASSES", 3u32)
                     .with("ROWS", 2u32)
                     .with("COLUMNS", 1u32)
                     .with("CHUNK", 128u32)
@@ -137,8 +146,9 @@ fn variants() -> Vec<Variant> {
                 });
             }
         }
-        for flag in [&["NORM"][..], &["BIASED", "BIAS0"], &["GROUPED"]] {
+        for flag in [&["NORM"][..], &["NORM", "WHOLE"], &["BIASED", "BIAS0"], &["GROUPED"]] {
             let variant = vec(Format::Q8_0)
+                .with("PASSES", 1u32)
                 .with("ROWS", 4u32)
                 .with("COLUMNS", 4u32)
                 .with("CHUNK", 32u32)
@@ -148,7 +158,7 @@ fn variants() -> Vec<Variant> {
     }
     for format in Format::ALL {
         all.push(plain("embed").format("w", format));
-        all.push(Variant::of("linear_tile").format("w", format));
+        all.extend(["linear_tile", "linear_matrix"].map(|kernel| Variant::of(kernel).format("w", format)));
     }
     for flags in [
         &["BIAS"][..],
@@ -158,19 +168,34 @@ fn variants() -> Vec<Variant> {
         &["EXPERTS", "PAIRS"],
         &["EXPERTS", "SWIGLU"],
     ] {
-        all.push(
-            flags.iter().fold(Variant::of("linear_tile").format("w", Format::Q8_0), |v, f| v.with(f, 1u32)),
-        );
+        for kernel in ["linear_tile", "linear_matrix"] {
+            if kernel == "linear_matrix" && !matches!(flags, ["BIAS"] | ["GROUPED"]) {
+                continue;
+            }
+            let variant = Variant::of(kernel).format("w", Format::Q8_0);
+            all.push(flags.iter().fold(variant, |v, f| v.with(f, 1u32)));
+        }
     }
     all
+}
+
+/// Kernels of devices that have matrices of 16 × 16, or whose last workgroup goes on: not on Metal.
+fn on_vulkan_only(variant: &Variant) -> bool {
+    let given = |name| variant.constant(name).unwrap_or(0) != 0;
+    variant.kernel == "linear_matrix" || given("MERGE") || given("FINISH")
 }
 
 fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
     let source = variant.source();
     let module = naga::front::wgsl::parse_str(&source)
         .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
-    let capabilities =
+    let mut capabilities =
         Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
+    if on_vulkan_only(variant) {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX
+            | Capabilities::SHADER_FLOAT16
+            | Capabilities::MEMORY_DECORATION_COHERENT;
+    }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
@@ -186,6 +211,9 @@ fn every_kernel_becomes_msl_and_spirv() {
     for variant in &all {
         let (module, info) = validated(variant);
         for lang_version in [(2, 4), (3, 1)] {
+            if on_vulkan_only(variant) {
+                continue;
+            }
             let options = msl::Options { lang_version, ..Default::default() };
             let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                 .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
