@@ -36,7 +36,7 @@ pub struct Serve {
     /// The port to listen on; 0 takes a free one
     #[arg(long, value_name = "PORT", default_value_t = 8080)]
     port: u16,
-    /// Where else to listen: unix:PATH for a socket that only programs of yours can open, or HOST:PORT
+    /// Instead of --host and --port: HOST:PORT, or unix:PATH for a socket that only your programs can open
     #[arg(long, value_name = "WHERE", conflicts_with_all = ["host", "port"])]
     listen: Option<Listen>,
     /// A key that callers must show; can be given more than once. Also read from $DS4_API_KEY
