@@ -8,6 +8,7 @@ mod fetch;
 mod inbox;
 mod job;
 mod ledger;
+mod outbox;
 mod running;
 mod share;
 mod slots;
@@ -30,12 +31,12 @@ use inbox::{Fetch, Inbox, Waiting};
 use ledger::Ledger;
 use model::kv::KvFormatError;
 use model::{Codec, KvFormat, NoTap, Ops, PageKey, Tap};
+use outbox::outbox;
 use slots::{Command, Done, What};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use text::Tokenizer;
-use tokio::sync::mpsc;
 use worker::Worker;
 
 /// A model in service. Copies are the same engine; when the last one is dropped, it stops.
@@ -244,7 +245,7 @@ impl Engine {
             return Err(Refusal::Memory { prompt: prompt_tokens, limit, need, free: ledger.limit() });
         }
         let prompt = Arc::new(Spelling::new(tokenizer, prompt));
-        let (sender, events) = mpsc::unbounded_channel();
+        let (sender, events) = outbox();
         let cancel = Cancel::new();
         let id = inbox.put(retry_after, |id| Waiting {
             id,

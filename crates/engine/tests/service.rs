@@ -103,6 +103,30 @@ fn a_job_can_be_cancelled_in_every_phase() {
     assert_eq!(engine.status().totals.cancelled, 4);
 }
 
+/// Nobody writes for a caller who does not read; others go on, and nothing is lost.
+#[test]
+fn a_job_waits_for_a_caller_who_does_not_read() {
+    let loaded = load("mini-bf16.gguf");
+    let (prompt, _) = golden("mini-bf16.short");
+    let long = Request { max_tokens: Some(700), ..endless(&loaded) };
+    let engine = engine(&loaded);
+    let want = engine.submit(job(&prompt, long.clone())).unwrap().wait().unwrap();
+    assert_eq!(want.tokens.len(), 700);
+    let ticket = engine.submit(job(&prompt, long)).unwrap();
+    // A reply beside it takes some steps, in each of which a job that does not wait writes a token.
+    let mut before = None;
+    loop {
+        engine.submit(job(&prompt, greedy(8))).unwrap().wait().unwrap();
+        let written = engine.status().active.first().map(|active| active.written);
+        assert!(written.is_some(), "it did not wait, and has ended");
+        if written == before {
+            break;
+        }
+        before = written;
+    }
+    assert_eq!(ticket.wait().unwrap().tokens, want.tokens);
+}
+
 #[test]
 fn a_late_job_is_ended() {
     let loaded = load("mini-bf16.gguf");

@@ -1,13 +1,13 @@
 //! Where jobs wait, and what the worker sleeps on.
 
-use super::job::{JobEvent, Priority, Refusal, SlotError};
+use super::job::{Priority, Refusal, SlotError};
+use super::outbox::Outbox;
 use super::slots::Command;
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::generate::Request;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc::UnboundedSender;
 
 /// A job that was accepted and waits.
 pub(super) struct Waiting {
@@ -21,7 +21,7 @@ pub(super) struct Waiting {
     pub(super) deadline: Option<Instant>,
     pub(super) affinity: Option<u64>,
     pub(super) submitted: Instant,
-    pub(super) events: UnboundedSender<JobEvent>,
+    pub(super) events: Outbox,
     pub(super) cancel: Cancel,
     pub(super) fetch: Fetch,
     /// Tokens that memory knew when the page store was asked.
@@ -185,11 +185,12 @@ impl Inbox {
     }
 
     /// Sleeps until there is something to look at: a job that came, or a wake-up, since the last sleep ended; or the
-    /// time of the earliest deadline.
-    pub(super) fn sleep(&self) {
+    /// time of the earliest deadline, one of the jobs here or `deadline`.
+    pub(super) fn sleep(&self, deadline: Option<Instant>) {
         let mut state = self.lock();
         while !state.woken {
-            let until = state.waiting.iter().filter_map(|job| job.deadline).chain(state.closing).min();
+            let waiting = state.waiting.iter().filter_map(|job| job.deadline);
+            let until = waiting.chain(state.closing).chain(deadline).min();
             state = match until {
                 None => self.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(until) => {
@@ -234,7 +235,7 @@ mod tests {
             deadline: None,
             affinity: None,
             submitted: Instant::now(),
-            events: tokio::sync::mpsc::unbounded_channel().0,
+            events: crate::service::outbox::outbox().0,
             cancel: Cancel::default(),
             fetch: Fetch::NotYet,
             known: 0,
@@ -250,7 +251,7 @@ mod tests {
         let (awake, waking) = mpsc::channel();
         let sleeper = inbox.clone();
         std::thread::spawn(move || {
-            sleeper.sleep();
+            sleeper.sleep(None);
             awake.send(()).unwrap();
         });
         waking.recv_timeout(Duration::from_secs(10)).expect("the worker is awake");

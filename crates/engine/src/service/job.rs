@@ -11,9 +11,9 @@ use model::ops::DeviceError;
 use std::sync::Weak;
 use std::time::{Duration, Instant};
 use text::{MissingMarker, Prompt};
-use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::inbox::Inbox;
+use super::outbox::Letters;
 
 /// A prompt and how to reply to it.
 #[derive(Clone, Debug)]
@@ -53,13 +53,14 @@ pub enum Priority {
     Interactive,
 }
 
-/// The caller's end of a job. Dropping it cancels the job, in whatever phase it is, within one step.
+/// The caller's end of a job. Dropping it cancels the job, in whatever phase it is, within one step. A job whose
+/// events are not read waits once there are some hundreds of them, and goes on when they are.
 pub struct Ticket {
     /// The job's number.
     pub id: u64,
     /// Tokens of its prompt, as the tokenizer spells it.
     pub prompt_tokens: usize,
-    pub(super) events: UnboundedReceiver<JobEvent>,
+    pub(super) events: Letters,
     pub(super) cancel: Cancel,
     pub(super) inbox: Weak<Inbox>,
 }
@@ -67,7 +68,8 @@ pub struct Ticket {
 impl Ticket {
     /// What happened next; `None` after [`JobEvent::Done`] or [`JobEvent::Failed`].
     pub async fn next(&mut self) -> Option<JobEvent> {
-        self.events.recv().await
+        let next = self.events.next().await;
+        self.taken(next)
     }
 
     /// As [`Ticket::next`], for callers outside of an async runtime.
@@ -76,7 +78,16 @@ impl Ticket {
     ///
     /// If called inside of one.
     pub fn blocking_next(&mut self) -> Option<JobEvent> {
-        self.events.blocking_recv()
+        let next = self.events.blocking_next();
+        self.taken(next)
+    }
+
+    fn taken(&self, next: Option<(JobEvent, bool)>) -> Option<JobEvent> {
+        let (event, waited) = next?;
+        if waited {
+            self.wake();
+        }
+        Some(event)
     }
 
     /// Waits for the end of the job.

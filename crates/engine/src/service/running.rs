@@ -100,17 +100,18 @@ impl<'m, B: Ops> Running<'m, B> {
 
     fn send(&self, event: JobEvent) {
         // Nobody listening is a cancellation, which is seen to before the next step.
-        let _ = self.job.events.send(event);
+        self.job.events.send(event);
     }
 
     fn say(&self, event: Event) {
         self.send(JobEvent::Event(event));
     }
 
-    /// What it could use of the next batch.
+    /// What it could use of the next batch: nothing while its caller has much to read.
     pub(super) fn want(&self) -> Want {
+        let pending = self.tokens.len() - self.timeline.len();
         Want {
-            pending: self.tokens.len() - self.timeline.len(),
+            pending: if self.job.events.is_full() { 0 } else { pending },
             room: self.timeline.room().min(self.to_next_stop()).min(self.to_first_choice()),
             priority: self.job.priority,
         }
@@ -215,7 +216,7 @@ impl<'m, B: Ops> Running<'m, B> {
     /// Chooses the token after those that were written.
     fn choose(&mut self, logits: Row<'_>) -> Option<End> {
         let events = &self.job.events;
-        let mut listen = |event| drop(events.send(JobEvent::Event(event)));
+        let mut listen = |event| events.send(JobEvent::Event(event));
         let step = match logits {
             Row::Whole(logits) => self.writer.step(logits, &mut listen),
             Row::Leaders(leaders) => self.writer.step_among(leaders, &mut listen),
@@ -273,10 +274,9 @@ pub(super) fn tell(job: &Waiting, writer: Writer<'_>, stats: Stats, end: End) {
     let last = match end {
         End::Failed(error) => JobEvent::Failed(error),
         End::Done(finish) => {
-            let reply = writer.end(finish, stats, &mut |event| drop(job.events.send(JobEvent::Event(event))));
+            let reply = writer.end(finish, stats, &mut |event| job.events.send(JobEvent::Event(event)));
             JobEvent::Done(Box::new(reply))
         }
     };
-    // A caller that has gone does not want to know.
-    let _ = job.events.send(last);
+    job.events.send(last);
 }

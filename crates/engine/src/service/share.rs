@@ -11,7 +11,7 @@ use super::job::Priority;
 /// What one conversation could use.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Want {
-    /// Tokens it has to read, at least 1.
+    /// Tokens it has to read; 0 if it waits for its caller.
     pub(super) pending: usize,
     /// The most it may read in one batch.
     pub(super) room: usize,

@@ -133,15 +133,16 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             self.take_fetched();
             self.admit();
             self.report();
-            if !self.active.is_empty() {
-                self.step();
-            } else if self.inbox.closing().is_some() && self.inbox.len() == 0 {
-                self.mark(None);
-                return self.save_all();
-            } else {
-                self.mark(None);
-                self.inbox.sleep();
+            let rows = self.rows();
+            if rows.iter().any(|&n| n > 0) {
+                self.step(&rows);
+                continue;
             }
+            self.mark(None);
+            if self.active.is_empty() && self.inbox.closing().is_some() && self.inbox.len() == 0 {
+                return self.save_all();
+            }
+            self.inbox.sleep(self.active.iter().filter_map(|job| job.job.deadline).min());
         }
     }
 
@@ -352,34 +353,34 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             Err(panic) => JobError::Internal(words(&*panic)),
         };
         self.totals.failed += 1;
-        let _ = job.events.send(super::JobEvent::Failed(error));
+        job.events.send(super::JobEvent::Failed(error));
         None
     }
 
-    /// One forward pass over rows of all jobs.
-    fn step(&mut self) {
-        let rows = self.rows();
+    /// One forward pass over so many rows of each job.
+    fn step(&mut self, rows: &[usize]) {
         let before: Vec<usize> = self.active.iter().map(|job| job.timeline.len()).collect();
         let start = Instant::now();
-        let passed = self.pass(&rows);
+        let passed = self.pass(rows);
         let took = start.elapsed();
         self.last_step = Some(SystemTime::now());
         match passed {
             Ok(logits) => {
                 self.device_error = None;
-                self.keep_pace(&rows, took);
-                self.hand_out(&rows, logits);
+                self.keep_pace(rows, took);
+                self.hand_out(rows, logits);
                 self.make_room();
             }
-            Err(error) => self.recover(&rows, &before, error),
+            Err(error) => self.recover(rows, &before, error),
         }
     }
 
-    /// Rows of the next batch for each job.
+    /// Rows of the next batch for each job; none at all if everybody waits for a caller.
     fn rows(&self) -> Vec<usize> {
         let wants: Vec<Want> = self.active.iter().map(Running::want).collect();
         let budget = self.pace(&wants).rows();
-        if let Some(suspect) = self.active.iter().position(|job| job.suspect.is_some()) {
+        let suspect = |(job, want): (&Running<'_, B>, &Want)| job.suspect.is_some() && want.pending > 0;
+        if let Some(suspect) = self.active.iter().zip(&wants).position(suspect) {
             let mut rows = vec![0; wants.len()];
             rows[suspect] = share(&wants[suspect..=suspect], budget)[0];
             return rows;
