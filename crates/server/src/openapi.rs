@@ -43,7 +43,9 @@ pub async fn document(State(app): State<App>) -> Json<Value> {
         crate::slots::list,
         crate::slots::act,
         crate::props::version,
-    )
+    ),
+    // What only a parameter refers to is not found by itself.
+    components(schemas(SlotActionName))
 )]
 struct Document;
 

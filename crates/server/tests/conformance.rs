@@ -899,3 +899,26 @@ async fn the_page_comes_in_parts_that_load_nothing_from_elsewhere() {
     assert_eq!(send(&app, get("/page/none")).await.status(), StatusCode::NOT_FOUND);
     assert_eq!(send(&app, get("/props")).await.status(), StatusCode::UNAUTHORIZED);
 }
+
+/// Every reference in the OpenAPI document is to something that is in it.
+#[tokio::test]
+async fn the_document_refers_to_what_it_has() {
+    fn references(value: &Value, into: &mut Vec<String>) {
+        match value {
+            Value::Object(members) => {
+                into.extend(members.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                members.values().for_each(|member| references(member, into));
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, into)),
+            _ => {}
+        }
+    }
+    let app = app(&Script::new([]), Options::default());
+    let document: Value = serde_json::from_str(&body(send(&app, get("/openapi.json")).await).await).unwrap();
+    let mut all = Vec::new();
+    references(&document, &mut all);
+    assert!(all.len() > 20);
+    for reference in all {
+        assert!(document.pointer(&reference[1..]).is_some(), "{reference} is not there");
+    }
+}
