@@ -254,8 +254,8 @@ pub const KERNELS: [(&str, &str); 24] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 10] = files!("wgsl/":
-    "activation", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "reduce", "rows_read", "rows_write",
+const SHARED: [(&str, &str); 11] = files!("wgsl/":
+    "activation", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write",
     "tile",
 );
 

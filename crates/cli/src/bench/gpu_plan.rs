@@ -300,18 +300,7 @@ impl Step {
         )?;
         for Layers { kind, count, sum } in &self.layers {
             let name = if *count > 0 { format!("{kind}, {count} layers") } else { (*kind).to_owned() };
-            let each = |x: u64| x as f64 / (*count).max(1) as f64;
-            let bytes = |x: u64| BinaryBytes(each(x) as u64).to_string();
-            writeln!(
-                out,
-                "{name:<34} {:>8.1} {:>8.1} {:>11} {:>11} {:>11} {:>11}",
-                each(sum.launches),
-                each(sum.barriers),
-                bytes(sum.weights),
-                bytes(sum.again),
-                bytes(sum.cached),
-                bytes(sum.rows)
-            )?;
+            line(out, &name, sum, (*count).max(1), 1)?;
         }
         writeln!(
             out,
@@ -327,17 +316,7 @@ impl Step {
         let all = ("all", &self.all);
         let kernels = self.kernels.iter().map(|kernel| (kernel.kernel.as_str(), &kernel.sum));
         for (name, sum) in kernels.chain([all]) {
-            let bytes = |x: u64| BinaryBytes(x).to_string();
-            writeln!(
-                out,
-                "{name:<34} {:>8} {:>8} {:>11} {:>11} {:>11} {:>11}",
-                sum.launches,
-                sum.barriers,
-                bytes(sum.weights),
-                bytes(sum.again),
-                bytes(sum.cached),
-                bytes(sum.rows)
-            )?;
+            line(out, name, sum, 1, 0)?;
         }
         writeln!(
             out,
@@ -347,4 +326,20 @@ impl Step {
             BinaryBytes(self.needed_bytes)
         )
     }
+}
+
+/// A line of a table: the sum of so many of a kind, each; launches with so many decimals.
+fn line(out: &mut dyn Write, name: &str, sum: &Sum, count: usize, decimals: usize) -> io::Result<()> {
+    let each = |x: u64| x as f64 / count as f64;
+    let bytes = |x: u64| BinaryBytes(each(x) as u64).to_string();
+    writeln!(
+        out,
+        "{name:<34} {:>8.decimals$} {:>8.decimals$} {:>11} {:>11} {:>11} {:>11}",
+        each(sum.launches),
+        each(sum.barriers),
+        bytes(sum.weights),
+        bytes(sum.again),
+        bytes(sum.cached),
+        bytes(sum.rows)
+    )
 }

@@ -11,13 +11,8 @@ struct Params { vocab: u32, stretch: u32, out_stride: u32, most: u32 }
 @group(0) @binding(3) var<storage, read_write> out: array<atomic<u32>>;
 var<immediate> p: Params;
 
+//#include peak
 //#include reduce
-
-var<workgroup> best: array<u32, THREADS>;
-var<workgroup> odd: array<u32, THREADS>;
-
-// The float that `ordered` made this of.
-fn float_of(key: u32) -> f32 { return bitcast<f32>(select(~key, key & 0x7fffffffu, (key >> 31u) == 1u)); }
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -32,17 +27,8 @@ fn main(
         top = max(top, peak.x);
         bad |= peak.y;
     }
-    best[thread] = top;
-    odd[thread] = bad;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            best[thread] = max(best[thread], best[thread + half]);
-            odd[thread] |= odd[thread + half];
-        }
-        workgroupBarrier();
-    }
-    let largest = float_of(best[0]);
+    let whole = group_peak(vec2u(top, bad), thread);
+    let largest = float_of(whole.x);
     let least = largest - asks[group.y].x;
     let to = group.y * p.out_stride;
     let start = group.x * p.stretch;
@@ -63,6 +49,6 @@ fn main(
     let sum = group_sum(rest, thread);
     if thread == 0u {
         atomicStore(&out[to + 2u + group.x], bitcast<u32>(sum));
-        if group.x == 0u { atomicStore(&out[to + 1u], odd[0]); }
+        if group.x == 0u { atomicStore(&out[to + 1u], whole.y); }
     }
 }

@@ -8,10 +8,7 @@ struct Params { vocab: u32, stretch: u32, out_stride: u32 }
 @group(0) @binding(2) var<storage, read_write> out: array<u32>;     // [rows, out_stride], see `leaders`
 var<immediate> p: Params;
 
-//#include ordered
-
-var<workgroup> best: array<u32, THREADS>;
-var<workgroup> odd: array<u32, THREADS>;
+//#include peak
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -30,18 +27,9 @@ fn main(
         let bits = bitcast<u32>(x);
         bad |= select(0u, 1u, (bits & 0x7fffffffu) > 0x7f800000u || bits == 0x7f800000u);
     }
-    best[thread] = top;
-    odd[thread] = bad;
-    workgroupBarrier();
-    for (var half = THREADS / 2u; half > 0u; half /= 2u) {
-        if thread < half {
-            best[thread] = max(best[thread], best[thread + half]);
-            odd[thread] |= odd[thread + half];
-        }
-        workgroupBarrier();
-    }
+    let peak = group_peak(vec2u(top, bad), thread);
     if thread == 0u {
-        peaks[group.y * groups.x + group.x] = vec2u(best[0], odd[0]);
+        peaks[group.y * groups.x + group.x] = peak;
         if group.x == 0u { out[group.y * p.out_stride] = 0u; }
     }
 }

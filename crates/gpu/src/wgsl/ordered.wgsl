@@ -5,3 +5,6 @@ fn ordered(score: f32) -> u32 {
     if bits == 0x80000000u { return 0x80000000u; }
     return select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u);
 }
+
+// The float that `ordered` made this of.
+fn float_of(key: u32) -> f32 { return bitcast<f32>(select(~key, key & 0x7fffffffu, (key >> 31u) == 1u)); }
