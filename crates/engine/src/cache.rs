@@ -46,6 +46,8 @@ struct Node<B: Ops> {
     children: Vec<PageKey>,
     tails: Vec<Kept<B>>,
     used: u64,
+    /// How often somebody went on from here or from what follows.
+    uses: u32,
 }
 
 /// A tail that is kept.
@@ -56,6 +58,8 @@ struct Kept<B: Ops> {
     spelling: Spelling,
     kind: TailKind,
     used: u64,
+    /// How often somebody went on from here.
+    uses: u32,
 }
 
 /// What a tail is kept for.
@@ -94,6 +98,7 @@ impl<B: Ops> Cache<B> {
             children: Vec::new(),
             tails: Vec::new(),
             used: 0,
+            uses: 0,
         };
         let ghosts = Ghosts::default();
         Cache {
@@ -136,7 +141,7 @@ impl<B: Ops> Cache<B> {
         let (children, tails) = (Vec::new(), Vec::new());
         let memory = (page.memory() + spelling.memory()) as u64;
         let (kept, parent) = (Some(page.clone()), Some(parent));
-        let node = Node { page: kept, spelling, parent, depth, memory, children, tails, used };
+        let node = Node { page: kept, spelling, parent, depth, memory, children, tails, used, uses: 0 };
         self.nodes.insert(key, node);
         self.ghosts.forget(&key);
         (key, page)
@@ -168,7 +173,7 @@ impl<B: Ops> Cache<B> {
         let id = self.next_id;
         self.next_id += 1;
         self.ghosts.forget(&parent.child(tail.tokens()));
-        node.tails.push(Kept { id, tail: Arc::new(tail), spelling, kind, used: self.clock });
+        node.tails.push(Kept { id, tail: Arc::new(tail), spelling, kind, used: self.clock, uses: 0 });
     }
 
     /// Whether a page is kept, or it is the key of no tokens.

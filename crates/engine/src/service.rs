@@ -2,13 +2,15 @@
 //!
 //! Start at [`Engine`]: [`Engine::submit`] takes a [`Job`] and returns a [`Ticket`], on which the reply arrives.
 //! One thread owns the model ([`worker`]); everybody else talks to it through the [`inbox`] and the ticket's
-//! channel. How a batch is shared out among conversations is in [`share`].
+//! channel. Who is begun next is in [`queue`], and how a batch is shared out among conversations in [`share`].
 
 mod fetch;
+mod homes;
 mod inbox;
 mod job;
 mod ledger;
 mod outbox;
+mod queue;
 mod running;
 mod share;
 mod slots;

@@ -3,15 +3,16 @@
 use cpu::Cpu;
 use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
-    Engine, EngineOptions, Form, Job, JobPrompt, LoadedModel, Miss, Priority, Reply, Request, Sampling,
-    Session, SlotAction, SlotError,
+    Engine, EngineOptions, Form, Job, JobEvent, JobPrompt, LoadedModel, Miss, Priority, Reply, Request,
+    Sampling, Session, SlotAction, SlotError,
 };
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
+use model::tap::{self, Seen};
 use model::{Codec, KvFormat, PAGE};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use text::{Marker, Prompt};
 
 type Loaded = Arc<LoadedModel<Cpu>>;
@@ -227,6 +228,75 @@ fn text_in_another_spelling_is_recognised() {
     assert_eq!(reply.tokens, fresh(&loaded, &spelled_on));
 }
 
+/// One conversation at a time, on a device so slow that only reading counts: 16 tokens in 20 ms.
+fn slow_engine(loaded: &Loaded) -> Engine {
+    let slow = |_: &Cpu, place: tap::Place, _: Seen<'_, Cpu>| {
+        if (place.name, place.layer) == ("attn_x", Some(0)) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    };
+    let kv = Some(KvFormat::F16);
+    let options = EngineOptions { kv, sessions: 1, rows: Some(16), ..EngineOptions::default() };
+    Engine::start_watched(loaded.clone(), options, slow).unwrap()
+}
+
+/// Keeps an engine of one place busy until it is dropped.
+fn occupy(engine: &Engine, loaded: &Loaded) -> engine::Ticket {
+    let request = request(loaded, 5, 4000);
+    let prompt = JobPrompt::Tokens(words(7, 20));
+    let job = Job { prompt, request, priority: Priority::Normal, deadline: None, affinity: None };
+    let mut ticket = engine.submit(job).unwrap();
+    while !matches!(ticket.blocking_next().unwrap(), JobEvent::Started { .. }) {}
+    ticket
+}
+
+/// Who has little to read does not wait for who has much, and came before.
+#[test]
+fn a_known_prompt_overtakes_a_long_new_one() {
+    let loaded = load();
+    let engine = slow_engine(&loaded);
+    let known = words(1, 150);
+    ask(&engine, &loaded, &known);
+    let busy = occupy(&engine, &loaded);
+    let long = submit(&engine, &loaded, JobPrompt::Tokens(words(3, 6000))); // 7.5 s
+    let short = submit(&engine, &loaded, JobPrompt::Tokens(known.clone()));
+    drop(busy);
+    let reply = short.wait().unwrap();
+    assert_eq!(reply.stats.prompt.cached, known.len() - 1);
+    let read = engine.status().totals.computed_tokens;
+    assert!(read < 1000, "{read} tokens were read before it");
+    drop(long);
+}
+
+/// What a job reads whose caller does not listen is read by whoever needs it.
+#[test]
+fn nobody_waits_for_a_job_that_waits_for_its_caller() {
+    let loaded = load();
+    let kv = Some(KvFormat::F16);
+    let options = EngineOptions { kv, rows: Some(2), ..EngineOptions::default() };
+    let engine = Engine::start(loaded.clone(), options).unwrap();
+    let prompt = words(1, 1500);
+    // Two tokens a step, and an event each: it stops after about a thousand.
+    let deaf = submit(&engine, &loaded, JobPrompt::Tokens(prompt.clone()));
+    let job = Job {
+        prompt: JobPrompt::Tokens(prompt.clone()),
+        request: request(&loaded, 5, 10),
+        priority: Priority::Normal,
+        deadline: Some(Instant::now() + Duration::from_secs(120)), // or it would wait for ever
+        affinity: None,
+    };
+    let mut ticket = engine.submit(job).unwrap();
+    let reply = loop {
+        match ticket.blocking_next().expect("an end") {
+            JobEvent::Done(reply) => break reply,
+            JobEvent::Failed(error) => panic!("{error}"),
+            _ => {}
+        }
+    };
+    assert!(reply.stats.prompt.computed > 400, "it has read the rest: {:?}", reply.stats);
+    assert_eq!(deaf.wait().unwrap().tokens, reply.tokens);
+}
+
 fn store(loaded: &Loaded, folder: &Path) -> PageStore {
     let codec = Codec::new(&loaded.model.config, KvFormat::F16, loaded.model.fingerprint);
     let place = Place::parse(folder.to_str().unwrap()).unwrap();
@@ -437,6 +507,47 @@ fn a_sub_agent_does_not_evict_its_parent() {
     assert_eq!(ask(&engine, &loaded, &child).stats.prompt.cached, 301, "the instructions are shared");
     assert!(engine.status().cache.evicted > before, "room was made");
     assert_eq!(ask(&engine, &loaded, &parent).stats.prompt.cached, known);
+}
+
+/// A job under a name.
+fn ask_as(engine: &Engine, loaded: &Loaded, prompt: &[u32], affinity: Option<u64>) -> Reply {
+    let (prompt, request) = (JobPrompt::Tokens(prompt.to_vec()), request(loaded, 5, 10));
+    let job = Job { prompt, request, priority: Priority::Normal, deadline: None, affinity };
+    engine.submit(job).unwrap().wait().unwrap()
+}
+
+/// How much of a conversation is still known after twenty others with instructions of their own, which together need
+/// more memory than there is. Before that it has had `turns`.
+fn known_after_others(name: Option<u64>, turns: usize) -> (usize, usize) {
+    let loaded = load();
+    let engine = engine(&loaded, Some(6 << 20));
+    let mut parent = conversation(&loaded, &[&words(1, 300), &words(2, PAGE + 200)]);
+    for turn in 0..turns {
+        let reply = ask_as(&engine, &loaded, &parent, name);
+        go_on(&loaded, &mut parent, &reply, &words(60 + turn, 30));
+    }
+    for nth in 0..20 {
+        let child = conversation(&loaded, &[&words(20 + nth, 250), &words(40 + nth, 300)]);
+        ask_as(&engine, &loaded, &child, name);
+    }
+    assert!(engine.status().cache.evicted > 10, "memory was short");
+    (ask_as(&engine, &loaded, &parent, name).stats.prompt.cached, parent.len() - 32)
+}
+
+/// A name protects the conversation that the others of this name work for.
+#[test]
+fn a_series_of_sub_agents_does_not_evict_their_parent() {
+    let (cached, known) = known_after_others(Some(7), 1);
+    assert_eq!(cached, known);
+    let (cached, known) = known_after_others(None, 1);
+    assert!(cached < known, "what nobody named was evicted, or this test shows nothing");
+}
+
+/// Without a name what was often come back to stays longer.
+#[test]
+fn a_conversation_with_many_turns_outlives_those_with_one() {
+    let (cached, known) = known_after_others(None, 8);
+    assert!(cached >= known / PAGE * PAGE, "{cached} of {known}");
 }
 
 #[test]

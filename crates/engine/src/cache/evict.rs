@@ -1,5 +1,5 @@
 //! What is forgotten when memory is short: what saves the fewest tokens for the bytes it takes, seen from how
-//! likely somebody is to come back to it and how long ago somebody did.
+//! likely somebody is to come back to it, how long ago somebody did, and how often.
 
 use super::{Cache, Kept, Node, TailKind};
 use model::{Ops, PAGE, Page, PageKey, Tail};
@@ -23,6 +23,9 @@ enum Item {
     /// The tail of a number, of those that hang there.
     Tail(PageKey, u64),
 }
+
+/// Coming back more often than this makes no difference: a conversation that was long has to be forgotten one day.
+const OFTEN: u32 = 7;
 
 /// How likely somebody comes back to a place, compared with others of the same age.
 fn likely(kind: TailKind) -> f64 {
@@ -78,27 +81,32 @@ impl<B: Ops> Cache<B> {
         for (&key, node) in &self.nodes {
             for kept in &node.tails {
                 let saved = kept.spelling.len().max(1) as f64 * likely(kept.kind);
-                items.push((self.worth(saved, kept.memory(), kept.used), Item::Tail(key, kept.id)));
+                items
+                    .push((self.worth(saved, kept.memory(), kept.used, kept.uses), Item::Tail(key, kept.id)));
             }
             let Some(page) = &node.page else { continue };
             if Arc::strong_count(page) > 1 {
                 continue; // somebody holds it, end and all
             }
             if node.is_leaf() && !page.is_shared() {
-                items.push((self.worth(PAGE as f64, node.memory as usize, node.used), Item::Leaf(key)));
+                items.push((
+                    self.worth(PAGE as f64, node.memory as usize, node.used, node.uses),
+                    Item::Leaf(key),
+                ));
             } else if page.has_end() && !node.is_leaf() {
                 let ways = node.children.len() + node.tails.len();
                 let saved =
                     PAGE as f64 * likely(if ways > 1 { TailKind::LastTurn } else { TailKind::Inside });
-                items.push((self.worth(saved, page.end_memory(), node.used), Item::End(key)));
+                items.push((self.worth(saved, page.end_memory(), node.used, node.uses), Item::End(key)));
             }
         }
         items
     }
 
-    fn worth(&self, saved: f64, bytes: usize, used: u64) -> f64 {
+    /// What was come back to several times is worth as much as what is several times as young, up to [`OFTEN`].
+    fn worth(&self, saved: f64, bytes: usize, used: u64, uses: u32) -> f64 {
         let age = (self.clock - used) as f64;
-        saved / (bytes.max(1) as f64 * (1.0 + age))
+        saved * f64::from(1 + uses.min(OFTEN)) / (bytes.max(1) as f64 * (1.0 + age))
     }
 
     /// Forgets one thing; returns how many bytes that frees.

@@ -47,15 +47,7 @@ impl<B: Ops> Cache<B> {
     ///
     /// - `any_spelling`: whether other tokens that spell the same bytes are as good
     pub(crate) fn find(&self, prompt: &Spelling, any_spelling: bool) -> Found<B> {
-        let mut exact = self.search(prompt, false);
-        if any_spelling {
-            let other = self.search(prompt, true);
-            let gain = other.best.next.saturating_sub(exact.best.next);
-            if gain >= RESPELL {
-                exact = other;
-            }
-        }
-        let Search { best, common, goes_on } = exact;
+        let Search { best, common, goes_on } = self.look_up(prompt, any_spelling);
         let mut keys = Vec::new();
         let mut at = Some(best.node);
         while let Some(key) = at.filter(|&key| key != self.root) {
@@ -85,6 +77,24 @@ impl<B: Ops> Cache<B> {
         Found { pages, tail, keys, cached: best.cached, next: best.next, tokens, miss }
     }
 
+    /// Tokens of the prompt that would be left to read.
+    pub(crate) fn unread(&self, prompt: &Spelling, any_spelling: bool) -> usize {
+        prompt.len() - self.look_up(prompt, any_spelling).best.next
+    }
+
+    /// The better one of both searches.
+    fn look_up(&self, prompt: &Spelling, any_spelling: bool) -> Search {
+        let exact = self.search(prompt, false);
+        if any_spelling {
+            let other = self.search(prompt, true);
+            let gain = other.best.next.saturating_sub(exact.best.next);
+            if gain >= RESPELL {
+                return other;
+            }
+        }
+        exact
+    }
+
     /// Whether the page after the best place was known once.
     fn was_evicted(&self, prompt: &Spelling, best: &Place) -> bool {
         let node = &self.nodes[&best.node];
@@ -100,14 +110,36 @@ impl<B: Ops> Cache<B> {
     pub(crate) fn touch(&mut self, found: &Found<B>) {
         self.clock += 1;
         for key in &found.keys {
-            self.nodes.get_mut(key).expect("what was found is there").used = self.clock;
+            let node = self.nodes.get_mut(key).expect("what was found is there");
+            (node.used, node.uses) = (self.clock, node.uses + 1);
         }
         let last = found.keys.last().copied().unwrap_or(self.root);
         let tails = &mut self.nodes.get_mut(&last).expect("what was found is there").tails;
         if let Some((id, _)) = &found.tail
             && let Some(kept) = tails.iter_mut().find(|kept| kept.id == *id)
         {
-            (kept.used, kept.kind) = (self.clock, kept.kind.passed());
+            (kept.used, kept.uses, kept.kind) = (self.clock, kept.uses + 1, kept.kind.passed());
+        }
+    }
+
+    /// Takes note that somebody will come back to a conversation: as if that were just now, for as much of its beginning
+    /// as takes `most` bytes.
+    ///
+    /// - `keys`: of its pages; `tail`: its tokens after them
+    pub(crate) fn visit(&mut self, keys: &[PageKey], tail: &[u32], most: u64) {
+        let mut taken = 0;
+        for key in std::iter::once(&self.root).chain(keys) {
+            let Some(node) = self.nodes.get_mut(key) else { return };
+            taken += node.memory;
+            if taken > most {
+                return;
+            }
+            node.used = self.clock;
+        }
+        let last = keys.last().unwrap_or(&self.root);
+        let tails = self.nodes.get_mut(last).into_iter().flat_map(|node| &mut node.tails);
+        for kept in tails.filter(|kept| tail.starts_with(kept.tail.tokens())) {
+            kept.used = self.clock;
         }
     }
 

@@ -147,12 +147,16 @@ impl Inbox {
         self.lock().waiting.extract_if(.., |job| which(job)).collect()
     }
 
-    /// Takes out the first job that `admit` agrees to, asked in order: the most important first, among equals
-    /// who came first.
-    pub(super) fn take(&self, mut admit: impl FnMut(&mut Waiting) -> bool) -> Option<Waiting> {
+    /// Takes out the first job that `admit` agrees to, asked in the order in which they are `due`, and among equals in
+    /// the order in which they came.
+    pub(super) fn take(
+        &self,
+        due: impl Fn(&Waiting) -> Instant,
+        mut admit: impl FnMut(&mut Waiting) -> bool,
+    ) -> Option<Waiting> {
         let mut state = self.lock();
         let mut order: Vec<usize> = (0..state.waiting.len()).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(state.waiting[i].priority), state.waiting[i].id));
+        order.sort_by_cached_key(|&i| (due(&state.waiting[i]), state.waiting[i].id));
         let chosen = order.into_iter().find(|&i| admit(&mut state.waiting[i]))?;
         Some(state.waiting.remove(chosen))
     }
@@ -246,7 +250,8 @@ mod tests {
     #[test]
     fn a_job_that_comes_just_before_the_worker_sleeps_wakes_it() {
         let inbox = Arc::new(Inbox::new(4));
-        assert!(inbox.take(|_| true).is_none());
+        let first = || inbox.take(|job| job.submitted, |_| true);
+        assert!(first().is_none());
         inbox.put(Duration::ZERO, job).unwrap();
         let (awake, waking) = mpsc::channel();
         let sleeper = inbox.clone();
@@ -255,6 +260,6 @@ mod tests {
             awake.send(()).unwrap();
         });
         waking.recv_timeout(Duration::from_secs(10)).expect("the worker is awake");
-        assert_eq!(inbox.take(|_| true).map(|job| job.id), Some(1));
+        assert_eq!(first().map(|job| job.id), Some(1));
     }
 }

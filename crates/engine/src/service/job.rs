@@ -26,8 +26,9 @@ pub struct Job {
     pub priority: Priority,
     /// When the answer is of no use any more.
     pub deadline: Option<Instant>,
-    /// What the caller calls the conversation, as a number. It breaks ties when a place is chosen, and nothing else:
-    /// what was read before is found by what is said.
+    /// What the caller calls the conversation, as a number. It breaks ties when a place is chosen, and keeps the longest
+    /// conversation of that name in memory while others of that name are worked on. What was read before is found by what
+    /// is said.
     pub affinity: Option<u64>,
 }
 
@@ -41,7 +42,8 @@ pub enum JobPrompt {
     Tokens(Vec<u32>),
 }
 
-/// Who goes first, when not everybody can.
+/// Who goes first, when not everybody can. Nobody is kept waiting for ever: who is less important and has waited for ten
+/// minutes longer goes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Priority {
     /// Nobody waits for it.

@@ -111,10 +111,15 @@ impl<'m, B: Ops> Running<'m, B> {
     pub(super) fn want(&self) -> Want {
         let pending = self.tokens.len() - self.timeline.len();
         Want {
-            pending: if self.job.events.is_full() { 0 } else { pending },
+            pending: if self.is_paused() { 0 } else { pending },
             room: self.timeline.room().min(self.to_next_stop()).min(self.to_first_choice()),
             priority: self.job.priority,
         }
+    }
+
+    /// Whether it waits for its caller, who has much to read.
+    pub(super) fn is_paused(&self) -> bool {
+        self.job.events.is_full()
     }
 
     /// The position whose logits the writer wants next.

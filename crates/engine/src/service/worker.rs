@@ -7,9 +7,11 @@
 
 use super::Settings;
 use super::fetch::{Answer, Fetched, Fetcher, Query, Recall};
+use super::homes::Homes;
 use super::inbox::{Fetch, Inbox, Waiting};
 use super::job::{JobError, SlotError};
 use super::ledger::Ledger;
+use super::queue::due;
 use super::running::{End, Row, Running, tell};
 use super::share::{Want, share};
 use super::slots::{Command, Conversation, Done, Slot, What, choose};
@@ -66,6 +68,7 @@ pub(super) struct Worker<'m, B: Ops> {
     /// Tokens of replies that ended lately, and how many replies.
     replies: (f64, f64),
     slots: Vec<Slot>,
+    homes: Homes,
     last_step: Option<SystemTime>,
     /// What the device said, if it failed and has not worked since.
     device_error: Option<String>,
@@ -119,6 +122,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             decode_rate: Rate::default(),
             replies: (0.0, 0.0),
             slots: std::iter::repeat_with(Slot::default).take(settings.sessions).collect(),
+            homes: Homes::default(),
             last_step: None,
             device_error: None,
         }
@@ -286,6 +290,9 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             let Some((job, found)) = self.next_job() else { return };
             let Some(writer) = self.writer(&job, &found.tokens) else { continue };
             self.cache.touch(&found);
+            if let Some(home) = job.affinity.and_then(|name| self.homes.visit(name)) {
+                self.cache.visit(&home.keys, &home.tail, self.ledger.limit() / 2);
+            }
             self.totals.count(found.miss);
             self.totals.prompt_tokens += found.tokens.len() as u64;
             self.totals.cached_tokens += found.cached as u64;
@@ -308,9 +315,13 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let (cache, active, ledger, store) = (&self.cache, &self.active, &self.ledger, &self.store);
         let committed = self.committed();
         let (mut start, mut full) = (None, false);
-        let job = self.inbox.take(|job| {
+        let rate = self.prefill_rate.per_second();
+        let due = |job: &Waiting| {
+            due(job.submitted, job.priority, cache.unread(&job.prompt, job.any_spelling), rate)
+        };
+        let job = self.inbox.take(due, |job| {
             if full {
-                return false; // nobody overtakes one that waits for memory, or it would wait for ever
+                return false; // who is due later does not overtake one that waits for memory
             }
             let found = cache.find(&job.prompt, job.any_spelling);
             if active.iter().any(|other| is_worth_waiting_for(other, job, &found)) {
@@ -492,7 +503,11 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             let pages = job.timeline.pages().iter().flat_map(|page| page.tokens());
             let tokens = pages.chain(tail.tokens()).copied().collect();
             self.cache.put_tail(last, tail, TailKind::End);
-            self.slots[slot].last = Some(Conversation { keys: job.keys.clone(), tokens });
+            let last = Conversation { keys: job.keys.clone(), tokens };
+            if let Some(name) = job.job.affinity {
+                self.homes.ended(name, &last);
+            }
+            self.slots[slot].last = Some(last);
         }
         self.report(); // before the caller hears of it
         job.end(end);
@@ -657,6 +672,9 @@ fn is_being_fetched<B: Ops + 'static>(fetcher: &Fetcher<B>, job: &mut Waiting, f
 
 /// Whether `other` is reading what `job` has to read too, so far that it is better to wait and start there.
 fn is_worth_waiting_for<B: Ops>(other: &Running<'_, B>, job: &Waiting, found: &Found<B>) -> bool {
+    if other.is_paused() {
+        return false; // nobody knows for how long
+    }
     let common = other.tokens.iter().zip(job.prompt.tokens()).take_while(|(a, b)| a == b).count();
     let common = common.min(other.prompt).min(job.prompt.len() - 1);
     let meeting = other.meeting(common);
