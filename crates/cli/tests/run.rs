@@ -3,8 +3,7 @@
 mod common;
 
 use common::{command, ds4, ds4_reading, golden};
-use std::io::{BufRead, BufReader, Read};
-use std::process::Stdio;
+use std::io::Read;
 
 /// Arguments that make a tiny random model say five tokens.
 fn mini(more: &[&str]) -> Vec<String> {
@@ -155,6 +154,8 @@ fn a_chat_obeys_commands() {
 #[cfg(unix)]
 #[test]
 fn an_interrupt_stops_the_reply() {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
     // Without the tokens that end a reply, it would go on until the context is full.
     let endless = ["0", "1", "2035", "2036", "2040"].map(|id| format!("--logit-bias={id}=-100"));
     let args = ["run", "--chat"].into_iter().chain(endless.iter().map(String::as_str));

@@ -3,7 +3,6 @@
 
 use super::*;
 use proptest::prelude::*;
-use std::io::Write;
 
 /// A small generator, so that a failing case is named by its seed.
 struct Random(u64);
@@ -245,6 +244,7 @@ fn every_code_of_every_byte_is_understood() {
 #[test]
 #[cfg(unix)]
 fn nothing_is_read_after_the_last_row() {
+    use std::io::Write;
     const PAGE: usize = 1 << 16; // a multiple of every page size there is
     for format in Format::ALL {
         for rows in [1, 3, 5, 16, 19] {

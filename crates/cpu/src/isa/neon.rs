@@ -304,11 +304,9 @@ impl<P: Products> Isa for Neon<P> {
     #[inline(always)]
     fn dot_pair(self, w: [int8x16_t; 4], a: &[i8; 64]) -> [int32x4_t; 2] {
         let mut sums = [self.no_sums(); 2];
-        for half in 0..2 {
-            for q in 2 * half..2 * half + 2 {
-                let a = neon!(vld1q_s8(a.as_ptr().add(16 * q)));
-                sums[half] = self.0.add_all(sums[half], w[q], a);
-            }
+        for (q, w) in w.into_iter().enumerate() {
+            let a = neon!(vld1q_s8(a.as_ptr().add(16 * q)));
+            sums[q / 2] = self.0.add_all(sums[q / 2], w, a);
         }
         sums
     }

@@ -12,7 +12,7 @@ use failing::{Failing, Mood};
 use model::{PAGE, SLACK};
 use object_store::memory::InMemory;
 use setup::{Setup, prompt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -185,7 +185,7 @@ fn what_is_on_disk_is_for_its_owner_only() {
     let on = Setup::new();
     let (_dir, place) = folder();
     on.open(&place).save(&on.read(&prompt(30)), PATIENCE).unwrap();
-    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
     let Place::Folder(root) = &place else { panic!("a folder") };
     let file = files(&place).remove(0);
     let drawer = file.parent().unwrap();

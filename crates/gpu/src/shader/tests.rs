@@ -1,7 +1,7 @@
-//! Every kernel is valid WGSL and becomes valid MSL and SPIR-V.
+//! Every kernel is valid WGSL and becomes valid MSL, SPIR-V and HLSL.
 
 use super::*;
-use naga::back::{msl, spv};
+use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
 /// How teams are made: sizes of subgroups that exist, and without.
@@ -55,7 +55,7 @@ fn variants() -> Vec<Variant> {
                         .when("OVERLAP", overlap),
                 );
             }
-            for picks in [false, true] {
+            for (picks, merge) in [(false, false), (true, false), (false, true), (true, true)] {
                 let spread = 128u32.div_ceil(team.0);
                 all.push(
                     with_all(teams("attend", team), &layout)
@@ -64,7 +64,7 @@ fn variants() -> Vec<Variant> {
                         .with("SPREAD", spread)
                         .with("ITEMS", 2u32)
                         .with("TURNED", 64u32)
-                        .when("MERGE", team.1)
+                        .when("MERGE", merge && team.1)
                         .with("PICKS", if picks { 10u32 } else { 0 }),
                 );
             }
@@ -223,6 +223,25 @@ fn every_kernel_becomes_msl_and_spirv() {
         let words = spv::write_vec(&module, &info, &options, None)
             .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
         assert_eq!(words[0], 0x0723_0203, "{variant:?}: the magic word");
+    }
+}
+
+/// What DX12 gets: of shader model 5.1 where a device has no subgroups, as with the compiler that is part of Windows.
+#[test]
+fn every_kernel_becomes_hlsl() {
+    for variant in variants().iter().filter(|variant| !on_vulkan_only(variant)) {
+        let (module, info) = validated(variant);
+        let subgroups = variant.constant("SUBGROUPS").unwrap_or(0) != 0;
+        let options = hlsl::Options {
+            shader_model: if subgroups { hlsl::ShaderModel::V6_0 } else { hlsl::ShaderModel::V5_1 },
+            immediates_target: Some(hlsl::BindTarget { register: 100, ..Default::default() }),
+            ..Default::default()
+        };
+        let mut text = String::new();
+        hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
+        assert!(text.contains("[numthreads("), "{variant:?}");
     }
 }
 
