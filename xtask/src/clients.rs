@@ -15,7 +15,7 @@ use std::process::{Child, Command, Stdio};
 /// Run real clients against the server: SDKs, agents, a fuzzer, load.
 #[derive(clap::Args)]
 pub struct Clients {
-    /// Only what has this in its name: python, javascript, page, agents, openapi, load, overhead, bucket
+    /// Only what has this in its name: goldens, python, javascript, page, agents, openapi, load, overhead, bucket
     #[arg(long, default_value = "")]
     only: String,
 }
@@ -31,6 +31,13 @@ impl Clients {
         install()?;
         run(&mut command("cargo build --quiet -p cli --bin ds4"))?;
         let tests = root().join("tests/clients");
+        if self.wants("goldens") {
+            let goldens = root().join("crates/server/tests/snapshots");
+            let mut pytest = program(&python());
+            pytest.args(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_goldens.py"]);
+            run(pytest.current_dir(&tests).env("DS4_GOLDENS", &goldens))?;
+            node(&["goldens.test.mjs"], "DS4_GOLDENS", &goldens.to_string_lossy())?;
+        }
         let server = Server::start(&pocket("models/pocket.gguf", None)?)?;
         let pytest = |files: &[&str], server: &Server| {
             let mut pytest = program(&python());
@@ -42,13 +49,7 @@ impl Clients {
             pytest(&["test_openai.py", "test_anthropic.py", "test_others.py", "test_end.py"], &server)?;
         }
         if self.wants("javascript") {
-            // Beside its libraries: that is where node looks for them.
-            let files = ["sdk.test.mjs", "ai.test.mjs"];
-            for file in files {
-                fs::copy(tests.join(file), folder().join(file))?;
-            }
-            let mut node = command("node --test");
-            run(node.args(files).current_dir(folder()).env("DS4_URL", &server.url))?;
+            node(&["sdk.test.mjs", "ai.test.mjs"], "DS4_URL", &server.url)?;
         }
         if self.wants("page") {
             pytest(&["test_page.py"], &server)?;
@@ -97,6 +98,14 @@ fn server_program() -> PathBuf {
 
 fn program(path: &Path) -> Command {
     command(path.to_str().expect("a UTF-8 path"))
+}
+
+/// Runs tests in JavaScript, beside their libraries: that is where node looks for them.
+fn node(files: &[&str], name: &str, value: &str) -> Result<()> {
+    for file in files {
+        fs::copy(root().join("tests/clients").join(file), folder().join(file))?;
+    }
+    run(command("node --test").args(files).current_dir(folder()).env(name, value))
 }
 
 /// Where npm keeps the clients.

@@ -72,29 +72,30 @@ pub struct Serve {
     /// Let the model answer at once if a request does not say whether to think
     #[arg(long, help_heading = "Replies")]
     no_think: bool,
-    /// Also give reasoning under the name `reasoning` in chat completions
-    #[arg(long, help_heading = "Replies")]
-    reasoning_both: bool,
-    /// Send usage at the end of every stream
-    #[arg(long, help_heading = "Replies")]
-    always_usage: bool,
-    /// Leave `x-anthropic-...:` lines at the start of system texts in the prompt. They change with every request, so
-    /// nothing of the prompt is found in the cache
-    #[arg(long, help_heading = "Replies")]
-    keep_client_headers: bool,
-    /// How reasoning is given in chat completions: as `reasoning_content`, or inline, between <think> and </think> at
-    /// the beginning of the content
+    /// The name under which chat completions give reasoning: `reasoning_content`, or that and also `reasoning`, for
+    /// clients that read only the latter
     #[arg(
         long,
         value_enum,
-        default_value = "field",
-        help_heading = "Replies",
-        conflicts_with = "reasoning_both"
+        value_name = "NAME",
+        default_value = "reasoning_content",
+        help_heading = "Replies"
     )]
-    reasoning_format: ReasoningFormat,
-    /// Do not repair misspelt tool markup
+    reasoning_field: ReasoningName,
+    /// Send usage at the end of every stream
     #[arg(long, help_heading = "Replies")]
-    no_dsml_recovery: bool,
+    always_usage: bool,
+    /// Leave `x-anthropic-...:` lines at the start of system texts out of the prompt (Claude Code puts one there). They
+    /// change with every request; with `false` they stay, and then nothing of a prompt is found in the cache
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set, help_heading = "Replies")]
+    strip_client_headers: bool,
+    /// How reasoning is given in chat completions: in a field of its own, or inline, between <think> and </think> at
+    /// the beginning of the content
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "field", help_heading = "Replies")]
+    reasoning_format: ReasoningFormat,
+    /// Whether misspelt tool markup around a declared tool is understood as a call
+    #[arg(long, value_enum, value_name = "ON_OFF", default_value = "on", help_heading = "Replies")]
+    dsml_recovery: OnOff,
     /// Temperature of requests that give none
     #[arg(long, value_name = "T", help_heading = "Replies")]
     temp: Option<f32>,
@@ -112,8 +113,8 @@ pub struct Serve {
     #[arg(long, value_name = "SECONDS", default_value_t = 10, help_heading = "Limits", value_parser = clap::value_parser!(u64).range(1..))]
     keep_alive: u64,
     /// Say so in a data frame, for clients of chat completions that do not count comments
-    #[arg(long, alias = "keepalive-as-data", help_heading = "Limits")]
-    keep_alive_as_data: bool,
+    #[arg(long, help_heading = "Limits")]
+    keepalive_as_data: bool,
     /// Seconds that a running request has to finish when the server ends
     #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Limits")]
     grace: u64,
@@ -149,9 +150,12 @@ pub struct Serve {
     /// Let callers save, restore and erase the conversation of a slot (POST /slots/N?action=...); needs --store
     #[arg(long, help_heading = "Operation", requires = "store")]
     slot_actions: bool,
-    /// Also give metrics in llama.cpp's names
+    /// Show the prompts of the conversations that are worked on in GET /slots, to everybody with a key
     #[arg(long, help_heading = "Operation")]
-    llamacpp_metrics: bool,
+    slots_show_prompt: bool,
+    /// Give metrics in the names of another server too, for dashboards made for it (vLLM's are always there)
+    #[arg(long, value_enum, value_name = "SERVER", help_heading = "Operation")]
+    metrics_compat: Option<MetricsCompat>,
     /// Give metrics (and probes) on an address of their own, to everybody who can reach it
     #[arg(long, value_name = "ADDRESS:PORT", help_heading = "Operation")]
     metrics_listen: Option<SocketAddr>,
@@ -213,6 +217,29 @@ impl FromStr for Listen {
                 .map_err(|_| "wanted unix:PATH, or an IP address and a port".into()),
         }
     }
+}
+
+/// The name of reasoning in chat completions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum ReasoningName {
+    /// The usual one.
+    #[value(name = "reasoning_content")]
+    ReasoningContent,
+    /// `reasoning_content` and `reasoning`.
+    Both,
+}
+
+/// A switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+/// Servers whose metrics' names we know besides vLLM's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum MetricsCompat {
+    Llamacpp,
 }
 
 /// How reasoning is given in chat completions.
@@ -372,21 +399,21 @@ impl Serve {
             hosts: self.allow_host.clone(),
             origins: self.cors_origin.clone(),
             metrics_need_key: self.metrics_need_key,
-            llamacpp_metrics: self.llamacpp_metrics,
+            llamacpp_metrics: self.metrics_compat == Some(MetricsCompat::Llamacpp),
             max_body: (self.max_body as usize) << 20,
             write_patience: Duration::from_secs(self.slow_client_timeout),
             max_connections: self.max_connections as usize,
             keep_alive: Duration::from_secs(self.keep_alive),
-            keep_alive_as_data: self.keep_alive_as_data,
+            keep_alive_as_data: self.keepalive_as_data,
             always_usage: self.always_usage,
-            reasoning_field: match (self.reasoning_format, self.reasoning_both) {
+            reasoning_field: match (self.reasoning_format, self.reasoning_field) {
                 (ReasoningFormat::Inline, _) => ReasoningField::Inline,
-                (ReasoningFormat::Field, true) => ReasoningField::Both,
-                (ReasoningFormat::Field, false) => ReasoningField::ReasoningContent,
+                (ReasoningFormat::Field, ReasoningName::Both) => ReasoningField::Both,
+                (ReasoningFormat::Field, ReasoningName::ReasoningContent) => ReasoningField::ReasoningContent,
             },
             think: !self.no_think,
             sampling,
-            dsml_recovery: !self.no_dsml_recovery,
+            dsml_recovery: self.dsml_recovery == OnOff::On,
             response_store: (self.response_store as usize) << 20,
             max_queue_time: Duration::from_secs(self.max_queue_seconds),
             key_limit: self.key_limit,
@@ -399,10 +426,11 @@ impl Serve {
                 .transpose()?,
             metrics_elsewhere: self.metrics_listen.is_some(),
             anthropic_529: self.anthropic_529,
-            strip_client_headers: !self.keep_client_headers,
+            strip_client_headers: self.strip_client_headers,
             trace: self.trace.clone(),
             commit: option_env!("DS4_COMMIT").filter(|commit| !commit.is_empty()).map(str::to_owned),
             slot_actions: self.slot_actions,
+            show_prompts: self.slots_show_prompt,
             watchdog: Duration::from_secs(self.watchdog),
             half_close: self.allow_half_close,
             length_fields: self.allow_ignore_eos,

@@ -6,10 +6,12 @@ use crate::memory::{Journal, Memory};
 use crate::metrics::Metrics;
 use crate::options::Options;
 use crate::places::{Place, Places};
+use crate::responses::flight::Flights;
 use crate::responses::store::ResponseStore;
 use crate::slots::Checkpoints;
 use crate::speaker::{Speaker, draining};
 use crate::trace::Trace;
+use std::collections::HashMap;
 use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -40,10 +42,13 @@ pub struct Shared {
     begun: Instant,
     /// Names that clients gave saved conversations.
     pub(crate) checkpoints: Mutex<Checkpoints>,
+    /// Prompts of the jobs at work, if they are to be shown.
+    prompts: Mutex<HashMap<u64, String>>,
     draining: AtomicBool,
     memory: Mutex<Memory>,
     places: Places,
     responses: Mutex<ResponseStore>,
+    flights: Mutex<Flights>,
 }
 
 impl Deref for App {
@@ -72,9 +77,11 @@ impl App {
             loaded: AtomicU32::new(0),
             begun: Instant::now(),
             checkpoints: Mutex::default(),
+            prompts: Mutex::default(),
             draining: AtomicBool::new(false),
             memory: Mutex::default(),
             places: Places::new(options.key_limit),
+            flights: Mutex::default(),
             responses: Mutex::new(ResponseStore::new(options.response_store)),
             options,
         })))
@@ -114,6 +121,12 @@ impl App {
     /// On what the model is computed, for people.
     pub fn computes_on(&self, backend: String) {
         let _ = self.backend.set(backend);
+    }
+
+    /// Shows a prompt in `/slots`, until the result is dropped.
+    pub fn show(&self, job: u64, prompt: String) -> Shown {
+        self.prompts.lock().unwrap_or_else(PoisonError::into_inner).insert(job, prompt);
+        Shown { app: self.clone(), job }
     }
 
     /// There will be no model.
@@ -199,6 +212,11 @@ impl Shared {
         self.places.take(&client.scope, wait)
     }
 
+    /// The prompt of a job, if it is shown.
+    pub fn prompt_of(&self, job: u64) -> Option<String> {
+        self.prompts.lock().unwrap_or_else(PoisonError::into_inner).get(&job).cloned()
+    }
+
     /// What was said earlier.
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
@@ -207,6 +225,11 @@ impl Shared {
     /// Stored responses.
     pub fn responses(&self) -> MutexGuard<'_, ResponseStore> {
         self.responses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Responses that are being written.
+    pub fn flights(&self) -> MutexGuard<'_, Flights> {
+        self.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Identifies the program, the formats of the weights and the weights, for clients that compare seeds.
@@ -225,6 +248,18 @@ impl Shared {
         } else {
             self.options.model_name.clone()
         }
+    }
+}
+
+/// A prompt that is shown.
+pub struct Shown {
+    app: App,
+    job: u64,
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.app.prompts.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.job);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::app::App;
 use crate::error::{ApiError, Fault};
 use crate::guard::{Client, RequestId};
 use crate::memory::Trail;
+use crate::nonce;
 use crate::params::Params;
 use crate::places::Place;
 use crate::shape;
@@ -19,7 +20,7 @@ use text::chat::ThinkingMode;
 use text::chat::replay::ReplayScope;
 use text::chat::request::{ChatRequest, Conversation, RequestDefaults, RequestError, Thinking, ToolChoice};
 use text::reply::Start;
-use text::{Marker, Prompt, ReplyOptions};
+use text::{Marker, Prompt, ReplyOptions, Tokenizer};
 
 /// A chat request of any API.
 #[derive(Clone, Debug)]
@@ -102,6 +103,9 @@ impl Ask {
 
         let think = self.think.or(Think::of_model(&self.model));
         let mut chat = self.chat;
+        if app.options.strip_client_headers {
+            nonce::strip(&mut chat.messages);
+        }
         chat.thinking = think.on.map(Thinking::Switch);
         chat.reasoning_effort = think.effort;
         self.shape.declare(&mut chat);
@@ -205,6 +209,14 @@ impl Prepared {
         }
     }
 
+    /// The prompt as text.
+    fn shown(&self, tokenizer: &Tokenizer) -> String {
+        match &self.prompt {
+            JobPrompt::Tokens(tokens) => tokenizer.decode(tokens).unwrap_or_default(),
+            JobPrompt::Rendered(prompt) => prompt.to_string(),
+        }
+    }
+
     /// Hands the request to the engine: one job for each reply.
     ///
     /// # Errors
@@ -224,7 +236,11 @@ impl Prepared {
                 affinity: id.1.get(),
             };
             let speech = speaker.submit(job)?;
-            voices.push(Voice::new(app.clone(), speech, self.manner.clone(), id, place.clone()));
+            let mut voice = Voice::new(app.clone(), speech, self.manner.clone(), id, place.clone());
+            if app.options.show_prompts {
+                voice.show(self.shown(speaker.tokenizer()));
+            }
+            voices.push(voice);
         }
         Ok(voices)
     }

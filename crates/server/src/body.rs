@@ -23,7 +23,8 @@ const LEAST_RATE: u64 = 1024;
 /// Above this size a body is parsed on a thread that may take its time.
 const LARGE: usize = 64 << 10;
 
-/// Reads and parses a body of at most `limit` bytes, before and after decompression.
+/// Reads and parses a body of at most `limit` bytes, before and after decompression. One that is missing is `{}`, for
+/// requests that need no fields.
 ///
 /// # Errors
 ///
@@ -34,37 +35,9 @@ pub async fn read_json(
     limit: usize,
     patience: Duration,
 ) -> Result<Value, ApiError> {
-    let (packing, bytes) = read_packed(headers, body, limit, patience).await?;
-    parse_packed(packing, bytes, limit).await
-}
-
-/// The same, where a body may be missing: `null` then.
-///
-/// # Errors
-///
-/// As [`read_json`].
-pub async fn read_json_or_nothing(
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-    patience: Duration,
-) -> Result<Value, ApiError> {
-    let (packing, bytes) = read_packed(headers, body, limit, patience).await?;
-    if bytes.is_empty() { Ok(Value::Null) } else { parse_packed(packing, bytes, limit).await }
-}
-
-async fn read_packed(
-    headers: &HeaderMap,
-    body: Body,
-    limit: usize,
-    patience: Duration,
-) -> Result<(Packing, Bytes), ApiError> {
     let packing = packing(headers)?;
     check_type(headers)?;
-    Ok((packing, read(headers, body, limit, patience).await?))
-}
-
-async fn parse_packed(packing: Packing, bytes: Bytes, limit: usize) -> Result<Value, ApiError> {
+    let bytes = read(headers, body, limit, patience).await?;
     if bytes.len() < LARGE && packing == Packing::None {
         return parse(&bytes);
     }
@@ -173,7 +146,7 @@ fn unpack(packing: Packing, bytes: Bytes, limit: usize) -> Result<Bytes, ApiErro
     if out.len() > limit { Err(too_large(limit)) } else { Ok(out.into()) }
 }
 
-/// Parses JSON. An empty body is an empty object, for requests that need no fields.
+/// Parses JSON. Nothing is an empty object.
 fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
     if bytes.iter().all(u8::is_ascii_whitespace) {
         return Ok(Value::Object(serde_json::Map::new()));

@@ -3,6 +3,7 @@
 //! A handler returns an [`ApiError`]; it travels in the response's extensions until [`crate::guard`] knows which
 //! family asked, and only there becomes a body. What is streaming already says its errors in its own frames.
 
+use crate::router::plain_path;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -63,6 +64,8 @@ pub enum Fault {
     Unavailable,
     /// It waited too long in the queue.
     Timeout,
+    /// Its client took it back.
+    Cancelled,
     /// Nothing that the caller could mend.
     Internal,
     /// A part of the API that does not exist here.
@@ -81,7 +84,7 @@ pub enum Family {
 impl Family {
     /// The family that a path belongs to.
     pub fn of(path: &str) -> Family {
-        let path = path.trim_start_matches("/v1");
+        let path = plain_path(path);
         if path == "/messages" || path.starts_with("/messages/") { Family::Anthropic } else { Family::OpenAi }
     }
 }
@@ -95,6 +98,7 @@ impl Fault {
             | Fault::Unsupported
             | Fault::Schema
             | Fault::PreviousResponse
+            | Fault::Cancelled
             | Fault::Context { .. } => StatusCode::BAD_REQUEST,
             Fault::Key => StatusCode::UNAUTHORIZED,
             Fault::Forbidden => StatusCode::FORBIDDEN,
@@ -142,6 +146,7 @@ impl Fault {
             Fault::Busy => "rate_limit_exceeded",
             Fault::Unavailable => "unavailable",
             Fault::Timeout => "timeout",
+            Fault::Cancelled => "cancelled",
             Fault::Internal => "internal_error",
             Fault::NotImplemented => "not_implemented",
         }

@@ -8,6 +8,7 @@ use crate::app::App;
 use crate::error::{ApiError, Family, Fault};
 use crate::heartbeat;
 use crate::ids;
+use crate::router::plain_path;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
@@ -91,8 +92,8 @@ fn request_id(headers: &HeaderMap) -> String {
 fn admit(app: &App, request: &Request) -> Result<Client, ApiError> {
     check_host(app, request)?;
     check_origin(app, request)?;
-    let open = match request.uri().path() {
-        "/health" | "/v1/health" | "/livez" | "/readyz" => true,
+    let open = match plain_path(request.uri().path()) {
+        "/health" | "/livez" | "/readyz" => true,
         "/metrics" => !app.options.metrics_need_key && !app.options.metrics_elsewhere,
         // The page has nothing private in it; what it asks for needs the key.
         "/" => true,

@@ -24,6 +24,7 @@ pub mod memory;
 pub mod messages;
 pub mod metrics;
 pub mod models;
+mod nonce;
 pub mod openapi;
 pub mod options;
 pub mod page;

@@ -4,6 +4,7 @@ mod reply;
 mod request;
 mod stream;
 mod thought;
+mod typed;
 
 use crate::App;
 use crate::ask::Api;

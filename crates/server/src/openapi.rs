@@ -30,6 +30,8 @@ pub async fn document(State(app): State<App>) -> Json<Value> {
         crate::responses::input_tokens,
         crate::responses::retrieve,
         crate::responses::delete,
+        crate::responses::cancel,
+        crate::responses::input_items,
         crate::messages::create,
         crate::messages::count_tokens,
         crate::models::list,
@@ -267,6 +269,25 @@ pub struct ResponseObject {
     parallel_tool_calls: bool,
     tools: Vec<AnyObject>,
     usage: ResponseUsage,
+}
+
+/// A response that was taken back.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct CancelledResponse {
+    id: String,
+    #[schema(pattern = "^cancelled$")]
+    status: String,
+}
+
+/// A list of items.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct ItemList {
+    #[schema(pattern = "^list$")]
+    object: String,
+    data: Vec<AnyObject>,
+    has_more: bool,
 }
 
 /// What a response cost.

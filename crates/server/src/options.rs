@@ -77,6 +77,8 @@ pub struct Options {
     pub commit: Option<String>,
     /// Whether conversations can be saved, brought back and forgotten by the number of their slot.
     pub slot_actions: bool,
+    /// Whether `/slots` shows the prompts of conversations that are worked on.
+    pub show_prompts: bool,
     /// How long the engine may be busy with one thing before the server calls itself unhealthy; zero for any time.
     pub watchdog: Duration,
     /// Whether a client that has said all it has to say, and closed its side, still waits for an answer.
@@ -137,6 +139,7 @@ impl Default for Options {
             trace: None,
             commit: None,
             slot_actions: false,
+            show_prompts: false,
             watchdog: Duration::from_secs(300),
             half_close: false,
             length_fields: false,

@@ -1,7 +1,7 @@
 //! The numbers of a request, the same in every API: how tokens are chosen, how many, and when to stop.
 
 use crate::error::ApiError;
-use crate::fields::{Fields, kind};
+use crate::fields::{Fields, kind, whole};
 use crate::options::Options;
 use engine::Sampling;
 use engine::random::fresh_seed;
@@ -9,6 +9,29 @@ use serde_json::Value;
 
 /// Most stop strings.
 const MAX_STOPS: usize = 16;
+
+/// Names of the token limit, the newest first: that one counts.
+const LIMITS: [&str; 4] = ["max_output_tokens", "max_completion_tokens", "max_tokens", "n_predict"];
+
+/// Fields of other servers that would change the answer and that nothing here carries out, and the number that means
+/// "off" besides 0.
+const NOT_DONE: [(&str, f64); 15] = [
+    ("allowed_token_ids", 0.0),
+    ("bad_words", 0.0),
+    ("dry_multiplier", 0.0),
+    ("dynatemp_range", 0.0),
+    ("include_stop_str_in_output", 0.0),
+    ("mirostat", 0.0),
+    ("prompt_logprobs", 0.0),
+    ("stop_token_ids", 0.0),
+    ("tfs_z", 1.0),
+    ("top_a", 0.0),
+    ("top_n_sigma", -1.0),
+    ("truncate_prompt_tokens", 0.0),
+    ("typical_p", 1.0),
+    ("use_beam_search", 0.0),
+    ("xtc_probability", 0.0),
+];
 
 /// Most replies to one request.
 pub const MAX_CHOICES: usize = 8;
@@ -35,28 +58,24 @@ pub struct Params {
 }
 
 impl Params {
-    /// Reads what all APIs have in common. `limits` are the names of the token limit, the one that counts first;
-    /// what is absent is as the operator has decided.
+    /// Reads what all APIs have in common. What is absent is as the operator has decided.
+    ///
+    /// - `least`: the lowest limit of tokens that makes sense in the API
     ///
     /// # Errors
     ///
     /// If a value is of a wrong type or out of range.
     pub fn read(
         fields: &Fields<'_>,
-        limits: &[&str],
+        least: i64,
         options: &Options,
         vocab: usize,
     ) -> Result<Params, ApiError> {
-        let mut max_tokens = None;
-        for name in limits {
-            let limit = fields.whole(name, 0..)?;
-            max_tokens = max_tokens.or(limit);
-        }
         refuse_extensions(fields)?;
         Ok(Params {
             sampling: sampling(fields, &options.sampling, vocab)?,
             seed: seed(fields)?.unwrap_or_else(fresh_seed),
-            max_tokens: max_tokens.map(|n| usize::try_from(n).unwrap_or(usize::MAX)),
+            max_tokens: limit(fields, least)?,
             stop: stop(fields)?,
             n: fields.whole("n", 1..=MAX_CHOICES as i64)?.map_or(1, |n| n as usize),
             logprobs: None,
@@ -66,10 +85,21 @@ impl Params {
     }
 }
 
-/// Fields that would change the answer and that nothing here carries out.
+/// The most tokens to write.
+fn limit(fields: &Fields<'_>, least: i64) -> Result<Option<usize>, ApiError> {
+    let mut most = None;
+    for name in LIMITS {
+        // llama.cpp's way to say "as many as fit".
+        let endless = name == "n_predict" && fields.get(name).and_then(whole).is_some_and(|n| n < 0);
+        let given = if endless { None } else { fields.whole(name, least..)? };
+        most = most.or(given);
+    }
+    Ok(most.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
+}
+
 fn refuse_extensions(fields: &Fields<'_>) -> Result<(), ApiError> {
-    for field in ["best_of_tokens", "use_beam_search", "mirostat", "dry_multiplier"] {
-        if fields.get(field).is_some_and(|value| !means_off(value)) {
+    for (field, off) in NOT_DONE {
+        if fields.get(field).is_some_and(|value| !means_off(value) && value.as_f64() != Some(off)) {
             return Err(ApiError::unsupported(field, "not supported by this server"));
         }
     }
@@ -77,7 +107,11 @@ fn refuse_extensions(fields: &Fields<'_>) -> Result<(), ApiError> {
 }
 
 fn means_off(value: &Value) -> bool {
-    matches!(value, Value::Bool(false)) || value.as_f64() == Some(0.0)
+    match value {
+        Value::Bool(on) => !on,
+        Value::Array(list) => list.is_empty(),
+        other => other.as_f64() == Some(0.0),
+    }
 }
 
 /// `ignore_eos` and `min_tokens`, which benchmarks want.
@@ -184,15 +218,38 @@ mod tests {
 
     fn read(body: Value) -> Result<Params, String> {
         let fields = Fields::of_body(&body).unwrap();
-        let names = ["max_completion_tokens", "max_tokens"];
-        Params::read(&fields, &names, &Options::default(), 100).map_err(|e| e.param.unwrap())
+        Params::read(&fields, 1, &Options::default(), 100).map_err(|e| e.param.unwrap())
     }
 
     #[test]
     fn the_newer_name_of_the_limit_counts() {
         assert_eq!(read(json!({"max_tokens": 5})).unwrap().max_tokens, Some(5));
         assert_eq!(read(json!({"max_tokens": 5, "max_completion_tokens": 7})).unwrap().max_tokens, Some(7));
-        assert_eq!(read(json!({"max_tokens": null})).unwrap().max_tokens, None);
+        assert_eq!(read(json!({"max_tokens": 5, "max_output_tokens": 7})).unwrap().max_tokens, Some(7));
+        assert_eq!(read(json!({"n_predict": 5})).unwrap().max_tokens, Some(5));
+        for none in [json!({}), json!({"max_tokens": null}), json!({"n_predict": -1})] {
+            assert_eq!(read(none).unwrap().max_tokens, None);
+        }
+        assert_eq!(read(json!({"max_tokens": 0})).unwrap_err(), "max_tokens");
+    }
+
+    #[test]
+    fn what_is_not_done_is_refused_unless_it_is_off() {
+        for off in [
+            json!({"typical_p": 1, "top_n_sigma": -1, "stop_token_ids": [], "use_beam_search": false}),
+            json!({"mirostat": 0, "xtc_probability": 0.0, "bad_words": null}),
+        ] {
+            assert!(read(off).is_ok());
+        }
+        for (field, value) in [
+            ("typical_p", json!(0.9)),
+            ("stop_token_ids", json!([7])),
+            ("include_stop_str_in_output", json!(true)),
+            ("top_n_sigma", json!(1)),
+            ("truncate_prompt_tokens", json!("all")),
+        ] {
+            assert_eq!(read(json!({ field: value })).unwrap_err(), field);
+        }
     }
 
     #[test]
@@ -228,7 +285,7 @@ mod tests {
         let options = Options { length_fields: true, ..Options::default() };
         let check = |body: Value, want: Option<usize>| {
             let fields = Fields::of_body(&body).unwrap();
-            let read = Params::read(&fields, &["max_tokens"], &options, 100).ok();
+            let read = Params::read(&fields, 0, &options, 100).ok();
             assert_eq!(read.map(|params| params.min_tokens), want, "{body}");
         };
         check(json!({}), Some(0));

@@ -5,6 +5,8 @@ use crate::error::ApiError;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};
+use text::chat::Profile;
+use text::chat::request::{Conversation, RequestDefaults};
 
 /// `GET /version`
 #[utoipa::path(
@@ -40,6 +42,7 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
         "model_name": info.name,
         "fingerprint": app.fingerprint(),
         "profile": info.profile,
+        "template_hash": template_hash(info.profile),
         "quant": info.quant,
         "size": info.bytes,
         "n_params": info.parameters,
@@ -68,6 +71,7 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
         "features": {
             "dsml_recovery": app.options.dsml_recovery,
             "strip_client_headers": app.options.strip_client_headers,
+            "show_prompts": app.options.show_prompts,
             "stored_responses": app.options.response_store > 0,
             "slot_actions": app.options.slot_actions,
             "ignore_eos": app.options.length_fields,
@@ -77,4 +81,29 @@ pub async fn props(State(app): State<App>) -> Result<Json<Value>, ApiError> {
         },
         "warnings": info.warnings,
     })))
+}
+
+/// Identifies how prompts are written: a hash of the prompt that one conversation, with all that can be in one, becomes.
+/// There is no template that could be hashed.
+fn template_hash(profile: Profile) -> String {
+    let call =
+        json!({ "id": "1", "function": { "name": "f", "arguments": "{\"a\": \"x\", \"b\": [1, 2.50]}" } });
+    let chat = json!({
+        "messages": [
+            { "role": "system", "content": "s" },
+            { "role": "user", "content": "u" },
+            { "role": "assistant", "content": "a", "reasoning_content": "r", "tool_calls": [call] },
+            { "role": "tool", "tool_call_id": "1", "content": "t" },
+            { "role": "system", "content": "s" },
+            { "role": "user", "content": "u" },
+        ],
+        "tools": [{ "type": "function", "function": { "name": "f", "parameters": { "type": "object" } } }],
+        "reasoning_effort": "max",
+        "response_format": { "type": "json_schema", "json_schema": { "schema": { "type": "object" } } },
+    });
+    let chat = serde_json::from_value(chat).expect("a chat");
+    let defaults = RequestDefaults { profile, think: true, effort: None };
+    let conversation = Conversation::new(chat, &defaults).expect("a conversation");
+    let prompt = conversation.prompt().expect("a prompt").to_string();
+    blake3::hash(prompt.as_bytes()).to_hex()[..16].to_owned()
 }

@@ -3,6 +3,7 @@
 //! [`request`] makes chat messages of items, [`tools`] gives the model functions for tools of every kind and turns
 //! its calls back into items of that kind, [`items`] writes items, [`stream`] tells of them as they come.
 
+pub mod flight;
 mod input_text;
 mod items;
 mod object;
@@ -43,13 +44,17 @@ pub async fn create(
 ) -> Result<Response, ApiError> {
     serving::counted(&app, Api::Responses, async {
         let body = serving::body(&app, &id, request).await?;
-        let (answer, stream, mut voices) = serving::off_thread(&app, move |app| {
+        let (mut answer, stream, mut voices) = serving::off_thread(&app, move |app| {
             let ResponsesBody { ask, mut style } = ResponsesBody::read(body, app, &client)?;
             let prepared = ask.prepare(app, &client)?;
             style.warnings.clone_from(&prepared.warnings);
             let stream = style.stream;
-            let voices = serving::begin(app, &client, &id, [prepared])?;
-            Ok((Answer::new(app, client, style), stream, voices))
+            let mut voices = serving::begin(app, &client, &id, [prepared])?;
+            let mut answer = Answer::new(app, client, style);
+            if stream {
+                voices[0].until(answer.take_off());
+            }
+            Ok((answer, stream, voices))
         })
         .await?;
         if stream {
@@ -118,11 +123,22 @@ pub async fn retrieve(
     Extension(client): Extension<Client>,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, ApiError> {
+    if let Some(response) = app.flights().get(&id, &client) {
+        return Ok(Json(response.clone()));
+    }
     let mut store = app.responses();
     store.get(&id, &client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
 }
 
 /// `GET /v1/responses/{id}/input_items`
+#[utoipa::path(
+    get, path = "/v1/responses/{id}/input_items", tag = "OpenAI", operation_id = "listResponseInput",
+    params(("id" = String, Path, description = "The response")),
+    responses(
+        (status = 200, description = "What led to the stored response", body = crate::openapi::ItemList),
+        (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
+    ),
+)]
 pub async fn input_items(
     State(app): State<App>,
     Extension(client): Extension<Client>,
@@ -132,7 +148,11 @@ pub async fn input_items(
     let kept = store.get(&id, &client).ok_or_else(no_response)?;
     let output = kept.response["output"].as_array().map_or(0, Vec::len);
     let input = &kept.items[..kept.items.len().saturating_sub(output)];
-    Ok(Json(json!({ "object": "list", "data": input, "has_more": false })))
+    let id_of = |item: Option<&Value>| item.map(|item| item["id"].clone());
+    Ok(Json(json!({
+        "object": "list", "data": input, "has_more": false,
+        "first_id": id_of(input.first()), "last_id": id_of(input.last()),
+    })))
 }
 
 /// `DELETE /v1/responses/{id}`
@@ -155,18 +175,27 @@ pub async fn delete(
     }
 }
 
-/// `POST /v1/responses/{id}/cancel`: only what runs in the background could be cancelled, and nothing does.
+/// `POST /v1/responses/{id}/cancel`: ends a response that is being written. Whoever waits for it is told so.
+#[utoipa::path(
+    post, path = "/v1/responses/{id}/cancel", tag = "OpenAI", operation_id = "cancelResponse",
+    params(("id" = String, Path, description = "The response")),
+    responses(
+        (status = 200, description = "It is written no further", body = crate::openapi::CancelledResponse),
+        (status = "4XX", description = "There is no such response, or it is complete", body = crate::openapi::ErrorBody),
+    ),
+)]
 pub async fn cancel(
     State(app): State<App>,
     Extension(client): Extension<Client>,
     Path(id): Path<String>,
-) -> ApiError {
+) -> Result<Json<Value>, ApiError> {
+    if let Some(mut response) = app.flights().stop(&id, &client) {
+        response["status"] = json!("cancelled");
+        return Ok(Json(response));
+    }
     match app.responses().get(&id, &client) {
-        Some(_) => ApiError::invalid(
-            "id",
-            "only responses in the background can be cancelled; close the connection instead",
-        ),
-        None => no_response(),
+        Some(_) => Err(ApiError::invalid("id", "the response is complete: there is nothing to cancel")),
+        None => Err(no_response()),
     }
 }
 

@@ -81,16 +81,20 @@ pub fn operations(app: App) -> Router {
         .with_state(app)
 }
 
-/// Clients have base URLs with `/v1` and without, and some add another one.
-fn without_prefix(mut request: Request) -> Request {
-    let mut path = request.uri().path();
+/// A path as the routes have it: clients have base URLs with `/v1` and without, some add another one, and some end it
+/// with a slash.
+pub(crate) fn plain_path(mut path: &str) -> &str {
     while let Some(rest) = path.strip_prefix("/v1").filter(|rest| rest.starts_with('/')) {
         path = rest;
     }
-    let path = match path.trim_end_matches('/') {
+    match path.trim_end_matches('/') {
         "" => "/",
         path => path,
-    };
+    }
+}
+
+fn without_prefix(mut request: Request) -> Request {
+    let path = plain_path(request.uri().path());
     if path != request.uri().path() {
         let uri = match request.uri().query() {
             Some(query) => format!("{path}?{query}"),

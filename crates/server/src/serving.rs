@@ -81,8 +81,13 @@ pub fn begin(
     let place = Arc::new(app.place(client)?);
     let mut voices = Vec::new();
     for prepared in prompts {
-        if let (Some(trace), JobPrompt::Rendered(prompt)) = (&app.trace, &prepared.prompt) {
-            trace.prompt(&id.0, &prompt.to_string());
+        if let Some(trace) = &app.trace {
+            if !prepared.warnings.is_empty() {
+                trace.warnings(&id.0, &prepared.warnings);
+            }
+            if let JobPrompt::Rendered(prompt) = &prepared.prompt {
+                trace.prompt(&id.0, &prompt.to_string());
+            }
         }
         voices.extend(prepared.begin(app, id, &place)?);
     }

@@ -71,6 +71,9 @@ pub async fn list(State(app): State<App>) -> Result<Json<Value>, ApiError> {
             slot["tokens_per_second"] = json!(if age > 0.0 { job.written as f64 / age } else { 0.0 });
             slot["age_s"] = json!(age);
             slot["last_used_s"] = json!(0.0);
+            if let Some(prompt) = app.prompt_of(job.id) {
+                slot["prompt"] = json!(prompt);
+            }
         }
         slot
     });
@@ -110,8 +113,7 @@ pub async fn act(
     let action = query.split('&').find_map(|pair| pair.strip_prefix("action="));
     let action = action.ok_or_else(|| ApiError::missing("action"))?.to_owned();
     let (parts, content) = request.into_parts();
-    let content =
-        body::read_json_or_nothing(&parts.headers, content, MOST_BODY, app.options.body_patience).await?;
+    let content = body::read_json(&parts.headers, content, MOST_BODY, app.options.body_patience).await?;
     if let Some(trace) = &app.trace {
         trace.request(&id.0, None, parts.uri.path(), &content);
     }
@@ -147,9 +149,6 @@ pub async fn act(
 
 /// What the client calls the conversation: `filename`, as llama.cpp has it. It names no file.
 fn name(content: &Value) -> Result<Option<String>, ApiError> {
-    if content.is_null() {
-        return Ok(None);
-    }
     let fields = Fields::of_body(content)?;
     let name = fields.text("filename")?;
     match name {

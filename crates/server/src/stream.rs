@@ -57,6 +57,10 @@ pub trait Codec: Send + Unpin + 'static {
     fn tell(&mut self, choice: usize, told: Told, out: &mut Frames);
     /// Nothing has happened for a while.
     fn keep_alive(&mut self, out: &mut Frames);
+    /// How long to wait before the first word at most, if that is less than between others.
+    fn hesitation(&self) -> Duration {
+        Duration::MAX
+    }
     /// After all replies are complete; not after a failure.
     fn close(&mut self, out: &mut Frames);
 }
@@ -74,13 +78,14 @@ struct Events<C> {
 
 /// Answers with events.
 pub fn respond<C: Codec>(voices: Vec<Voice>, codec: C, keep_alive: Duration) -> Response<Body> {
+    let hesitation = keep_alive.min(codec.hesitation());
     let events = Events {
         voices: voices.into_iter().map(Some).collect(),
         codec,
         out: Frames::default(),
         opened: false,
         closed: false,
-        clock: Box::pin(tokio::time::sleep(keep_alive)),
+        clock: Box::pin(tokio::time::sleep(hesitation)),
         patience: keep_alive,
     };
     let mut response = Response::new(Body::new(events));

@@ -97,6 +97,12 @@ pub fn function(definition: &Map<String, Value>, field: &str) -> Result<RequestT
     Ok(RequestTool(Tool { function }))
 }
 
+/// What to say of a tool that only a provider could carry out.
+pub fn left_out(field: &str, kind: &str) -> String {
+    let kind: String = kind.chars().take(40).collect();
+    format!("{field}: tools of type `{kind}` are not known here, and the model was not told of it")
+}
+
 /// The list of tools, not too long.
 ///
 /// # Errors

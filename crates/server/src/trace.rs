@@ -45,6 +45,11 @@ impl Trace {
         self.line(&json!({ "at": now(), "what": "prompt", "request": request_id, "prompt": prompt }));
     }
 
+    /// What of a request was understood in another way than it was said.
+    pub fn warnings(&self, request_id: &str, warnings: &[String]) {
+        self.line(&json!({ "at": now(), "what": "warnings", "request": request_id, "warnings": warnings }));
+    }
+
     /// Something about a job.
     pub fn event(&self, job: u64, what: &str, details: &Value) {
         self.line(&json!({ "at": now(), "what": what, "job": job, "details": details }));

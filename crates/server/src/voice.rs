@@ -3,7 +3,7 @@
 //! A [`Voice`] is one reply. It gives calls their ids, puts the probabilities of tokens beside the text that
 //! releases them, counts, and remembers the reply when it is finished.
 
-use crate::app::App;
+use crate::app::{App, Shown};
 use crate::ask::{Api, Keep};
 use crate::error::{ApiError, Fault};
 use crate::guard::RequestId;
@@ -15,6 +15,7 @@ use crate::usage::{Timings, Usage};
 use engine::logprobs::Logprob;
 use engine::{Event, Finish};
 use engine::{JobEvent, Miss};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 use text::chat::replay::SampledTurn;
 use text::reply::{FinishReason, Start};
 use text::{Event as Said, Marker, Sampled};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// How a reply is told.
@@ -141,6 +143,10 @@ pub struct Voice {
     run: Run,
     miss: Option<Miss>,
     _place: Arc<Place>,
+    /// The prompt is shown as long as this is there.
+    shown: Option<Shown>,
+    /// Comes when the reply is taken back.
+    stopped: Option<oneshot::Receiver<()>>,
 }
 
 impl Voice {
@@ -179,7 +185,19 @@ impl Voice {
             run,
             miss: None,
             _place: place,
+            shown: None,
+            stopped: None,
         }
+    }
+
+    /// Ends the reply when this comes.
+    pub fn until(&mut self, stopped: oneshot::Receiver<()>) {
+        self.stopped = Some(stopped);
+    }
+
+    /// Shows the prompt in `/slots` as long as the reply is at work.
+    pub fn show(&mut self, prompt: String) {
+        self.shown = Some(self.app.show(self.speech.id(), prompt));
     }
 
     /// Tokens of the prompt.
@@ -192,6 +210,15 @@ impl Voice {
         loop {
             if self.ended {
                 return Poll::Ready(None);
+            }
+            if let Some(stopped) = &mut self.stopped
+                && let Poll::Ready(came) = Pin::new(stopped).poll(cx)
+            {
+                self.stopped = None;
+                if came.is_ok() {
+                    let message = "the response was cancelled";
+                    return Poll::Ready(Some(self.fail(ApiError::new(Fault::Cancelled, message))));
+                }
             }
             let event = match self.speech.poll_next(cx) {
                 Poll::Ready(event) => event,
@@ -236,10 +263,10 @@ impl Voice {
 
     fn fail(&mut self, error: ApiError) -> Told {
         self.ended = true;
-        self.run.end(if error.fault.status().is_server_error() {
-            Counted::ServerError
-        } else {
-            Counted::Rejected
+        self.run.end(match error.fault {
+            Fault::Cancelled => Counted::Cancelled,
+            fault if fault.status().is_server_error() => Counted::ServerError,
+            _ => Counted::Rejected,
         });
         if let Some(trace) = &self.app.trace {
             trace.event(self.speech.id(), "failed", &serde_json::json!({ "error": error.openai() }));

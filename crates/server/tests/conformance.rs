@@ -81,6 +81,38 @@ async fn going_away_ends_the_work() {
     }
 }
 
+/// A message begins with what it is known to cost; in a queue it does not wait for that for long, and says it at the end.
+#[tokio::test(start_paused = true)]
+async fn a_message_begins_soon() {
+    for (queued, known) in [(0, true), (500, true), (5_000, false)] {
+        let line = Line { queued: Duration::from_millis(queued), ..Line::new("</think>Hello") };
+        let script = Script::new([line]);
+        *script.cached.lock().unwrap() = 3;
+        let app = app(&script, Options::default());
+        let mut request = questions()[2].1.clone();
+        request["stream"] = json!(true);
+        let begun = tokio::time::Instant::now();
+        let mut body = send(&app, post("/v1/messages", &request)).await.into_body();
+        let first = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        let waited = begun.elapsed();
+        assert!(waited <= Duration::from_millis(queued.min(1_100)), "{queued} ms in the queue, {waited:?}");
+        let rest = body.collect().await.unwrap().to_bytes();
+        let text = String::from_utf8([first, rest].concat()).unwrap();
+        let events = events(&text);
+        let (start, end) = (&events[0]["message"]["usage"], &events[events.len() - 2]["usage"]);
+        let total = |usage: &Value| {
+            ["input_tokens", "cache_creation_input_tokens", "cache_read_input_tokens"]
+                .iter()
+                .map(|name| usage[*name].as_u64().unwrap())
+                .sum::<u64>()
+        };
+        assert_eq!(total(start), total(end), "{text}");
+        assert_eq!(start["cache_read_input_tokens"], if known { 3 } else { 0 });
+        assert_eq!(end["cache_read_input_tokens"], 3);
+        clients::messages(&text);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_their_turn_forever() {
     let options = Options { max_queue_time: Duration::from_secs(20), ..Options::default() };
@@ -444,7 +476,7 @@ async fn without_the_key_there_is_nothing() {
         let response = send(&app, request(method, path, &[("authorization", "Bearer secret")])).await;
         assert_ne!(response.status(), StatusCode::UNAUTHORIZED, "{method} {path}");
     }
-    for path in ["/health", "/v1/health", "/livez", "/readyz", "/metrics", "/"] {
+    for path in ["/health", "/v1/health", "/v1/v1/readyz", "/health/", "/livez", "/readyz", "/metrics", "/"] {
         assert_eq!(send(&app, get(path)).await.status(), StatusCode::OK, "{path}");
     }
     // What is open is not a way to anything else, however it is written.

@@ -5,9 +5,11 @@ mod common;
 use axum::http::{HeaderValue, StatusCode};
 use common::*;
 use engine::Finish;
+use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use server::Options;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 const CHAT: &str = "/v1/chat/completions";
 const MESSAGES: &str = "/v1/messages";
@@ -139,7 +141,7 @@ async fn tools_are_declared_and_chosen() {
         { "name": "f", "description": "F", "input_schema": schema, "cache_control": { "type": "ephemeral" } },
         { "type": "custom", "name": "g", "input_schema": { "type": "object" }, "defer_loading": true },
         { "type": "web_search_20250305", "name": "web_search", "max_uses": 5 },
-        { "type": "bash_20250124", "name": "bash" },
+        { "type": "computer_20250124", "name": "computer", "display_width_px": 1 },
     ]);
     let choices = [
         (json!(null), false),
@@ -160,9 +162,11 @@ async fn tools_are_declared_and_chosen() {
         // The client's order, numbers as the reference encoder writes them, and nothing that is no part of a definition.
         let definition = r#"{"name": "f", "description": "F", "parameters": {"type": "object", "properties": {"b": {"type": "number", "minimum": 1.5}, "a": {}}}}"#;
         assert!(prompt.contains(definition), "{prompt}");
-        assert!(
-            !prompt.contains("web_search") && !prompt.contains("bash") && !prompt.contains("cache_control")
-        );
+        for left_out in ["web_search", "computer"] {
+            assert!(!prompt.contains(left_out));
+            assert!(reply["warnings"].to_string().contains(left_out), "nobody is told: {reply}");
+        }
+        assert!(!prompt.contains("cache_control"));
     }
     for (choice, param) in [
         (json!({ "type": "tool", "name": "none" }), "tool_choice"),
@@ -182,6 +186,30 @@ async fn tools_are_declared_and_chosen() {
     assert!(script.jobs.lock().unwrap().last().unwrap().request.constraint.is_some());
 }
 
+/// Tools that the client carries out and the provider knows by their type: the model is told what they take.
+#[tokio::test]
+async fn tools_known_by_their_type_are_described() {
+    let declared = |kind: &str, name: &str| {
+        prompt(MESSAGES, json!({ "tools": [{ "type": kind, "name": name }], "messages": [user("Hi")] }))
+    };
+    for (kind, name, takes, takes_not) in [
+        ("bash_20250124", "bash", "restart", "view_range"),
+        ("text_editor_20250728", "str_replace_based_edit_tool", "insert_text", "undo_edit"),
+        ("text_editor_20250124", "str_replace_editor", "undo_edit", "insert_text"),
+        ("memory_20250818", "memory", "old_path", "undo_edit"),
+    ] {
+        let prompt = declared(kind, name).await;
+        let tool = prompt.lines().find(|line| line.contains(&format!("{{\"name\": \"{name}\""))).unwrap();
+        assert!(tool.contains(takes) && !tool.contains(takes_not), "{kind}: {tool}");
+    }
+    let script = Script::new([Line::new("</think>ok")]);
+    let app = app(&script, Options::default());
+    let tools = json!([{ "type": "bash_20250124", "name": "bash" }]);
+    let request = json!({ "tools": tools, "tool_choice": { "type": "tool", "name": "bash" }, "messages": [user("Hi")] });
+    let (status, reply) = ask(&app, MESSAGES, &request).await;
+    assert_eq!((status, reply.get("warnings")), (StatusCode::OK, None), "{reply}");
+}
+
 /// A reply that the client has begun is gone on with, and there is no room for thinking before it.
 #[tokio::test]
 async fn a_reply_that_was_begun_is_gone_on_with() {
@@ -189,6 +217,28 @@ async fn a_reply_that_was_begun_is_gone_on_with() {
         "messages": [user("Hi"), assistant("The answer is")] });
     let prompt = prompt(MESSAGES, request).await;
     assert!(prompt.ends_with("<｜Assistant｜></think>The answer is"), "{prompt}");
+}
+
+/// Whatever a conversation ends with, it is the model's turn then.
+#[tokio::test]
+async fn a_conversation_that_nobody_ended_with_a_question_is_answered() {
+    let call = json!({ "type": "tool_use", "id": "1", "name": "f", "input": {} });
+    let function = json!({ "id": "1", "type": "function", "function": { "name": "f", "arguments": "{}" } });
+    for (path, request) in [
+        (MESSAGES, json!({ "messages": [user("Hi"), assistant(json!([call]))] })),
+        (MESSAGES, json!({ "messages": [{ "role": "system", "content": "Be brief." }] })),
+        (CHAT, json!({ "messages": [user("Hi"), assistant("Hello")] })),
+        (CHAT, json!({ "messages": [user("Hi"), { "role": "assistant", "tool_calls": [function] }] })),
+        (CHAT, json!({ "messages": [{ "role": "system", "content": "Be brief." }] })),
+        (
+            RESPONSES,
+            json!({ "input": [user("Hi"), { "type": "function_call", "call_id": "1", "name": "f", "arguments": "{}" }] }),
+        ),
+        (RESPONSES, json!({ "input": [], "instructions": "Be brief." })),
+    ] {
+        let prompt = prompt(path, request).await;
+        assert!(prompt.ends_with("<｜User｜><｜Assistant｜><think>"), "{prompt}");
+    }
 }
 
 #[tokio::test]
@@ -504,6 +554,111 @@ async fn stored_items_can_be_referred_to() {
     let (status, _) = ask_as("a", &goes_on).await;
     assert_eq!(status, StatusCode::OK);
     assert_eq!(script.prompt(2).matches("Hello").count(), 1);
+}
+
+/// A response can be looked at while it is written, and taken back, by whoever asked for it.
+#[tokio::test(start_paused = true)]
+async fn a_response_can_be_taken_back_while_it_is_written() {
+    let slow =
+        Line { pace: std::time::Duration::from_secs(1), ..Line::new("</think>Hello, here is a long text") };
+    let script = Script::new([slow]);
+    let app = app(&script, Options { keys: vec!["a".into(), "b".into()], ..Options::default() });
+    let send_as = async |key: &'static str, mut request: axum::http::Request<axum::body::Body>| {
+        request.headers_mut().insert("x-api-key", HeaderValue::from_static(key));
+        send(&app, request).await
+    };
+    let json_as = async |key, request| {
+        let response = send_as(key, request).await;
+        (response.status(), serde_json::from_str::<Value>(&body(response).await).unwrap())
+    };
+    let mut told = send_as("a", post(RESPONSES, &json!({ "input": "Hi", "stream": true }))).await.into_body();
+    let first = told.frame().await.unwrap().unwrap().into_data().unwrap();
+    let id = events(std::str::from_utf8(&first).unwrap())[0]["response"]["id"].as_str().unwrap().to_owned();
+    let (path, cancel) = (format!("{RESPONSES}/{id}"), format!("{RESPONSES}/{id}/cancel"));
+
+    let (status, response) = json_as("a", get(&path)).await;
+    assert_eq!((status, &response["status"]), (StatusCode::OK, &json!("in_progress")));
+    assert_eq!(json_as("b", get(&path)).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(json_as("b", post(&cancel, &json!({}))).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(script.dropped.load(Ordering::SeqCst), 0);
+    let (status, response) = json_as("a", post(&cancel, &json!({}))).await;
+    assert_eq!(
+        (status, &response["id"], &response["status"]),
+        (StatusCode::OK, &json!(id), &json!("cancelled"))
+    );
+    let rest = String::from_utf8(told.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    let last = events(&rest).pop().unwrap();
+    assert_eq!(
+        (&last["type"], &last["response"]["status"]),
+        (&json!("response.failed"), &json!("cancelled"))
+    );
+    tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+    assert_eq!(script.dropped.load(Ordering::SeqCst), 1, "it is worked on no further");
+    assert_eq!(json_as("a", get(&path)).await.0, StatusCode::NOT_FOUND);
+
+    // One that is complete is not in flight any more.
+    let (_, response) =
+        json_as("a", post(RESPONSES, &json!({ "input": "Hi", "max_output_tokens": 1 }))).await;
+    let id = response["id"].as_str().unwrap();
+    let (status, error) = json_as("a", post(&format!("{RESPONSES}/{id}/cancel"), &json!({}))).await;
+    assert_eq!((status, &error["error"]["param"]), (StatusCode::BAD_REQUEST, &json!("id")));
+}
+
+/// Shells and patches are told as items of their own, and what came of them is in the prompt.
+#[tokio::test]
+async fn shells_and_patches_have_items_of_their_own() {
+    let parameter = |name: &str, is_text: bool, value: &str| {
+        format!("<｜DSML｜parameter name=\"{name}\" string=\"{is_text}\">{value}</｜DSML｜parameter>\n")
+    };
+    let invoke = |name: &str, parameters: &str| {
+        format!("<｜DSML｜invoke name=\"{name}\">\n{parameters}</｜DSML｜invoke>\n")
+    };
+    let shell = invoke(
+        "shell",
+        &(parameter("commands", false, r#"["ls",  "pwd"]"#) + &parameter("timeout_ms", false, "5")),
+    );
+    let patch = parameter("path", true, "a.txt")
+        + &parameter("type", true, "update_file")
+        + &parameter("diff", true, "+x\n");
+    let said = format!(
+        "Hm.</think>\n\n<｜DSML｜tool_calls>\n{shell}{}</｜DSML｜tool_calls>",
+        invoke("apply_patch", &patch)
+    );
+    let script = Script::new([Line::new(&said), Line::new("</think>ok")]);
+    let app = app(&script, Options::default());
+    let tools = json!([{ "type": "shell" }, { "type": "apply_patch" }]);
+    let (_, reply) = ask(&app, RESPONSES, &json!({ "input": "Hi", "tools": tools })).await;
+    let (shell, patch) = (reply["output"][1].clone(), reply["output"][2].clone());
+    assert_eq!((&shell["type"], &patch["type"]), (&json!("shell_call"), &json!("apply_patch_call")));
+    assert_eq!(
+        shell["action"],
+        json!({ "commands": ["ls", "pwd"], "timeout_ms": 5, "max_output_length": null })
+    );
+    assert_eq!(patch["operation"], json!({ "type": "update_file", "path": "a.txt", "diff": "+x\n" }));
+    let outcome = json!([{ "stdout": "files", "stderr": "", "outcome": { "type": "exit", "exit_code": 7 } }]);
+    let back = json!([{ "role": "user", "content": "Hi" }, reply["output"][0], shell, patch,
+        { "type": "shell_call_output", "call_id": shell["call_id"], "output": outcome },
+        { "type": "apply_patch_call_output", "call_id": patch["call_id"], "status": "failed", "output": "no such file" }]);
+    let (status, reply) = ask(&app, RESPONSES, &json!({ "input": back, "tools": tools })).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    assert_replayed(&script, &said);
+    let prompt = script.prompt(1);
+    assert!(prompt.contains(r#""stdout": "files""#) && prompt.contains(r#""exit_code": 7"#), "{prompt}");
+    assert!(prompt.contains("<tool_result>Failed. no such file</tool_result>"), "{prompt}");
+}
+
+/// What is left out of a request is not left out without a word.
+#[tokio::test]
+async fn what_is_left_out_is_said() {
+    let app = saying("</think>ok");
+    let tools = json!([{ "type": "web_search" }, { "type": "mcp", "server_label": "s" }]);
+    let input = json!([{ "type": "compaction", "encrypted_content": "c29tZWJvZHkgZWxzZSdz" }, user("Hi")]);
+    let (status, reply) = ask(&app, RESPONSES, &json!({ "input": input, "tools": tools })).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    let warnings = reply["warnings"].to_string();
+    for word in ["web_search", "`mcp`", "input[0]"] {
+        assert!(warnings.contains(word), "{warnings}");
+    }
 }
 
 #[tokio::test]

@@ -290,6 +290,43 @@ async fn an_engine_that_is_stuck_is_unhealthy() {
     assert_eq!((status, &said["status"]), (StatusCode::SERVICE_UNAVAILABLE, &json!("unhealthy")));
 }
 
+/// Prompts are shown only where the operator wants that, and only as long as they are worked on.
+#[tokio::test(start_paused = true)]
+async fn prompts_are_shown_if_the_operator_wants_that() {
+    for shown in [false, true] {
+        let slow = Line { pace: Duration::from_secs(1), ..Line::new("</think>Hello") };
+        let script = Script::new([slow]);
+        let job = ActiveJob {
+            id: 1,
+            phase: Phase::Decode,
+            prompt: 5,
+            cached: 0,
+            tokens: 5,
+            written: 0,
+            priority: Priority::Normal,
+            slot: 0,
+            age: Duration::from_secs(1),
+        };
+        *script.status.lock().unwrap() = Status { active: vec![job], ..Status::default() };
+        let app = app(&script, Options { show_prompts: shown, ..Options::default() });
+        let request = json!({ "messages": [{ "role": "user", "content": "the question" }], "stream": true });
+        let answer = send(&app, post("/v1/chat/completions", &request)).await;
+        let prompt = async || json_of(&app, "/slots").await.1[0].get("prompt").map(Value::to_string);
+        assert_eq!(prompt().await.is_some_and(|prompt| prompt.contains("the question")), shown);
+        drop(answer);
+        assert_eq!(prompt().await, None);
+    }
+}
+
+/// How prompts are written has a hash, which does not change by itself.
+#[tokio::test]
+async fn the_way_of_writing_prompts_has_a_hash() {
+    let (app, other) = (saying("a"), saying("b"));
+    let hash = async |app: &axum::Router| json_of(app, "/props").await.1["template_hash"].clone();
+    assert_eq!(hash(&app).await, hash(&other).await);
+    assert_eq!(hash(&app).await, "122016a5ef1caa78");
+}
+
 /// Slots keep their numbers, and their conversations can be saved, brought back and forgotten where that is allowed.
 #[tokio::test]
 async fn slots_are_shown_and_acted_on() {

@@ -1,5 +1,6 @@
 //! What clients read on the wire, to the letter, for each API and each course that a reply can take; and that
-//! whole answers and streamed ones say the same.
+//! whole answers and streamed ones say the same. `tests/clients` feeds what is recorded here to the libraries that people
+//! use (`cargo xtask clients --only goldens`).
 //!
 //! After looking at a change, `INSTA_UPDATE=always cargo test -p server --test transcripts` accepts it.
 
@@ -70,6 +71,15 @@ async fn check(name: &str, line: Line, tools: bool, change: impl Fn(&mut Value))
         let app = app(&script, Options::default());
         let text = stream(&app, api.path, &request).await;
         insta::assert_snapshot!(format!("{}_{name}", api.name), steady(&text));
+        record_whole(&app, &format!("{}_{name}", api.name), api.path, &request).await;
+    }
+}
+
+/// Records the same in one piece.
+async fn record_whole(app: &axum::Router, name: &str, path: &str, request: &Value) {
+    let (status, whole) = ask(app, path, request).await;
+    if status.is_success() {
+        insta::assert_snapshot!(format!("{name}_whole"), steady(&whole.to_string()));
     }
 }
 
@@ -134,7 +144,7 @@ async fn a_failure_before_the_first_token() {
 
 #[tokio::test]
 async fn a_failure_in_the_middle() {
-    let line = Line { fails_after: Some(4), ..Line::new("</think>Hello") };
+    let line = Line { fails_after: Some(3), ..Line::new("</think>Hello") };
     check("failure", line, false, nothing).await;
 }
 
@@ -161,7 +171,7 @@ async fn continuations() {
         ("stop_string", Line::new("one two three")),
         ("context_full", cut),
         ("failure_at_once", fails(0)),
-        ("failure", fails(4)),
+        ("failure", fails(2)),
     ];
     for (name, line) in lines {
         let app = app(&Script::new([line]), Options::default());
@@ -170,25 +180,31 @@ async fn continuations() {
         });
         let text = stream(&app, "/v1/completions", &request).await;
         insta::assert_snapshot!(format!("completions_{name}"), steady(&text));
+        record_whole(&app, &format!("completions_{name}"), "/v1/completions", &request).await;
     }
 }
 
-/// Reasoning that is told as a summary, a tool that takes plain text, and one in a namespace.
+/// Reasoning that is told as a summary, a tool that takes plain text, one in a namespace, a shell, and a patch.
 #[tokio::test]
 async fn items_of_other_kinds() {
     let text = "<｜DSML｜parameter name=\"input\" string=\"true\">a \"b\"</｜DSML｜parameter>";
     let calls = format!(
-        "Hm.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"apply_patch\">\n{text}\n</｜DSML｜invoke>\n\
-         <｜DSML｜invoke name=\"mcp__x__f\">\n\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
+        "Hm.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"edit\">\n{text}\n</｜DSML｜invoke>\n\
+         <｜DSML｜invoke name=\"mcp__x__f\">\n\n</｜DSML｜invoke>\n\
+         <｜DSML｜invoke name=\"shell\">\n<｜DSML｜parameter name=\"commands\" string=\"false\">[\"ls\"]</｜DSML｜parameter>\n</｜DSML｜invoke>\n\
+         <｜DSML｜invoke name=\"apply_patch\">\n<｜DSML｜parameter name=\"type\" string=\"true\">delete_file</｜DSML｜parameter>\n\
+         <｜DSML｜parameter name=\"path\" string=\"true\">a.txt</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>"
     );
     let request = json!({
         "input": "Hi", "seed": 1, "store": false, "reasoning": { "summary": "auto" },
-        "tools": [{ "type": "custom", "name": "apply_patch" },
+        "tools": [{ "type": "custom", "name": "edit" }, { "type": "shell" }, { "type": "apply_patch" },
                   { "type": "namespace", "name": "mcp__x", "tools": [{ "type": "function", "name": "f" }] }],
     });
-    let answer = stream(&saying(&calls), "/v1/responses", &request).await;
+    let app = saying(&calls);
+    let answer = stream(&app, "/v1/responses", &request).await;
     clients::responses(&answer);
     insta::assert_snapshot!("responses_other_kinds", steady(&answer));
+    record_whole(&app, "responses_other_kinds", "/v1/responses", &request).await;
 }
 
 /// Replies of every kind.

@@ -48,11 +48,7 @@ impl ChatBody {
         let speaker = app.loaded()?;
         refuse(&fields)?;
         let model = fields.text("model")?.unwrap_or_default().to_owned();
-        let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
-        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
-        for limit in limits {
-            fields.whole(limit, 1..)?;
-        }
+        let mut params = Params::read(&fields, 1, &app.options, speaker.info().vocab)?;
         params.logprobs = logprobs(&fields)?;
         let choice = tools::read_choice(fields.get("tool_choice"))?;
         let one_call = fields.flag("parallel_tool_calls")? == Some(false);

@@ -50,8 +50,7 @@ impl CompletionBody {
         let tokenizer = speaker.tokenizer();
         let model = fields.text("model")?.unwrap_or_default().to_owned();
         check_model(app, &model)?;
-        let limits = ["max_completion_tokens", "max_tokens", "n_predict"];
-        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
+        let mut params = Params::read(&fields, 0, &app.options, speaker.info().vocab)?;
         if fields.whole("best_of", 1..)?.is_some_and(|best| best > params.n as i64) {
             return Err(ApiError::unsupported("best_of", "more than `n` is not supported here"));
         }

@@ -1,6 +1,6 @@
 //! The body of a Messages request, made into chat messages.
 
-use super::thought;
+use super::{thought, typed};
 use crate::App;
 use crate::ask::{Api, Ask};
 use crate::error::ApiError;
@@ -42,26 +42,28 @@ impl MessagesBody {
         let fields = Fields::of_body(body)?;
         let speaker = app.loaded()?;
         let model = fields.text("model")?.unwrap_or_default().to_owned();
-        let params = Params::read(&fields, &["max_tokens"], &app.options, speaker.info().vocab)?;
+        let params = Params::read(&fields, 0, &app.options, speaker.info().vocab)?;
         fields.list("stop_sequences")?;
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));
         }
-        let mut chat = ChatRequest { tools: read_tools(&fields)?, ..ChatRequest::default() };
+        let mut warnings = Vec::new();
+        let mut chat = ChatRequest { tools: read_tools(&fields, &mut warnings)?, ..ChatRequest::default() };
         let (choice, one_call) = tool_choice(&fields)?;
         chat.tool_choice = choice;
-        system(&fields, app, &mut chat.messages)?;
+        system(&fields, &mut chat.messages)?;
         let list = fields.list("messages")?.ok_or_else(|| ApiError::missing("messages"))?;
         if list.is_empty() {
             return Err(ApiError::invalid("messages", "at least one message is needed"));
         }
-        let mut warnings = Vec::new();
         for (at, message) in list.iter().enumerate() {
-            read_message(message, &format!("messages[{at}]"), app, &mut chat.messages, &mut warnings)?;
+            read_message(message, &format!("messages[{at}]"), &mut chat.messages, &mut warnings)?;
         }
         let mut think = Think::read(&fields)?;
         // What was begun by the client has no room for thinking before it.
-        if chat.messages.last().is_some_and(|last| last.role == RequestRole::Assistant) {
+        let is_begun =
+            |last: &RequestMessage| last.role == RequestRole::Assistant && last.tool_calls.is_empty();
+        if chat.messages.last().is_some_and(is_begun) {
             chat.continue_final_message = true;
             think = Think { on: Some(false), ..Think::default() };
         }
@@ -115,7 +117,7 @@ fn message(role: RequestRole, content: Option<Content>) -> RequestMessage {
 }
 
 /// The system prompt: a text, or blocks of it.
-fn system(fields: &Fields<'_>, app: &App, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
+fn system(fields: &Fields<'_>, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
     let texts = match fields.get("system") {
         None => return Ok(()),
         Some(Value::String(text)) => vec![text.clone()],
@@ -128,31 +130,11 @@ fn system(fields: &Fields<'_>, app: &App, messages: &mut Vec<RequestMessage>) ->
             return Err(ApiError::invalid("system", problem));
         }
     };
-    let texts = texts.into_iter().enumerate().map(|(at, text)| match at {
-        0 if app.options.strip_client_headers => without_client_headers(&text).to_owned(),
-        _ => text,
-    });
-    let texts: Vec<String> = texts.filter(|text| !text.is_empty()).collect();
+    let texts: Vec<String> = texts.into_iter().filter(|text| !text.is_empty()).collect();
     if !texts.is_empty() {
         messages.push(message(RequestRole::System, Some(Content::Text(texts.join("\n\n")))));
     }
     Ok(())
-}
-
-/// Text without the lines `x-anthropic-…: …` at its start. They hold a number that changes with every request, and
-/// the prompt would never be found in the cache. Mostly a line of its own; sometimes the prompt follows on the
-/// same line, after the number.
-pub(super) fn without_client_headers(text: &str) -> &str {
-    let mut rest = text;
-    while rest.starts_with("x-anthropic-") {
-        let line = rest.find('\n').map_or(rest.len(), |end| end);
-        let number_end = rest[..line].find("cch=").and_then(|at| Some(at + rest[at..line].find(';')? + 1));
-        match number_end {
-            Some(end) if end < line => return rest[end..].trim_start_matches([' ', '\n']),
-            _ => rest = rest[line..].trim_start_matches('\n'),
-        }
-    }
-    rest
 }
 
 fn text_of(block: &Value, field: &str) -> Result<String, ApiError> {
@@ -167,7 +149,6 @@ fn text_of(block: &Value, field: &str) -> Result<String, ApiError> {
 fn read_message(
     value: &Value,
     field: &str,
-    app: &App,
     messages: &mut Vec<RequestMessage>,
     warnings: &mut Vec<String>,
 ) -> Result<(), ApiError> {
@@ -190,9 +171,7 @@ fn read_message(
         Some("system") => {
             let read = |(at, block): (usize, &Value)| text_of(block, &format!("{field}.content[{at}]"));
             let texts = blocks.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
-            let text = texts.join("\n\n");
-            let text = if app.options.strip_client_headers { without_client_headers(&text) } else { &text };
-            messages.push(message(RequestRole::System, Some(Content::Text(text.to_owned()))));
+            messages.push(message(RequestRole::System, Some(Content::Text(texts.join("\n\n")))));
             Ok(())
         }
         _ => Err(ApiError::invalid(&format!("{field}.role"), "`user`, `assistant` or `system` was expected")),
@@ -353,8 +332,8 @@ fn call(block: &Value, field: &str) -> Result<RequestToolCall, ApiError> {
     Ok(RequestToolCall { id, function: Some(function), custom: None })
 }
 
-/// Tools of the client's own. Those that the provider carries out are left out: they do not exist here.
-fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
+/// Tools that the client carries out. Those that the provider does are left out: they do not exist here.
+fn read_tools(fields: &Fields<'_>, warnings: &mut Vec<String>) -> Result<Vec<RequestTool>, ApiError> {
     let Some(list) = fields.list("tools")? else { return Ok(Vec::new()) };
     tools::check_count(list)?;
     let mut functions = Vec::new();
@@ -366,10 +345,23 @@ fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
                 format!("{} is given, an object was expected", kind(tool)),
             ));
         };
-        if !matches!(tool.get("type").and_then(Value::as_str), None | Some("custom")) {
-            continue;
-        }
         let mut function = Map::new();
+        match tool.get("type").and_then(Value::as_str) {
+            None | Some("custom") => {}
+            Some(kind) => match typed::known(kind) {
+                Some((description, schema)) => {
+                    function.insert("name".to_owned(), tool.get("name").cloned().unwrap_or_default());
+                    function.insert("description".to_owned(), json!(description));
+                    function.insert("parameters".to_owned(), schema);
+                    functions.push(tools::function(&function, &field)?);
+                    continue;
+                }
+                None => {
+                    warnings.push(tools::left_out(&field, kind));
+                    continue;
+                }
+            },
+        }
         for (from, to) in [("name", "name"), ("description", "description"), ("input_schema", "parameters")] {
             if let Some(value) = tool.get(from).filter(|value| !value.is_null()) {
                 function.insert(to.to_owned(), value.clone());
@@ -402,20 +394,4 @@ fn tool_choice(fields: &Fields<'_>) -> Result<(ToolChoice, bool), ApiError> {
         }
     };
     Ok((choice, one_call))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::without_client_headers;
-
-    #[test]
-    fn numbers_that_change_are_left_out() {
-        let check = |text: &str, want: &str| assert_eq!(without_client_headers(text), want);
-        check("x-anthropic-billing-header: cc_version=2; cch=ab12;", "");
-        check("x-anthropic-billing-header: cc_version=2; cch=ab12;\nYou are", "You are");
-        check("x-anthropic-billing-header: cc_version=2; cch=ab12; You are", "You are");
-        check("x-anthropic-billing-header: cc_version=2; cch=ab12;You are", "You are");
-        check("x-anthropic-a: b\nx-anthropic-c: d\n\nYou are", "You are");
-        check("You are x-anthropic-a: b", "You are x-anthropic-a: b");
-    }
 }

@@ -8,6 +8,10 @@ use crate::stream::{Codec, Frames};
 use crate::usage::Usage;
 use crate::voice::{Outcome, Told};
 use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How long a message waits to begin, in a queue.
+const HESITATION: Duration = Duration::from_secs(1);
 
 /// Writes events.
 pub(super) struct MessageStream {
@@ -34,7 +38,8 @@ impl MessageStream {
         MessageStream { style, usage, begun: false, open: None, blocks: 0 }
     }
 
-    /// The first event. It waits until it is known what of the prompt was in the cache, but not for long.
+    /// The first event. It waits until it is known what of the prompt was in the cache, but not for long; the last event
+    /// but one says it in any case.
     fn begin(&mut self, out: &mut Frames) {
         if std::mem::replace(&mut self.begun, true) {
             return;
@@ -148,6 +153,10 @@ impl Codec for MessageStream {
                 out.event("error", &json!({ "type": "error", "error": error.anthropic() }));
             }
         }
+    }
+
+    fn hesitation(&self) -> Duration {
+        HESITATION
     }
 
     fn keep_alive(&mut self, out: &mut Frames) {

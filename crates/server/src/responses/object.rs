@@ -1,5 +1,6 @@
 //! The response object.
 
+use super::flight::Flight;
 use super::items;
 use super::request::{Style, choice_word};
 use super::store::Kept;
@@ -9,6 +10,7 @@ use crate::voice::{End, Outcome};
 use crate::{App, app, ids};
 use engine::logprobs::Logprob;
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
 /// What is known of a response before there is a reply.
 pub(super) struct Answer {
@@ -18,13 +20,24 @@ pub(super) struct Answer {
     client: Client,
     created: u64,
     model: String,
+    flight: Option<Flight>,
 }
 
 impl Answer {
     pub fn new(app: &App, client: Client, style: Style) -> Answer {
         let asked = style.body["model"].as_str().unwrap_or_default();
         let model = app.answer_name(asked);
-        Answer { app: app.clone(), id: ids::fresh("resp_"), created: app::unix_time(), client, model, style }
+        let id = ids::fresh("resp_");
+        Answer { app: app.clone(), id, created: app::unix_time(), client, model, style, flight: None }
+    }
+
+    /// Lets the client look at the response by its id as long as it is written. What is given back hears when it takes
+    /// the response back. (Of one that is not streamed nobody knows the id before it is complete.)
+    pub fn take_off(&mut self) -> oneshot::Receiver<()> {
+        let response = self.object("in_progress", &[]);
+        let (flight, stopped) = Flight::begin(&self.app, &self.client, &self.id, response);
+        self.flight = Some(flight);
+        stopped
     }
 
     /// The response in this state.
@@ -119,7 +132,8 @@ impl Answer {
 
     /// The response without one.
     pub fn failed(&self, output: Vec<Value>, error: &ApiError) -> Value {
-        let mut response = self.object("failed", &output);
+        let status = if error.fault == Fault::Cancelled { "cancelled" } else { "failed" };
+        let mut response = self.object(status, &output);
         let code = match error.fault {
             Fault::Context { .. } => "context_length_exceeded",
             Fault::Busy => "rate_limit_exceeded",
@@ -130,15 +144,17 @@ impl Answer {
         response
     }
 
-    /// Stores the response, if it is to be.
-    pub fn keep(&self, response: &Value) {
+    /// The response is complete: it is stored, if it is to be.
+    pub fn keep(&mut self, response: &Value) {
         if !self.style.store {
+            self.flight = None;
             return;
         }
         let mut items = self.style.items.clone();
         items.extend(response["output"].as_array().into_iter().flatten().cloned());
         let kept = Kept { client: self.client.clone(), response: response.clone(), items };
         self.app.responses().insert(self.id.clone(), kept);
+        self.flight = None;
     }
 }
 

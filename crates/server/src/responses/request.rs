@@ -62,13 +62,9 @@ impl ResponsesBody {
             return Err(ApiError::unsupported("prompt", "prompt templates are not offered here"));
         }
         let model = fields.text("model")?.unwrap_or_default().to_owned();
-        let limits = ["max_output_tokens", "max_completion_tokens", "max_tokens"];
-        let mut params = Params::read(&fields, &limits, &app.options, speaker.info().vocab)?;
+        let mut params = Params::read(&fields, 1, &app.options, speaker.info().vocab)?;
         if params.n > 1 {
             return Err(ApiError::unsupported("n", "this API gives one reply"));
-        }
-        for limit in limits {
-            fields.whole(limit, 1..)?;
         }
         let include = fields.list("include")?.map_or(&[][..], Vec::as_slice);
         let logprobs = include.iter().any(|what| what == "message.output_text.logprobs");
@@ -83,7 +79,7 @@ impl ResponsesBody {
         if let Some(instructions) = fields.text("instructions")? {
             chat.messages.push(message(RequestRole::System, instructions.to_owned()));
         }
-        let mut reader = Reader { messages: chat.messages, warnings: Vec::new() };
+        let mut reader = Reader { messages: chat.messages, warnings: toolbox.warnings.clone() };
         for (at, item) in items.iter().enumerate() {
             reader.item(item, &format!("input[{at}]"))?;
         }
@@ -221,8 +217,9 @@ impl Reader {
                     .as_str()
                     .and_then(unseal)
                     .unwrap_or_else(|| texts(&item["summary"]));
-                if !text.is_empty() {
-                    self.messages.push(message(RequestRole::System, text));
+                match text.is_empty() {
+                    true => self.warnings.push(format!("{field}: the summary is sealed by another server")),
+                    false => self.messages.push(message(RequestRole::System, text)),
                 }
             }
             // What a provider's own tools did: a word about it.
@@ -300,12 +297,22 @@ impl Reader {
             Value::Array(parts) => {
                 let text = |part: &Value| match part["text"].as_str() {
                     Some(text) => text.to_owned(),
+                    // What came of a command.
+                    None if part.get("stdout").is_some() => to_json(part),
                     None => format!("[Unsupported {}]", part["type"].as_str().unwrap_or("part")),
                 };
                 parts.iter().map(text).collect::<Vec<_>>().join("\n\n")
             }
             Value::Null => String::new(),
             other => to_json(other),
+        };
+        // A patch has no other result than that.
+        let text = match item["status"].as_str() {
+            Some("failed") => format!("Failed. {text}").trim_end().to_owned(),
+            Some("completed") if item["type"] == "apply_patch_call_output" && text.is_empty() => {
+                "Done.".to_owned()
+            }
+            _ => text,
         };
         let mut result = message(RequestRole::Tool, text);
         result.tool_call_id = call_id(item);

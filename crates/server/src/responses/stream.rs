@@ -143,7 +143,7 @@ impl ResponseStream {
                     self.about("response.custom_tool_call_input.delta", json!({ "delta": text }), out);
                 }
             }
-            Kind::LocalShell => {}
+            Kind::LocalShell | Kind::Shell | Kind::Patch => {}
         }
     }
 
@@ -203,7 +203,7 @@ impl ResponseStream {
                         let done = json!({ "input": item["input"] });
                         self.about("response.custom_tool_call_input.done", done, out);
                     }
-                    Kind::LocalShell => {}
+                    Kind::LocalShell | Kind::Shell | Kind::Patch => {}
                 }
                 item
             }

@@ -12,6 +12,8 @@ use text::chat::request::{RequestTool, ToolChoice};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Toolbox {
     tools: Vec<Known>,
+    /// What the client should know about tools that were left out.
+    pub warnings: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -33,6 +35,10 @@ pub(super) enum Kind {
     Custom,
     /// As `local_shell_call`.
     LocalShell,
+    /// As `shell_call`.
+    Shell,
+    /// As `apply_patch_call`.
+    Patch,
 }
 
 /// The name of a function in a namespace, as the model sees it.
@@ -88,10 +94,13 @@ impl Toolbox {
                 return Ok(());
             }
             Some("local_shell") => (Kind::LocalShell, local_shell()),
-            Some("shell") => (Kind::Function, shell()),
-            Some("apply_patch") => (Kind::Custom, apply_patch()),
+            Some("shell") => (Kind::Shell, shell()),
+            Some("apply_patch") => (Kind::Patch, apply_patch()),
             // Search, pictures, other computers: the provider's, and there is none.
-            Some(_) => return Ok(()),
+            Some(other) => {
+                self.warnings.push(tools::left_out(field, other));
+                return Ok(());
+            }
         };
         let mut function = function;
         let name = function.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
@@ -164,7 +173,15 @@ impl Toolbox {
             }),
             Kind::LocalShell => json!({
                 "id": item_id, "type": "local_shell_call", "status": status,
-                "call_id": call_id, "action": shell_action(arguments),
+                "call_id": call_id, "action": local_shell_action(arguments),
+            }),
+            Kind::Shell => json!({
+                "id": item_id, "type": "shell_call", "status": status,
+                "call_id": call_id, "action": shell_action(arguments), "environment": null,
+            }),
+            Kind::Patch => json!({
+                "id": item_id, "type": "apply_patch_call", "status": status,
+                "call_id": call_id, "operation": operation(arguments),
             }),
         };
         if let Some(namespace) = known.and_then(|known| known.namespace.as_deref()) {
@@ -179,6 +196,8 @@ impl Toolbox {
             Kind::Function => "fc_",
             Kind::Custom => "ctc_",
             Kind::LocalShell => "lsh_",
+            Kind::Shell => "sh_",
+            Kind::Patch => "apc_",
         })
     }
 }
@@ -247,8 +266,9 @@ fn shell() -> Map<String, Value> {
         "parameters": {
             "type": "object",
             "properties": {
-                "commands": { "type": "array", "items": { "type": "string" } },
+                "commands": { "type": "array", "items": { "type": "string" }, "description": "The commands, run one after another" },
                 "timeout_ms": { "type": "integer" },
+                "max_output_length": { "type": "integer", "description": "The most characters of output to return" },
             },
             "required": ["commands"],
         },
@@ -258,12 +278,24 @@ fn shell() -> Map<String, Value> {
 fn apply_patch() -> Map<String, Value> {
     as_object(json!({
         "name": "apply_patch",
-        "description": "Changes files. The input is a patch between `*** Begin Patch` and `*** End Patch`.",
-        "parameters": one_text("input", "The patch"),
+        "description": "Creates, changes or deletes a file.",
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "type": { "type": "string", "enum": ["create_file", "update_file", "delete_file"] },
+                "path": { "type": "string", "description": "The file" },
+                "diff": {
+                    "type": "string",
+                    "description": "What to change, as a diff in the V4A format: lines that begin with `+` are added, with `-` \
+                                    removed, with a space kept; `@@` begins a section",
+                },
+            },
+            "required": ["type", "path"],
+        },
     }))
 }
 
-/// What the model called a shell with, out of the action that it became: without what the action says besides.
+/// What the model called a tool with, out of the action that it became: without what the action says besides.
 pub(super) fn shell_arguments(action: &Value) -> Value {
     let Value::Object(action) = action else { return action.clone() };
     let says = |name: &str, value: &Value| {
@@ -273,8 +305,34 @@ pub(super) fn shell_arguments(action: &Value) -> Value {
     Value::Object(said.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
-/// The action of a call of the local shell.
+/// The action of a call of a shell.
 fn shell_action(arguments: &str) -> Value {
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+    let commands = match &arguments["commands"] {
+        Value::Array(lines) => json!(lines),
+        Value::String(line) => json!([line]),
+        _ => json!([]),
+    };
+    json!({
+        "commands": commands,
+        "timeout_ms": arguments["timeout_ms"],
+        "max_output_length": arguments["max_output_length"],
+    })
+}
+
+/// What a call does to a file. One that has not come yet, or that cannot be read, is of no file.
+fn operation(arguments: &str) -> Value {
+    let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
+    let text = |name: &str| arguments[name].as_str().unwrap_or_default();
+    match text("type") {
+        "delete_file" => json!({ "type": "delete_file", "path": text("path") }),
+        "create_file" => json!({ "type": "create_file", "path": text("path"), "diff": text("diff") }),
+        _ => json!({ "type": "update_file", "path": text("path"), "diff": text("diff") }),
+    }
+}
+
+/// The action of a call of the local shell.
+fn local_shell_action(arguments: &str) -> Value {
     let arguments: Value = serde_json::from_str(arguments).unwrap_or_default();
     let command = match &arguments["command"] {
         Value::Array(words) => json!(words),

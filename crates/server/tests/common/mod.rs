@@ -455,21 +455,38 @@ pub fn events(text: &str) -> Vec<Value> {
     lines.filter(|data| *data != "[DONE]").map(|data| serde_json::from_str(data).unwrap()).collect()
 }
 
-/// The text with everything replaced that is another one each time: ids, times, signatures.
+/// The text with everything replaced that is another one each time: times by 0, ids by their number.
 pub fn steady(text: &str) -> String {
     let mut out = String::new();
+    let mut ids = Vec::new();
     let mut rest = text;
     while !rest.is_empty() {
-        let id = ["chatcmpl-", "cmpl-", "call_", "toolu_", "resp_", "msg_", "rs_", "fc_", "ctc_", "req_"]
-            .into_iter()
-            .find(|prefix| {
-                rest.starts_with(prefix)
-                    && rest[prefix.len()..].bytes().take_while(u8::is_ascii_hexdigit).count() == 32
-            });
+        let prefixes = [
+            "chatcmpl-",
+            "cmpl-",
+            "call_",
+            "toolu_",
+            "resp_",
+            "msg_",
+            "rs_",
+            "fc_",
+            "ctc_",
+            "sh_",
+            "apc_",
+            "req_",
+        ];
+        let id = prefixes.into_iter().find(|prefix| {
+            rest.starts_with(prefix)
+                && rest[prefix.len()..].bytes().take_while(u8::is_ascii_hexdigit).count() == 32
+        });
         if let Some(prefix) = id {
-            out.push_str(prefix);
-            out.push_str("ID");
-            rest = &rest[prefix.len() + 32..];
+            let (id, after) = rest.split_at(prefix.len() + 32);
+            let number = ids.iter().position(|known| *known == id).unwrap_or_else(|| {
+                ids.push(id);
+                ids.len() - 1
+            });
+            out.push_str(&format!("{prefix}{number}"));
+            rest = after;
             continue;
         }
         let number = [

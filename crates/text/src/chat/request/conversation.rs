@@ -106,6 +106,9 @@ impl Conversation {
         declare(tools, request.response_format, &mut messages);
 
         let mut ending = continue_last(&mut messages, continues, mode);
+        if ending == Ending::Plain {
+            ask_for_reply(&mut messages);
+        }
         let is_prefill = matches!(messages.last(), Some(Message::Assistant(last)) if last.wo_eos);
         if must_call && tools_active && mode == ThinkingMode::Chat && !is_prefill {
             ending = Ending::OpenBlock;
@@ -273,6 +276,20 @@ fn declare(tools: Vec<Tool>, format: ResponseFormat, messages: &mut Vec<Message>
     if let Some(Message::System(system)) = messages.first_mut() {
         system.tools = tools;
         system.response_format = response_format;
+    }
+}
+
+/// Only what a user says, or a tool, is followed by the beginning of a reply. After anything else (the model's own finished
+/// turn, nothing but instructions) the user says nothing, so that the model knows that it is its turn.
+fn ask_for_reply(messages: &mut Vec<Message>) {
+    let is_answered = match messages.last() {
+        None => true, // nothing to reply to: refused elsewhere
+        Some(Message::System(_)) => false,
+        Some(Message::Assistant(last)) => last.wo_eos,
+        Some(_) => true,
+    };
+    if !is_answered {
+        messages.push(Message::User(UserMessage::default()));
     }
 }
 
