@@ -48,6 +48,11 @@ impl Array {
         &mut self.data[i * self.width..(i + 1) * self.width]
     }
 
+    /// Some of the rows.
+    pub fn take_rows(&self, rows: &[usize]) -> Array {
+        Array::new(rows.iter().flat_map(|&i| self.row(i)).copied().collect(), self.width)
+    }
+
     /// All rows in order.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.data.chunks_exact(self.width)

@@ -12,7 +12,7 @@ use crate::reference::{Mix, Reference, choose_row};
 use crate::rows::Rows;
 use crate::spares::Spares;
 use model::kv::RowLayout;
-use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected};
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected, Queries};
 use model::rope::Angles;
 use model::weights::{
     Attention, Compressor, Expert, Experts, Head, HyperConnection, Matrix, MtpEntry, Norm, Router,
@@ -103,15 +103,19 @@ impl Ops for Cpu {
         streams::turn(self, streams, y, mix, next, norm)
     }
 
+    fn take_rows(&self, streams: &Array, rows: &[usize]) -> Array {
+        streams.take_rows(rows)
+    }
+
     fn project(
         &self,
         x: &Array,
         attention: &Attention<Self>,
         positions: &[u32],
         angles: &Angles,
-        select: bool,
+        queries: Queries,
     ) -> Projected<Array> {
-        project::project(self, x, attention, positions, angles, select)
+        project::project(self, x, attention, positions, angles, queries)
     }
 
     fn append(&self, values: &Array, rows: Range<usize>, store: &mut Rows) {

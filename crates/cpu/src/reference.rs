@@ -8,7 +8,7 @@ use crate::array::{Array, Picks, Routes};
 use crate::rows::{Rows, decode_blocks};
 use crate::select::largest;
 use model::kv::RowLayout;
-use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected, RowStore};
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Ops, Projected, Queries, RowStore};
 use model::rope::Angles;
 use model::weights::{
     Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, Matrix, MtpEntry, Norm, Router,
@@ -383,22 +383,29 @@ impl Ops for Reference {
         }
     }
 
+    fn take_rows(&self, streams: &Array, rows: &[usize]) -> Array {
+        streams.take_rows(rows)
+    }
+
     fn project(
         &self,
         x: &Array,
         attention: &Attention<Self>,
         positions: &[u32],
         angles: &Angles,
-        select: bool,
+        queries: Queries,
     ) -> Projected<Array> {
         let mut r = linear(&attention.q_a, x);
         rms_norm(&mut r, &attention.q_a_norm);
-        let mut q = linear(&attention.q_b, &r);
-        for head in q.data.chunks_exact_mut(attention.head_dim) {
-            let scale = inverse_rms(head, attention.q_a_norm.eps);
-            head.iter_mut().for_each(|x| *x *= scale);
-        }
-        rotate_heads(&mut q, attention.head_dim, angles);
+        let q = (queries != Queries::None).then(|| {
+            let mut q = linear(&attention.q_b, &r);
+            for head in q.data.chunks_exact_mut(attention.head_dim) {
+                let scale = inverse_rms(head, attention.q_a_norm.eps);
+                head.iter_mut().for_each(|x| *x *= scale);
+            }
+            rotate_heads(&mut q, attention.head_dim, angles);
+            q
+        });
         let mut kv = linear(&attention.kv, x);
         rms_norm(&mut kv, &attention.kv_norm);
         rotate_heads(&mut kv, attention.head_dim, angles);
@@ -409,7 +416,7 @@ impl Ops for Reference {
             kv,
             compressor: attention.compressor.as_ref().map(inputs),
             index_compressor: indexer.map(|i| inputs(&i.compressor)),
-            indexer: indexer.filter(|_| select).map(|i| index_query(i, x, &r, angles)),
+            indexer: indexer.filter(|_| queries == Queries::All).map(|i| index_query(i, x, &r, angles)),
         }
     }
 

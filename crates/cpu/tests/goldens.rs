@@ -68,7 +68,7 @@ fn streams_after_each_layer_are_those_of_the_golden() {
             seen.extend(ops.read(streams).unwrap());
         }
     };
-    let mut batch = [Entry { timeline: &mut timeline, tokens: &golden.tokens, wanted: Wanted::None }];
+    let mut batch = [Entry { timeline: &mut timeline, tokens: &golden.tokens, wanted: Wanted::Streams }];
     forward(&model, &Reference, &mut batch, &mut tap).unwrap();
     for (layer, (got, want)) in
         seen.chunks(48 * 512).zip(golden.floats("mini.short.streams.f32").chunks(48 * 512)).enumerate()
@@ -86,8 +86,8 @@ fn the_draft_block_gives_the_golden_logits() {
         let model = load(&Reference, &golden.gguf()).unwrap();
         let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
         let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::None }];
-        let streams = forward(&model, &Reference, &mut batch, &mut NoTap).unwrap().streams;
+        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
+        let streams = forward(&model, &Reference, &mut batch, &mut NoTap).unwrap().streams.unwrap();
         let mut state = DraftState::new(&Reference, &model, KvFormat::F32, 1);
         let mut entries = [DraftEntry { state: &mut state, tokens: next }];
         let output = draft(&model, &Reference, &streams, &mut entries, &mut NoTap).unwrap();

@@ -106,6 +106,58 @@ fn a_row_does_not_depend_on_its_batch_on_the_reference() {
     a_row_does_not_depend_on_its_batch(&setup(Reference));
 }
 
+/// Of the last layer, rows of which nothing is wanted are only cached: nobody else notices.
+fn what_is_wanted_changes_no_bits<B: Ops>(on: &Setup<B>) {
+    let wishes = [Wanted::Last, Wanted::None, Wanted::All, Wanted::Streams, Wanted::Last];
+    let (lengths, next) = ([0, 140, 290, 37, 3], prompt(61));
+    let run = |wishes: [Wanted; 5]| {
+        let mut timelines = lengths.map(|len| on.started(&prompt(len)));
+        let entries = timelines.iter_mut().zip(wishes).enumerate();
+        let mut batch: Vec<_> = entries
+            .map(|(i, (timeline, wanted))| Entry { timeline, tokens: &next[12 * i..], wanted })
+            .collect();
+        let output = forward(&on.model, &on.ops, &mut batch, &mut NoTap).unwrap();
+        let read = |array: Option<B::Array>| array.map_or(vec![], |array| on.ops.read(&array).unwrap());
+        let states = timelines.map(|timeline| timeline.to_bytes(&on.model.fingerprint));
+        (read(output.logits), read(output.streams), states)
+    };
+    let rows_of = |all: &[f32], wishes: [Wanted; 5], counted: &dyn Fn(Wanted, usize) -> usize| {
+        let rows: Vec<usize> = (0..5).map(|i| next.len() - 12 * i).collect();
+        let width = all.len() / rows.iter().sum::<usize>();
+        let (mut at, mut some) = (0, vec![]);
+        for (wanted, n) in wishes.into_iter().zip(rows) {
+            at += n;
+            some.extend_from_slice(&all[(at - counted(wanted, n)) * width..at * width]);
+        }
+        some
+    };
+    let (logits, streams, states) = run([Wanted::All; 5]);
+    for wishes in [wishes, [Wanted::None; 5], [Wanted::Last; 5], [Wanted::Streams; 5]] {
+        let (some_logits, some_streams, same_states) = run(wishes);
+        let counted = |wanted: Wanted, n, streams| match wanted {
+            Wanted::None => 0,
+            Wanted::Last => 1,
+            Wanted::All => n,
+            Wanted::Streams => n * usize::from(streams),
+        };
+        let want = rows_of(&logits, wishes, &|wanted, n| counted(wanted, n, false));
+        assert!(some_logits == want, "logits of {wishes:?}");
+        let want = rows_of(&streams, wishes, &|wanted, n| counted(wanted, n, true));
+        assert!(some_streams == want, "streams of {wishes:?}");
+        assert!(same_states == states, "timelines after {wishes:?}");
+    }
+}
+
+#[test]
+fn what_is_wanted_changes_no_bits_on_the_fast_backend() {
+    what_is_wanted_changes_no_bits(&fast());
+}
+
+#[test]
+fn what_is_wanted_changes_no_bits_on_the_reference() {
+    what_is_wanted_changes_no_bits(&setup(Reference));
+}
+
 /// Lengths around everything that can end: windows of 4, 32 and 128 tokens, and a page.
 const LENGTHS: [usize; 14] = [1, 3, 4, 5, 31, 32, 33, 127, 128, 129, 300, PAGE - 1, PAGE, PAGE + 1];
 

@@ -9,7 +9,7 @@ use crate::matrix::{self, Matrix};
 use crate::recorder::Recorder;
 use crate::rows::Rows;
 use model::kv::RowLayout;
-use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected};
+use model::ops::{DeviceError, IndexQuery, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected, Queries};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, MtpEntry, Router,
@@ -134,13 +134,18 @@ impl Ops for Gpu {
         entered
     }
 
+    fn take_rows(&self, streams: &Array, rows: &[usize]) -> Array {
+        let rows: Vec<u32> = rows.iter().map(|&i| i as u32).collect();
+        kernels::gather(&self.0, &mut self.0.recorder(), streams, &rows)
+    }
+
     fn project(
         &self,
         x: &Array,
         attention: &Attention<Self>,
         positions: &[u32],
         angles: &Angles,
-        select: bool,
+        queries: Queries,
     ) -> Projected<Array> {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let r = &mut *r;
@@ -153,19 +158,21 @@ impl Ops for Gpu {
             .chain(attention.indexer.iter().map(|i| &i.compressor))
             .map(|c| (c, rows_of(c)))
             .collect();
-        let indexer = attention.indexer.as_ref().filter(|_| select);
-        let mut shapes = vec![(x.n, attention.q_a.rows), (x.n, attention.kv.rows)];
+        let indexer = attention.indexer.as_ref().filter(|_| queries == Queries::All);
+        let asked = (queries != Queries::None).then_some(());
+        let mut shapes = vec![(x.n, attention.kv.rows)];
+        shapes.extend(asked.map(|()| (x.n, attention.q_a.rows)));
         shapes.extend(compressors.iter().map(|(c, _)| (x.n, 2 * c.inner_width())));
         shapes.extend(indexer.map(|i| (x.n, i.proj.rows)));
         let mut made = Array::several(gpu, &shapes).into_iter();
         let mut next = || made.next().expect("as many as shapes");
-        let (low, raw) = (next(), next());
+        let raw = next();
+        let low = asked.map(|()| next());
         let inputs: Vec<Array> = compressors.iter().map(|_| next()).collect();
         let scores = indexer.map(|i: &Indexer<Self>| (i, next()));
-        let mut outputs = vec![
-            Output { what: Linear::new(&attention.q_a), y: &low, offset: 0 },
-            Output { what: Linear::new(&attention.kv), y: &raw, offset: 0 },
-        ];
+        let plain = |(w, y)| Output { what: Linear::new(w), y, offset: 0 };
+        let mut outputs: Vec<_> = low.iter().map(|low| plain((&attention.q_a, low))).collect();
+        outputs.push(plain((&attention.kv, &raw)));
         for ((c, rows), both) in compressors.iter().zip(&inputs) {
             let gate = Linear { bias: Some((&c.ape, rows)), ..Linear::new(&c.gate) };
             outputs.push(Output { what: Linear::new(&c.kv), y: both, offset: 0 });
@@ -182,31 +189,33 @@ impl Ops for Gpu {
         let index_compressor = inputs.next();
         let normed =
             |w| Linear { norm: Some((&attention.q_a_norm.weight, attention.q_a_norm.eps)), ..Linear::new(w) };
-        let mut shapes = vec![(x.n, attention.q_b.rows)];
-        shapes.extend(indexer.map(|i| (x.n, i.q_b.rows)));
-        let mut made = Array::several(gpu, &shapes);
-        let raw_u = indexer.and_then(|_| made.pop());
-        let q = made.pop().expect("the queries");
-        let mut outputs = vec![Output { what: normed(&attention.q_b), y: &q, offset: 0 }];
-        if let (Some(i), Some(raw_u)) = (indexer, &raw_u) {
-            outputs.push(Output { what: normed(&i.q_b), y: raw_u, offset: 0 });
+        // Queries before they are turned: attention's, and the indexer's.
+        let mut raw_q = Vec::new();
+        if let Some(low) = &low {
+            let matrices = [Some(&attention.q_b), indexer.map(|i| &i.q_b)];
+            let shapes: Vec<_> = matrices.iter().flatten().map(|w| (x.n, w.rows)).collect();
+            raw_q = Array::several(gpu, &shapes);
+            let output = |(w, y)| Output { what: normed(w), y, offset: 0 };
+            let outputs: Vec<_> = matrices.into_iter().flatten().zip(&raw_q).map(output).collect();
+            linears(gpu, r, low, &outputs);
         }
-        linears(gpu, r, &low, &outputs);
         let turn = |width, eps, weight| Norm { width, eps, weight, rotate: Some((&angles, rope)), repeat: 1 };
         let head = attention.head_dim;
-        let (kv, heads) = (Array::empty(gpu, x.n, head), Array::empty(gpu, x.n, q.width));
+        let kv = Array::empty(gpu, x.n, head);
         let kv_norm = turn(head, Some(attention.kv_norm.eps), Some(&attention.kv_norm.weight));
-        let mut jobs = vec![
-            NormJob { what: turn(head, Some(attention.q_a_norm.eps), None), x: &q, y: &heads },
-            NormJob { what: kv_norm, x: &raw, y: &kv },
+        let turns = [
+            Some(turn(head, Some(attention.q_a_norm.eps), None)),
+            indexer.map(|i| turn(i.width, None, None)),
         ];
-        let u = raw_u.as_ref().map(|raw| Array::empty(gpu, x.n, raw.width));
-        if let (Some(i), Some(raw), Some(u)) = (indexer, &raw_u, &u) {
-            jobs.push(NormJob { what: turn(i.width, None, None), x: raw, y: u });
-        }
+        let turned: Vec<Array> = raw_q.iter().map(|raw| Array::empty(gpu, x.n, raw.width)).collect();
+        let queries = turns.into_iter().flatten().zip(raw_q.iter().zip(&turned));
+        let mut jobs: Vec<_> = queries.map(|(what, (x, y))| NormJob { what, x, y }).collect();
+        jobs.push(NormJob { what: kv_norm, x: &raw, y: &kv });
         norms(gpu, r, &jobs);
-        let indexer = scores.zip(u).map(|((_, a), u)| IndexQuery { u, a });
-        Projected { q: heads, kv, compressor, index_compressor, indexer }
+        let mut turned = turned.into_iter();
+        let q = turned.next();
+        let indexer = scores.zip(turned.next()).map(|((_, a), u)| IndexQuery { u, a });
+        Projected { q, kv, compressor, index_compressor, indexer }
     }
 
     fn append(&self, values: &Array, rows: Range<usize>, store: &mut Rows) {

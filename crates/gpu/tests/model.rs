@@ -165,8 +165,8 @@ fn the_draft_block_gives_the_golden_logits() {
     let model = load(&gpu, &golden.gguf()).unwrap();
     let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
     let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-    let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::None }];
-    let streams = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().streams;
+    let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
+    let streams = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().streams.unwrap();
     let mut state = DraftState::new(&gpu, &model, KvFormat::F32, 1);
     let mut entries = [DraftEntry { state: &mut state, tokens: next }];
     let output = draft(&model, &gpu, &streams, &mut entries, &mut NoTap).unwrap();

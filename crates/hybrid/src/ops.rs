@@ -9,7 +9,7 @@ use crate::split::Split;
 use gpu::Gpu;
 use model::Config;
 use model::kv::RowLayout;
-use model::ops::{Blocks, DeviceError, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected};
+use model::ops::{Blocks, DeviceError, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected, Queries};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, MtpEntry, Norm, Router,
@@ -165,7 +165,7 @@ fn index_views<'a, H: Host, B: Ops>(
 
 fn projected<A: Into<Array>, Q, S>(made: Projected<A, Q>, query: impl FnOnce(Q) -> S) -> Projected<Array, S> {
     Projected {
-        q: made.q.into(),
+        q: made.q.map(Into::into),
         kv: made.kv.into(),
         compressor: made.compressor.map(Into::into),
         index_compressor: made.index_compressor.map(Into::into),
@@ -298,21 +298,29 @@ impl<H: Host> Ops for Hybrid<H> {
         }
     }
 
+    /// Where they are.
+    fn take_rows(&self, streams: &Array, rows: &[usize]) -> Array {
+        match streams.if_gpu() {
+            Some(streams) => self.gpu.take_rows(streams, rows).into(),
+            None => self.host.take_rows(streams.host(self), rows).into(),
+        }
+    }
+
     fn project(
         &self,
         x: &Array,
         attention: &Attention<Self>,
         positions: &[u32],
         angles: &Angles,
-        select: bool,
+        queries: Queries,
     ) -> Projected<Array, Query<H>> {
         let first = &attention.q_a;
         if first.is_on_gpu() {
             let attention = first.part(|| attention.there(&self.gpu));
-            projected(self.gpu.project(x.gpu(self), attention, positions, angles, select), Sided::Gpu)
+            projected(self.gpu.project(x.gpu(self), attention, positions, angles, queries), Sided::Gpu)
         } else {
             let attention = first.part(|| attention.there(&self.on_host()));
-            projected(self.host.project(x.host(self), attention, positions, angles, select), Sided::Host)
+            projected(self.host.project(x.host(self), attention, positions, angles, queries), Sided::Host)
         }
     }
 

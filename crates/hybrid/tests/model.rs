@@ -121,8 +121,8 @@ fn the_draft_block_gives_the_golden_logits() {
         let model = load(&ops, &golden.gguf()).unwrap();
         let mut timeline = Timeline::new(&ops, &model.config, KvFormat::F32);
         let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::None }];
-        let streams = forward(&model, &ops, &mut batch, &mut NoTap).unwrap().streams;
+        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
+        let streams = forward(&model, &ops, &mut batch, &mut NoTap).unwrap().streams.unwrap();
         let mut state = DraftState::new(&ops, &model, KvFormat::F32, 1);
         let mut entries = [DraftEntry { state: &mut state, tokens: next }];
         let output = draft(&model, &ops, &streams, &mut entries, &mut NoTap).unwrap();

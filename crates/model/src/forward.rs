@@ -3,7 +3,7 @@
 //! Start at [`forward`]. A batch is a list of [`Entry`]s, each some consecutive tokens of one timeline;
 //! weights are read once for all of them. Prefill and decode, CPU and GPU all run these lines.
 
-use crate::ops::{Blocks, IndexView, KvView, Ops, Projected};
+use crate::ops::{Blocks, IndexView, KvView, Ops, Projected, Queries};
 use crate::rope::Angles;
 use crate::tap::{Place, Seen, Tap};
 use crate::timeline::{CompressorTail, SLACK, Timeline};
@@ -20,23 +20,38 @@ pub struct Entry<'a, B: Ops> {
     pub wanted: Wanted,
 }
 
-/// Of which tokens of an [`Entry`] logits are wanted: what the model expects after them.
+/// What is wanted of an [`Entry`]'s tokens, besides a longer timeline: logits, which say what the model expects
+/// after a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wanted {
-    /// None of them.
+    /// Nothing.
     None,
-    /// The last one.
+    /// Logits of the last one.
     Last,
-    /// All of them.
+    /// Logits of all of them.
     All,
+    /// No logits, but the streams of all of them, for the MTP block.
+    Streams,
+}
+
+impl Wanted {
+    /// Of which of `n` tokens something is wanted: of the last so many.
+    fn kept(self, n: usize) -> usize {
+        match self {
+            Wanted::None => 0,
+            Wanted::Last => 1,
+            Wanted::All | Wanted::Streams => n,
+        }
+    }
 }
 
 /// What a forward pass leaves besides longer timelines.
 pub struct Output<A> {
     /// `[wanted rows, vocab]`, in batch order; `None` if nobody wanted any.
     pub logits: Option<A>,
-    /// `[n, hc, d]`: the streams after the last layer, for the MTP block.
-    pub streams: A,
+    /// `[rows, hc, d]`: the streams after the last layer of the rows of which anything was wanted, in batch order;
+    /// `None` if there is no such row.
+    pub streams: Option<A>,
 }
 
 /// A batch that cannot be run. No timeline has changed.
@@ -110,15 +125,35 @@ pub fn forward<B: Ops>(
     tap: &mut dyn Tap<B>,
 ) -> Result<Output<B::Array>, BatchError> {
     check(model, batch)?;
-    let step = Step::new(model, batch.iter().map(|entry| (entry.timeline.len(), entry.tokens)));
+    let mut step = Step::new(model, batch.iter().map(|entry| (entry.timeline.len(), entry.tokens)));
+    let kept = kept_rows(batch, &step);
     let mut streams = ops.embed(&model.embedding, &step.tokens, model.config.hc);
     let first = model.layers.first().expect("a model has layers");
     let (mut x, mut mix) = ops.hc_enter(&streams, &first.attn_hc, &first.attn_norm);
     for (idx, layer) in model.layers.iter().enumerate() {
         let mut see = |name, seen: Seen<'_, B>| tap.see(ops, Place { layer: Some(idx), name }, seen);
         see("attn_x", Seen::Array(&x));
-        let y = attention(model, ops, &step, batch, idx, &x, &mut see);
+        // In the last layer, rows of which nothing is wanted only leave what later tokens attend to.
+        let fewer = idx + 1 == model.layers.len() && kept.len() < step.tokens.len();
+        let mut made = project(ops, &step, &layer.attn, &x, !fewer, &mut see);
+        for (entry, segment) in batch.iter_mut().zip(&step.segments) {
+            remember(model, ops, entry.timeline, segment, idx, &made);
+        }
+        see("cached", Seen::Done);
+        if fewer {
+            if kept.is_empty() {
+                trim(batch, idx);
+                break;
+            }
+            step = Step::new(model, batch.iter().map(kept_part));
+            streams = ops.take_rows(&streams, &kept);
+            (x, mix) = ops.hc_enter(&streams, &layer.attn_hc, &layer.attn_norm);
+            see("attn_x", Seen::Array(&x));
+            made = project(ops, &step, &layer.attn, &x, true, &mut see);
+        }
+        let y = attend(ops, &step, batch, idx, &layer.attn, &made, &mut see);
         see("attn_y", Seen::Array(&y));
+        trim(batch, idx);
         (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &layer.ffn_hc, &layer.ffn_norm);
         see("ffn_x", Seen::Array(&x));
         let y = experts(ops, &step, layer, &x, &mut see);
@@ -129,7 +164,7 @@ pub fn forward<B: Ops>(
         }
         see("streams", Seen::Array(&streams));
     }
-    let wanted = wanted_rows(batch, &step);
+    let wanted = wanted_rows(batch);
     let logits = (!wanted.is_empty()).then(|| ops.head(&streams, &wanted, &model.head));
     if let Some(logits) = &logits {
         tap.see(ops, Place { layer: None, name: "logits" }, Seen::Array(logits));
@@ -137,45 +172,60 @@ pub fn forward<B: Ops>(
     for entry in batch {
         entry.timeline.commit(entry.tokens);
     }
-    Ok(Output { logits, streams })
+    Ok(Output { logits, streams: (!kept.is_empty()).then_some(streams) })
 }
 
-/// Attention over a batch. `see` is shown the intermediates.
-fn attention<B: Ops>(
-    model: &Model<B>,
+/// What attention computes from each row alone, with queries if it is to attend. `see` is shown it.
+fn project<B: Ops>(
     ops: &B,
     step: &Step,
-    batch: &mut [Entry<'_, B>],
-    layer: usize,
+    attn: &Attention<B>,
     x: &B::Array,
+    attends: bool,
+    see: &mut dyn FnMut(&'static str, Seen<'_, B>),
+) -> Projected<B::Array, B::Query> {
+    let queries = match &attn.indexer {
+        _ if !attends => Queries::None,
+        Some(indexer) if step.selects(attn, indexer.top_k) => Queries::All,
+        _ => Queries::Attention,
+    };
+    let made = ops.project(x, attn, &step.positions, step.angles(attn), queries);
+    if let Some(q) = &made.q {
+        see("q", Seen::Array(q));
+    }
+    see("kv", Seen::Array(&made.kv));
+    made
+}
+
+/// Attention of the rows of a step over what their timelines remember. `see` is shown the intermediates.
+fn attend<B: Ops>(
+    ops: &B,
+    step: &Step,
+    batch: &[Entry<'_, B>],
+    layer: usize,
+    attn: &Attention<B>,
+    made: &Projected<B::Array, B::Query>,
     see: &mut dyn FnMut(&'static str, Seen<'_, B>),
 ) -> B::Array {
-    let attn = &model.layers[layer].attn;
-    let angles = step.angles(attn);
-    let select = attn.indexer.as_ref().filter(|i| step.selects(attn, i.top_k));
-    let made = ops.project(x, attn, &step.positions, angles, select.is_some());
-    see("q", Seen::Array(&made.q));
-    see("kv", Seen::Array(&made.kv));
-    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
-        remember(model, ops, entry.timeline, segment, layer, &made);
-    }
-    see("cached", Seen::Done);
-    let picks = select.map(|indexer| {
-        let keys: Vec<_> =
-            batch.iter().zip(&step.segments).map(|(e, s)| index_view(e.timeline, s, layer)).collect();
-        ops.pick(made.indexer.as_ref().expect("asked for"), &keys, indexer.top_k)
+    let parts = || batch.iter().zip(&step.segments).filter(|(_, segment)| !segment.rows.is_empty());
+    let picks = made.indexer.as_ref().map(|query| {
+        let keys: Vec<_> = parts().map(|(e, s)| index_view(e.timeline, s, layer)).collect();
+        ops.pick(query, &keys, attn.indexer.as_ref().expect("it made the query").top_k)
     });
     if let Some(picks) = &picks {
         see("picks", Seen::Picks(picks));
     }
-    let caches: Vec<_> =
-        batch.iter().zip(&step.segments).map(|(e, s)| kv_view(e.timeline, s, layer)).collect();
-    let y = ops.attend_out(&made.q, &caches, picks.as_ref(), attn, angles);
+    let caches: Vec<_> = parts().map(|(e, s)| kv_view(e.timeline, s, layer)).collect();
+    let q = made.q.as_ref().expect("asked for");
+    ops.attend_out(q, &caches, picks.as_ref(), attn, step.angles(attn))
+}
+
+/// Forgets window rows of a layer that no token to come will see.
+fn trim<B: Ops>(batch: &mut [Entry<'_, B>], layer: usize) {
     for entry in batch {
         let keep = entry.timeline.shape().window_from(entry_end(entry)).saturating_sub(SLACK);
         entry.timeline.layer_mut(layer).window.trim(keep);
     }
-    y
 }
 
 /// Appends what this layer made of some tokens to their timeline: window rows, compressor inputs, and a
@@ -264,7 +314,7 @@ impl Step {
     /// Whether any row sees more compressed rows than the indexer keeps.
     fn selects<B: Ops>(&self, attn: &Attention<B>, top_k: usize) -> bool {
         let ratio = attn.compressor.as_ref().map_or(1, |c| c.ratio);
-        self.segments.iter().any(|segment| segment.end() / ratio > top_k)
+        self.segments.iter().any(|s| !s.rows.is_empty() && s.end() / ratio > top_k)
     }
 }
 
@@ -301,13 +351,26 @@ fn entry_end<B: Ops>(entry: &Entry<'_, B>) -> usize {
     entry.timeline.len() + entry.tokens.len()
 }
 
-fn wanted_rows<B: Ops>(batch: &[Entry<'_, B>], step: &Step) -> Vec<usize> {
-    let rows = |(entry, segment): (&Entry<'_, B>, &Segment)| match entry.wanted {
-        Wanted::None => 0..0,
-        Wanted::Last => segment.rows.end - 1..segment.rows.end,
-        Wanted::All => segment.rows.clone(),
+/// The rows of a batch of which anything is wanted.
+fn kept_rows<B: Ops>(batch: &[Entry<'_, B>], step: &Step) -> Vec<usize> {
+    let rows = |(entry, segment): (&Entry<'_, B>, &Segment)| {
+        segment.rows.end - entry.wanted.kept(entry.tokens.len())..segment.rows.end
     };
     batch.iter().zip(&step.segments).flat_map(rows).collect()
+}
+
+/// The tokens of an entry of which anything is wanted, and the position of the first.
+fn kept_part<'a, B: Ops>(entry: &'a Entry<'_, B>) -> (usize, &'a [u32]) {
+    let skipped = entry.tokens.len() - entry.wanted.kept(entry.tokens.len());
+    (entry.timeline.len() + skipped, &entry.tokens[skipped..])
+}
+
+/// The rows whose logits are wanted, among those of which anything is.
+fn wanted_rows<B: Ops>(batch: &[Entry<'_, B>]) -> Vec<usize> {
+    let kept =
+        |entry: &Entry<'_, B>| vec![entry.wanted != Wanted::Streams; entry.wanted.kept(entry.tokens.len())];
+    let rows = batch.iter().flat_map(kept).enumerate();
+    rows.filter_map(|(row, wanted)| wanted.then_some(row)).collect()
 }
 
 fn index_view<'a, B: Ops>(timeline: &'a Timeline<B>, segment: &Segment, layer: usize) -> IndexView<'a, B> {

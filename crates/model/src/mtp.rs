@@ -8,7 +8,7 @@
 
 use crate::forward::{BatchError, Output, Step, check_tokens, experts};
 use crate::kv::KvFormat;
-use crate::ops::{KvView, Ops};
+use crate::ops::{KvView, Ops, Queries};
 use crate::tap::{Place, Seen, Tap};
 use crate::timeline::{Log, SLACK, Shape};
 use crate::weights::{Model, Mtp};
@@ -93,7 +93,7 @@ pub fn draft<B: Ops>(
     see("streams", Seen::Array(&streams));
     let rows: Vec<usize> = (0..step.tokens.len()).collect();
     let logits = (!rows.is_empty()).then(|| ops.head(&streams, &rows, &mtp.head));
-    Ok(Output { logits, streams })
+    Ok(Output { logits, streams: Some(streams) })
 }
 
 /// Attention over the block's own window.
@@ -105,7 +105,7 @@ fn attention<B: Ops>(
     x: &B::Array,
 ) -> B::Array {
     let attn = &mtp.layer.attn;
-    let made = ops.project(x, attn, &step.positions, &step.plain, false);
+    let made = ops.project(x, attn, &step.positions, &step.plain, Queries::Attention);
     for (entry, segment) in batch.iter_mut().zip(&step.segments) {
         ops.append(&made.kv, segment.rows.clone(), &mut entry.state.window.rows);
     }
@@ -121,7 +121,7 @@ fn attention<B: Ops>(
             compressed: None,
         })
         .collect();
-    let y = ops.attend_out(&made.q, &views, None, attn, &step.plain);
+    let y = ops.attend_out(made.q.as_ref().expect("asked for"), &views, None, attn, &step.plain);
     for (entry, segment) in batch.iter_mut().zip(&step.segments) {
         let keep = entry.state.shape.window_from(segment.end()).saturating_sub(SLACK);
         entry.state.window.trim(keep);

@@ -172,6 +172,12 @@ pub trait Ops: Sized + Send + Sync {
         self.hc_enter(streams, next, norm)
     }
 
+    /// Some rows of a batch.
+    ///
+    /// - `streams`: `[n, hc, d]`; `rows`: ascending, at least one
+    /// - returns `[rows, hc, d]`
+    fn take_rows(&self, streams: &Self::Array, rows: &[usize]) -> Self::Array;
+
     // ----- attention -----
 
     /// Everything that attention computes from a row alone.
@@ -181,20 +187,20 @@ pub trait Ops: Sized + Send + Sync {
     /// q  = q_b·r by head, each head divided by its RMS, then rotated
     /// kv = rms(kv·x, kv_norm), rotated
     /// compressor (of attention and of the indexer): k = wkv·x, g = wgate·x + ape[position mod ratio]
-    /// indexer, only if `select`: u = q_b'·r by head, rotated;  a = proj·x / sqrt(width·heads)
+    /// indexer: u = q_b'·r by head, rotated;  a = proj·x / sqrt(width·heads)
     /// ```
     ///
     /// Rotation acts on the last `rope` components of a vector, as interleaved pairs.
     ///
     /// - `x`: `[n, d]`; `positions`: `[n]`; `angles`: this layer's rotation of each row
-    /// - `select`: whether any row of this batch sees more compressed rows than the indexer keeps
+    /// - `queries`: q and the indexer's part only if asked for; r is part of them
     fn project(
         &self,
         x: &Self::Array,
         attention: &Attention<Self>,
         positions: &[u32],
         angles: &Angles,
-        select: bool,
+        queries: Queries,
     ) -> Projected<Self::Array, Self::Query>;
 
     /// Appends rows of a batch to a store, rounded to the store's layout.
@@ -338,10 +344,21 @@ impl Leaders {
     }
 }
 
+/// Which queries [`Ops::project`] is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Queries {
+    /// None: the rows are only to be cached.
+    None,
+    /// Attention's. No row of the batch sees more compressed rows than the indexer keeps.
+    Attention,
+    /// Attention's and the lightning indexer's.
+    All,
+}
+
 /// What [`Ops::project`] returns.
 pub struct Projected<A, Q = IndexQuery<A>> {
-    /// `[n, heads, D]`: queries, normed and rotated.
-    pub q: A,
+    /// `[n, heads, D]`: queries, normed and rotated, if asked for.
+    pub q: Option<A>,
     /// `[n, D]`: the row to cache, normed and rotated, not yet rounded.
     pub kv: A,
     /// `[n, 2·width]`: k and g for the compressor, in layers that compress.

@@ -92,9 +92,12 @@ impl Work {
         self.weights + self.cached
     }
 
-    /// The work of a matrix on `n` rows, when it is read once.
+    /// The work of a matrix on `n` rows, when it is read once; without rows it is not read.
     fn on(self, n: u64) -> Work {
-        Work { int8: self.int8 * n, float: self.float * n, ..self }
+        match n {
+            0 => Work::default(),
+            _ => Work { int8: self.int8 * n, float: self.float * n, ..self },
+        }
     }
 }
 
@@ -127,7 +130,7 @@ impl Sum for Work {
 pub struct Batch {
     /// Their positions.
     pub positions: Range<usize>,
-    /// Rows whose logits are wanted.
+    /// How many of the last ones logits are wanted of.
     pub wanted: usize,
 }
 
@@ -146,9 +149,12 @@ pub struct Cost {
 struct Layer {
     attn_hc: Work,
     ffn_hc: Work,
+    /// Rows to cache and compressor inputs.
     project: Work,
-    /// The indexer's query, which is not computed while all compressed rows count.
+    /// Attention's queries.
     query: Work,
+    /// The indexer's query, which is not computed while all compressed rows count.
+    index_query: Work,
     output: Work,
     route: Work,
     /// One routed expert.
@@ -223,10 +229,20 @@ impl Cost {
 
     fn in_layer(&self, op: Op, layer: usize, batch: &Batch, distinct: usize) -> Work {
         let (l, c) = (&self.layers[layer], &self.config);
+        let all = batch;
+        // Of the last layer, rows of which nothing is wanted are only cached.
+        let batch = &match layer + 1 == self.layers.len() {
+            true => Batch { positions: all.positions.end - all.wanted..all.positions.end, ..*all },
+            false => all.clone(),
+        };
         let n = batch.positions.len() as u64;
         match op {
-            Op::Project if self.selects(layer, batch) => (l.project + l.query).on(n),
-            Op::Project => l.project.on(n),
+            Op::Project => {
+                let query =
+                    l.query + if self.selects(layer, batch) { l.index_query } else { Work::default() };
+                l.project.on(all.positions.len() as u64) + query.on(n)
+            }
+            _ if n == 0 => Work::default(),
             Op::Pick if self.selects(layer, batch) => {
                 let keys: usize = batch.positions.clone().map(|p| (p + 1) / 4).sum();
                 Work {
@@ -291,7 +307,8 @@ impl Layer {
             _ if part.starts_with("hc_attn") => self.attn_hc += work,
             _ if part.starts_with("hc_ffn") => self.ffn_hc += work,
             _ if part.starts_with("attn_output") => self.output += work,
-            "indexer.attn_q_b.weight" | "indexer.proj.weight" => self.query += work,
+            "indexer.attn_q_b.weight" | "indexer.proj.weight" => self.index_query += work,
+            "attn_q_a.weight" | "attn_q_b.weight" => self.query += work,
             _ if part.starts_with("ffn_gate_inp") => self.route += work,
             _ if part.contains("_exps.") => self.expert += one_of(work),
             _ if part.contains("_shexp.") => self.shared += work,
@@ -345,6 +362,24 @@ mod tests {
         assert_eq!(at(4 * config.top_k + 4), dense + share + row + read(&query));
     }
 
+    /// What nobody wants of the last layer is not computed, but for what later tokens attend to.
+    #[test]
+    fn of_the_last_layer_only_what_is_wanted_counts() {
+        let (gguf, config) = tiny();
+        let cost = Cost::new(&gguf, &config, KvFormat::F16);
+        let last = config.layers() - 1;
+        let at = |op, layer, wanted| cost.work(op, Some(layer), &Batch { positions: 0..64, wanted }, 3);
+        for op in [Op::Attend, Op::Route, Op::Experts, Op::ToExperts] {
+            assert_eq!(at(op, last, 0), Work::default(), "{op:?}");
+            assert!(at(op, last, 1).int8 + at(op, last, 1).float > 0, "{op:?}");
+            assert!(2 * at(op, last, 1).float <= at(op, last, 64).float, "{op:?}");
+            assert_eq!(at(op, last - 1, 0), at(op, last - 1, 64), "{op:?}");
+        }
+        let [none, one, all] = [0, 1, 64].map(|wanted| at(Op::Project, last, wanted).int8);
+        assert_eq!(all - none, 64 * (one - none));
+        assert!(none > 0 && one > none);
+    }
+
     /// Weights are read once for a chunk, and multiplied by every row of it.
     #[test]
     fn a_chunk_shares_its_weights() {
@@ -366,7 +401,7 @@ mod tests {
         let cost = Cost::new(&gguf, &config, KvFormat::F16);
         let row = 2 * config.head_dim as u64;
         for layer in 0..config.layers() {
-            let batch = Batch { positions: 4095..4096, wanted: 0 };
+            let batch = Batch { positions: 4095..4096, wanted: 1 };
             let seen = config.window
                 + match config.ratios[layer] {
                     Ratio::None => 0,

@@ -8,9 +8,9 @@ use crate::isa::{self, Isa, Kernel};
 use crate::lanes::{inverse_rms, rms_norm};
 use crate::ops::linear::Product;
 use crate::pool::Shards;
-use model::ops::{IndexQuery, Projected};
+use model::ops::{IndexQuery, Projected, Queries};
 use model::rope::Angles;
-use model::weights::{Attention, Compressor, Norm};
+use model::weights::{Attention, Compressor, Indexer, Norm};
 
 /// Heads that one item norms and rotates.
 const HEADS: usize = 8;
@@ -22,36 +22,50 @@ pub fn project(
     attention: &Attention<Cpu>,
     positions: &[u32],
     angles: &Angles,
-    select: bool,
+    queries: Queries,
 ) -> Projected<Array> {
     let indexer = attention.indexer.as_ref();
     let compressors = [attention.compressor.as_ref(), indexer.map(|i| &i.compressor)];
-    let mut products = vec![Product::new(&attention.q_a, x), Product::new(&attention.kv, x)];
+    let asked = queries != Queries::None;
+    let mut products = vec![Product::new(&attention.kv, x)];
+    products.extend(asked.then(|| Product::new(&attention.q_a, x)));
     products.extend(compressors.iter().flatten().flat_map(|c| [&c.kv, &c.gate]).map(|w| Product::new(w, x)));
-    let selecting = indexer.filter(|_| select);
+    let selecting = indexer.filter(|_| queries == Queries::All);
     products.extend(selecting.map(|i| Product::new(&i.proj, x)));
     let mut made = cpu.linears(&products).into_iter();
     let mut next = || made.next().expect("one array a product");
-    let (mut r, mut kv) = (next(), next());
-    norm_rows(cpu, &mut r, &attention.q_a_norm);
+    let mut kv = next();
+    let r = asked.then(&mut next);
     norm_rows(cpu, &mut kv, &attention.kv_norm);
     finish_heads(cpu, &mut kv, attention.head_dim, None, angles);
     let mut inputs =
         |c: Option<&Compressor<Cpu>>| c.map(|c| side_by_side(cpu, c, &next(), &next(), positions));
     let (compressor, index_compressor) = (inputs(compressors[0]), inputs(compressors[1]));
     let a = selecting.map(|i| scaled(next(), 1.0 / ((i.width * i.heads) as f32).sqrt()));
+    let (q, u) = r.map(|r| make_queries(cpu, r, attention, selecting, angles)).unzip();
+    let indexer = u.flatten().zip(a).map(|(u, a)| IndexQuery { u, a });
+    Projected { q, kv, compressor, index_compressor, indexer }
+}
 
+/// The queries from r before its norm: attention's, and the indexer's if there is one.
+fn make_queries(
+    cpu: &Cpu,
+    mut r: Array,
+    attention: &Attention<Cpu>,
+    indexer: Option<&Indexer<Cpu>>,
+    angles: &Angles,
+) -> (Array, Option<Array>) {
+    norm_rows(cpu, &mut r, &attention.q_a_norm);
     let mut products = vec![Product::new(&attention.q_b, &r)];
-    products.extend(selecting.map(|i| Product::new(&i.q_b, &r)));
+    products.extend(indexer.map(|i| Product::new(&i.q_b, &r)));
     let mut made = cpu.linears(&products).into_iter();
     let mut q = made.next().expect("one array a product");
     finish_heads(cpu, &mut q, attention.head_dim, Some(attention.q_a_norm.eps), angles);
-    let indexer = selecting.zip(a).map(|(indexer, a)| {
-        let mut u = made.next().expect("one array a product");
+    let u = indexer.zip(made.next()).map(|(indexer, mut u)| {
         finish_heads(cpu, &mut u, indexer.width, None, angles);
-        IndexQuery { u, a }
+        u
     });
-    Projected { q, kv, compressor, index_compressor, indexer }
+    (q, u)
 }
 
 fn scaled(mut x: Array, factor: f32) -> Array {

@@ -203,8 +203,7 @@ pub fn leave(cpu: &Cpu, streams: &mut Array, y: &Array, mix: &Mix) {
 
 /// The normed input of the output matrix, for some rows of the streams.
 pub fn collapse_head(cpu: &Cpu, streams: &Array, wanted: &[usize], head: &Head<Cpu>) -> Array {
-    let data = wanted.iter().flat_map(|&i| streams.row(i)).copied().collect();
-    let streams = Array::new(data, streams.width);
+    let streams = streams.take_rows(wanted);
     let z = cpu.linear(&head.weights, &streams);
     let mut x = Array::zeros(wanted.len(), streams.width / head.hc);
     let (width, parts) = (x.width, Shards::new(&mut x.data));

@@ -171,7 +171,7 @@ impl<'m, B: Ops> Running<'m, B> {
             Wanted::All
         };
         self.asked = match wanted {
-            Wanted::None => 0,
+            Wanted::None | Wanted::Streams => 0,
             Wanted::Last => 1,
             Wanted::All => rows,
         };
