@@ -4,6 +4,7 @@
 //! code of its width. Every operation is a fixed sequence of IEEE operations a lane (sums by fused
 //! multiply-add, lanes added in a tree), so results have the same bits on every CPU.
 
+use crate::isa::Isa;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// Lanes in a vector.
@@ -22,68 +23,46 @@ pub fn floats(lines: &[Line]) -> &[f32] {
     FromBytes::ref_from_bytes(lines.as_bytes()).expect("a line is sixteen floats")
 }
 
-/// `sum + a·b` by lane.
-#[inline(always)]
-pub fn fma(a: &Vector, b: &Vector, sum: &mut Vector) {
-    for i in 0..LANES {
-        sum[i] = a[i].mul_add(b[i], sum[i]);
-    }
-}
-
-/// The lanes added in a tree.
-#[inline(always)]
-pub fn sum(mut x: Vector) -> f32 {
-    let mut half = LANES / 2;
-    while half > 0 {
-        for i in 0..half {
-            x[i] += x[i + half];
-        }
-        half /= 2;
-    }
-    x[0]
-}
-
 /// Sums of a dot product that wait for nothing but themselves.
 const CHAINS: usize = 4;
 
-/// Dot product. Of four vectors each goes to a sum of its own; these are added in pairs, then their lanes.
+/// Dot product. Of four vectors each goes to a sum of its own; these are added in pairs, then their lanes in a tree.
 ///
 /// # Panics
 ///
 /// If `b` is shorter than `a`.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [[0.0; LANES]; CHAINS];
+pub fn dot<I: Isa>(isa: I, a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [isa.no_floats(); CHAINS];
     let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b[..a.len()].as_chunks::<LANES>());
     let ((a, a_few), (b, b_few)) = (a.as_chunks::<CHAINS>(), b.as_chunks::<CHAINS>());
     for (a, b) in a.iter().zip(b) {
         for i in 0..CHAINS {
-            fma(&a[i], &b[i], &mut sums[i]);
+            sums[i] = isa.fused(sums[i], isa.floats(&a[i]), isa.floats(&b[i]));
         }
     }
     for i in 0..a_few.len() {
-        fma(&a_few[i], &b_few[i], &mut sums[i]);
+        sums[i] = isa.fused(sums[i], isa.floats(&a_few[i]), isa.floats(&b_few[i]));
     }
+    let mut last = [0.0; LANES];
+    isa.put_floats(sums[CHAINS - 1], &mut last);
     for (lane, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-        sums[CHAINS - 1][lane] = a.mul_add(*b, sums[CHAINS - 1][lane]);
+        last[lane] = a.mul_add(*b, last[lane]);
     }
-    let [mut all, second, third, fourth] = sums;
-    for lane in 0..LANES {
-        all[lane] = (all[lane] + second[lane]) + (third[lane] + fourth[lane]);
-    }
-    sum(all)
+    let pairs = [isa.sum_floats(sums[0], sums[1]), isa.sum_floats(sums[2], isa.floats(&last))];
+    isa.sum(isa.sum_floats(pairs[0], pairs[1]))
 }
 
 /// `1 / sqrt(mean(x^2) + eps)`
 #[inline(always)]
-pub fn inverse_rms(x: &[f32], eps: f32) -> f32 {
-    1.0 / (dot(x, x) / x.len() as f32 + eps).sqrt()
+pub fn inverse_rms<I: Isa>(isa: I, x: &[f32], eps: f32) -> f32 {
+    1.0 / (dot(isa, x, x) / x.len() as f32 + eps).sqrt()
 }
 
 /// `x *= w / sqrt(mean(x^2) + eps)`
 #[inline(always)]
-pub fn rms_norm(x: &mut [f32], w: &[f32], eps: f32) {
-    let scale = inverse_rms(x, eps);
+pub fn rms_norm<I: Isa>(isa: I, x: &mut [f32], w: &[f32], eps: f32) {
+    let scale = inverse_rms(isa, x, eps);
     for (x, w) in x.iter_mut().zip(w) {
         *x *= scale * w;
     }
@@ -103,7 +82,8 @@ pub fn exp(x: f32) -> f32 {
     for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5.0e-1] {
         p = p.mul_add(r, c);
     }
-    let power = f32::from_bits((((n as i32) + 127) as u32) << 23);
+    // A sum with 1.5 · 2^23 has the integer in its low bits. A conversion would not vectorize: it saturates.
+    let power = f32::from_bits((n + (12_582_912.0 + 127.0)).to_bits() << 23);
     let result = (p * r).mul_add(r, r) + 1.0;
     if x < -87.0 { 0.0 } else { result * power }
 }
@@ -117,6 +97,18 @@ pub fn silu(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::isa::{self, Kernel};
+
+    #[derive(Clone)]
+    struct Dot<'a>(&'a [f32], &'a [f32]);
+
+    impl Kernel for Dot<'_> {
+        type Output = f32;
+        #[inline(always)]
+        fn eval<I: Isa>(self, isa: I) -> f32 {
+            dot(isa, self.0, self.1)
+        }
+    }
 
     #[test]
     fn exp_is_within_two_units() {
@@ -138,7 +130,9 @@ mod tests {
             let a: Vec<f32> = (0..n).map(|i| (i % 7) as f32 - 3.0).collect();
             let b: Vec<f32> = (0..n).map(|i| (i % 5) as f32 - 2.0).collect();
             let want: f32 = a.iter().zip(&b).map(|(a, b)| a * b).sum();
-            assert_eq!(dot(&a, &b), want, "{n}");
+            for (level, got) in isa::on_each(Dot(&a, &b)) {
+                assert_eq!(got, want, "{n} on {level}");
+            }
         }
     }
 }

@@ -52,7 +52,7 @@ impl Kernel for Pool<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
         let c = self.compressor;
         let (inner, width) = (c.inner_width(), c.width);
         let tokens = self.inputs.len() / (2 * inner);
@@ -93,6 +93,6 @@ impl Kernel for Pool<'_> {
             }
             *out = sum / weights;
         }
-        rms_norm(row, &c.norm.weight.data, c.norm.eps);
+        rms_norm(isa, row, &c.norm.weight.data, c.norm.eps);
     }
 }

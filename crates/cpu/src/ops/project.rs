@@ -121,8 +121,8 @@ impl Kernel for RmsNorm<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
-        rms_norm(self.x, self.weight, self.eps);
+    fn eval<I: Isa>(self, isa: I) {
+        rms_norm(isa, self.x, self.weight, self.eps);
     }
 }
 
@@ -138,10 +138,10 @@ impl Kernel for FinishHeads<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) {
+    fn eval<I: Isa>(self, isa: I) {
         for head in self.heads.chunks_exact_mut(self.head) {
             if let Some(eps) = self.eps {
-                let scale = inverse_rms(head, eps);
+                let scale = inverse_rms(isa, head, eps);
                 head.iter_mut().for_each(|x| *x *= scale);
             }
             self.angles.rotate(self.row, head);

@@ -155,7 +155,7 @@ impl Kernel for Enter<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { streams, z, hc, norm, to } = self;
-        let scale = inverse_rms(streams, hc.rms_eps);
+        let scale = inverse_rms(isa, streams, hc.rms_eps);
         let z: Vec<f32> = z.iter().map(|z| z * scale).collect();
         let mut row = Mix::default();
         let pre = mix_row(&z, &hc.base.data, &hc.scale.data, hc, &mut row);
@@ -231,8 +231,8 @@ impl Kernel for InverseRms<'_> {
     type Output = f32;
 
     #[inline(always)]
-    fn eval<I: Isa>(self, _: I) -> f32 {
-        inverse_rms(self.x, self.eps)
+    fn eval<I: Isa>(self, isa: I) -> f32 {
+        inverse_rms(isa, self.x, self.eps)
     }
 }
 
@@ -251,7 +251,7 @@ impl Kernel for Collapse<'_> {
     fn eval<I: Isa>(self, isa: I) {
         match self.pre.len() {
             4 => self.fixed::<I, 4>(isa),
-            _ => self.any(),
+            _ => self.any(isa),
         }
     }
 }
@@ -281,12 +281,12 @@ impl Collapse<'_> {
                 *x = pre[j].mul_add(streams[j * d + c], *x);
             }
         }
-        rms_norm(x, norm, eps);
+        rms_norm(isa, x, norm, eps);
     }
 
     /// Any number of streams.
     #[inline(always)]
-    fn any(self) {
+    fn any<I: Isa>(self, isa: I) {
         let Self { streams, pre, norm, eps, x } = self;
         x.fill(0.0);
         for (stream, pre) in streams.chunks_exact(x.len()).zip(pre) {
@@ -294,7 +294,7 @@ impl Collapse<'_> {
                 *x = pre.mul_add(*s, *x);
             }
         }
-        rms_norm(x, norm, eps);
+        rms_norm(isa, x, norm, eps);
     }
 }
 
