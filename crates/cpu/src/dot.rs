@@ -34,6 +34,7 @@ pub use acts::{ActRow, Acts, Rounding};
 pub(crate) use acts::{Chunk32, Chunk256, ChunkF32, Turned256};
 #[cfg(target_arch = "x86_64")]
 pub(crate) use mxfp4::DOUBLED as MXFP4_DOUBLED;
+pub(crate) use panel::GroupPart;
 
 use crate::isa::{self, Isa, Kernel, Level};
 use floats::FloatTile;

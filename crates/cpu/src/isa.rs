@@ -16,10 +16,11 @@ mod avx512;
 mod neon;
 mod scalar;
 
-use crate::dot::{Chunk32, Chunk256, Turned256, iq2_xxs};
+use crate::dot::{Chunk32, Chunk256, GroupPart, Turned256, iq2_xxs};
 use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
 use quants::q2_k::BlockQ2K;
+use quants::q4_k::BlockQ4K;
 use quants::q8_0::BlockQ8_0;
 use std::fmt;
 use std::str::FromStr;
@@ -184,6 +185,16 @@ pub trait Isa: Copy {
     fn mxfp4_panel(self, _blocks: [&BlockMxfp4; 16], _to: &mut [Line; 8]) -> bool {
         false
     }
+    /// Unpacks 16 blocks of Q2_K. Returns whether it did, as [`mxfp4_panel`](Self::mxfp4_panel).
+    #[inline(always)]
+    fn q2_k_panel(self, _blocks: [&BlockQ2K; 16], _part: &mut GroupPart) -> bool {
+        false
+    }
+    /// Unpacks 16 blocks of Q4_K. Returns whether it did, as [`mxfp4_panel`](Self::mxfp4_panel).
+    #[inline(always)]
+    fn q4_k_panel(self, _blocks: [&BlockQ4K; 16], _part: &mut GroupPart) -> bool {
+        false
+    }
     /// Products of the bytes with 16-bit numbers, of which each byte gets the low byte; the product of
     /// an unsigned byte and its number must fit one.
     fn scale_bytes(self, w: Self::Bytes, scale: &Self::Spread, v: usize) -> Self::Bytes;
@@ -242,6 +253,14 @@ pub trait Isa: Copy {
     fn dot_twos(self, sums: Self::Ints, w: Self::Bytes, a: Self::Bytes) -> Self::Ints;
     /// Adds the products of 32-bit integers, which must fit; `factor` as 16 little-endian i32.
     fn add_times(self, sums: Self::Ints, x: Self::Ints, factor: Self::Bytes) -> Self::Ints;
+    /// Whether [`add_two_times`](Self::add_two_times) is better than twice [`add_times`](Self::add_times).
+    const TWO_TIMES: bool = false;
+    /// Adds the products of two integers that fit 16 bits with the two 16-bit numbers of each lane of `factors`: the
+    /// first with the lower one.
+    #[inline(always)]
+    fn add_two_times(self, _sums: Self::Ints, _x: [Self::Ints; 2], _factors: Self::Bytes) -> Self::Ints {
+        unreachable!("only where it is better")
+    }
 
     // ----- whole formats: the products of 16 rows and each column, `[columns, 16 rows]`, if this instruction
     //       set has a better way than four rows at a time -----

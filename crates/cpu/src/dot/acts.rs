@@ -74,6 +74,8 @@ pub struct Chunk256 {
     pub sum_32: [i16; 8],
     /// The scale of all.
     pub scale: f32,
+    /// The largest sum of the magnitudes of 32 values.
+    pub largest_32: i32,
 }
 
 /// 256 values with one scale, in two orders.
@@ -303,18 +305,24 @@ impl Chunk32 {
 }
 
 impl Chunk256 {
-    pub(crate) const ZERO: Self = Self { q: [[0; 64]; 4], sum: [0; 16], sum_32: [0; 8], scale: 0.0 };
+    pub(crate) const ZERO: Self =
+        Self { q: [[0; 64]; 4], sum: [0; 16], sum_32: [0; 8], scale: 0.0, largest_32: 0 };
 
     #[inline(always)]
     fn set<I: Isa>(&mut self, isa: I, x: &[f32; 256]) {
         let (scale, inverse) = scale_of(x);
         self.scale = scale;
+        self.largest_32 = 0;
         for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
             let (v, half) = (i % 4, i / 4);
             let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
             round(isa, x, inverse, q);
         }
         for (v, q) in self.q.iter().enumerate() {
+            let magnitudes = sums_of_fours(isa, &q.map(i8::wrapping_abs));
+            for magnitudes in magnitudes.as_chunks::<8>().0 {
+                self.largest_32 = self.largest_32.max(magnitudes.iter().sum());
+            }
             let sums = sums_of_fours(isa, q);
             for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
                 self.sum[8 * (j / 2) + 2 * v + j % 2] = sums.iter().sum::<i32>() as i16;
@@ -323,6 +331,12 @@ impl Chunk256 {
         for (sum, sums) in self.sum_32.iter_mut().zip(self.sum.as_chunks::<2>().0) {
             *sum = sums[0] + sums[1];
         }
+    }
+
+    /// Whether the sum of 32 products with weights up to `largest` fits 16 bits.
+    #[inline(always)]
+    pub(super) fn sums_fit(&self, largest: u8) -> bool {
+        self.largest_32 * i32::from(largest) <= i16::MAX.into()
     }
 
     #[cfg(test)]

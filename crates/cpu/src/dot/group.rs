@@ -10,7 +10,7 @@
 //! ```
 
 use super::acts::{Acts, Chunk256, Chunks};
-use super::{FOUR_ROWS, Tile, prefetch};
+use super::{FOUR_ROWS, GroupPart, Tile, prefetch};
 use crate::isa::Isa;
 use std::marker::PhantomData;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned, transmute_ref};
@@ -63,6 +63,12 @@ pub(super) trait Grouped: FromBytes + IntoBytes + Immutable + KnownLayout + Unal
 
     /// Unpacks one block.
     fn unpack<I: Isa>(&self, isa: I) -> Group<I>;
+
+    /// Unpacks blocks of 16 rows side by side, if there is a better way than one by one; returns whether it did.
+    #[inline(always)]
+    fn unpack_sixteen<I: Isa>(_: I, _: [&Self; 16], _: &mut GroupPart) -> bool {
+        false
+    }
 
     /// See [`Tile::sixteen_rows`].
     #[inline(always)]

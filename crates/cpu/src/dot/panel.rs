@@ -17,7 +17,7 @@ mod pair;
 
 use super::{Product, Tile};
 use crate::isa::{Isa, Kernel, Line};
-use group::GroupPart;
+pub(crate) use group::GroupPart;
 use pair::PairPart;
 use std::cell::RefCell;
 use std::marker::PhantomData;

@@ -1,5 +1,6 @@
 //! Q2_K: four planes of two bits; 4-bit scales and minima.
 
+use super::GroupPart;
 use super::acts::Chunk256;
 use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
@@ -31,6 +32,11 @@ impl Grouped for BlockQ2K {
             by_sixteen: scale,
             offset: isa.sixteen([scales[0] >> 4 & LOW, scales[1] >> 4 & LOW]),
         }
+    }
+
+    #[inline(always)]
+    fn unpack_sixteen<I: Isa>(isa: I, blocks: [&Self; 16], part: &mut GroupPart) -> bool {
+        isa.q2_k_panel(blocks, part)
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! Q4_K: nibbles; 6-bit scales and minima.
 
+use super::GroupPart;
 use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
 use quants::q4_k::{BlockQ4K, ScalesMins};
@@ -23,6 +24,11 @@ impl Grouped for BlockQ4K {
     fn unpack<I: Isa>(&self, isa: I) -> Group<I> {
         let (scale, offset) = scales_minima(isa, &self.scales);
         Group { w: nibble_planes(isa, &self.qs), scale: isa.spread(scale), by_sixteen: scale, offset }
+    }
+
+    #[inline(always)]
+    fn unpack_sixteen<I: Isa>(isa: I, blocks: [&Self; 16], part: &mut GroupPart) -> bool {
+        isa.q4_k_panel(blocks, part)
     }
 }
 

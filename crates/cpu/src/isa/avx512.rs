@@ -3,16 +3,18 @@
 mod iq2_xxs;
 mod mxfp4;
 mod q2_k;
+mod q4_k;
 mod q8_0;
 
 use super::avx2::{f16x4, fold, prefetch, sum};
 use super::{Isa, Kernel, Line};
-use crate::dot::{Chunk32, Chunk256, Turned256};
+use crate::dot::{Chunk32, Chunk256, GroupPart, Turned256};
 use core::arch::asm;
 use core::arch::x86_64::*;
 use quants::iq2_xxs::BlockIq2Xxs;
 use quants::mxfp4::BlockMxfp4;
 use quants::q2_k::BlockQ2K;
+use quants::q4_k::BlockQ4K;
 use quants::q8_0::BlockQ8_0;
 use zerocopy::transmute;
 
@@ -64,6 +66,18 @@ const SPREAD: [[u8; 64]; 4] = {
         i += 1;
     }
     index
+};
+
+/// Index for a word shuffle that puts the lower words of two vectors beside each other.
+static LOWER_WORDS: Aligned<[u16; 32]> = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[2 * i] = 2 * i as u16;
+        index[2 * i + 1] = 32 + 2 * i as u16;
+        i += 1;
+    }
+    Aligned(index)
 };
 
 /// The bf16 of each E4M3 code below 128: low bytes, high bytes, each as two halves of a table.
@@ -325,9 +339,32 @@ impl Isa for Avx512 {
         avx512!(_mm512_add_epi32(sums, _mm512_mullo_epi32(x, factor)))
     }
 
+    const TWO_TIMES: bool = true;
+
+    #[inline(always)]
+    fn add_two_times(self, sums: __m512i, [first, second]: [__m512i; 2], factors: __m512i) -> __m512i {
+        // One multiplication instead of two: dot products want the same units.
+        avx512!({
+            let order = _mm512_load_si512((&raw const LOWER_WORDS).cast());
+            dot_words(sums, _mm512_permutex2var_epi16(first, order, second), factors)
+        })
+    }
+
     #[inline(always)]
     fn mxfp4_panel(self, blocks: [&BlockMxfp4; 16], to: &mut [Line; 8]) -> bool {
         avx512!(mxfp4::panel(blocks, to));
+        true
+    }
+
+    #[inline(always)]
+    fn q2_k_panel(self, blocks: [&BlockQ2K; 16], part: &mut GroupPart) -> bool {
+        avx512!(q2_k::panel(blocks, part));
+        true
+    }
+
+    #[inline(always)]
+    fn q4_k_panel(self, blocks: [&BlockQ4K; 16], part: &mut GroupPart) -> bool {
+        avx512!(q4_k::panel(blocks, part));
         true
     }
 
@@ -653,6 +690,57 @@ unsafe fn words_as_f32(x: __m512i) -> __m512 {
 unsafe fn upper_words(x: __m512i) -> __m512i {
     // SAFETY: the caller has AVX-512 F.
     unsafe { _mm512_srli_epi32::<16>(x) }
+}
+
+/// To a line of memory.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn put_line(to: &mut Line, x: __m512i) {
+    // SAFETY: the caller has the feature; a line is as long as the vector, and aligned.
+    unsafe { _mm512_store_si512((&raw mut *to).cast(), x) }
+}
+
+/// Four times 16 bytes, side by side.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn quarters([a, b, c, d]: [&[u8; 16]; 4]) -> __m512i {
+    // SAFETY: the caller has the feature; loads are of 16 bytes from arrays of that size.
+    unsafe {
+        let mut x = _mm512_castsi128_si512(_mm_loadu_si128(a.as_ptr().cast()));
+        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, _mm_loadu_si128(b.as_ptr().cast()));
+        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, _mm_loadu_si128(c.as_ptr().cast()));
+        _mm512_mask_broadcast_i32x4(x, 0xf000, _mm_loadu_si128(d.as_ptr().cast()))
+    }
+}
+
+/// Brings four words of each of 16 rows to a lane for each row.
+///
+/// # Safety
+///
+/// Needs AVX-512 F.
+#[inline(always)]
+unsafe fn quarters_to_lanes(rows: [&[u8; 16]; 16]) -> [__m512i; 4] {
+    // SAFETY: the caller has the feature.
+    unsafe {
+        let mut r = [_mm512_setzero_si512(); 4];
+        for i in 0..4 {
+            r[i] = quarters([rows[i], rows[4 + i], rows[8 + i], rows[12 + i]]);
+        }
+        let ab = [_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1])];
+        let cd = [_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3])];
+        [
+            _mm512_unpacklo_epi64(ab[0], cd[0]),
+            _mm512_unpackhi_epi64(ab[0], cd[0]),
+            _mm512_unpacklo_epi64(ab[1], cd[1]),
+            _mm512_unpackhi_epi64(ab[1], cd[1]),
+        ]
+    }
 }
 
 /// Transposes a square of 32-bit words.

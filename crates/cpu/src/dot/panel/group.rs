@@ -11,21 +11,83 @@ use crate::isa::{Isa, Line};
 /// A block of 256 of each row.
 #[derive(Clone)]
 #[repr(C, align(64))]
-pub(in crate::dot) struct GroupPart {
+pub struct GroupPart {
     /// Four weights of each row a line, in the order of a group.
-    pub(super) w: [[Line; 16]; 4],
-    /// The integer scales as i32, by 32 or 16 weights; or, in the upper half, the minima as i16, those
-    /// of two neighbouring 32 or 16 weights together.
-    pub(super) numbers: [Line; 16],
+    pub w: [[Line; 16]; 4],
+    /// The integer scales as i32, by 32 or 16 weights. Those by 32 are followed by the minima as i16, of two
+    /// neighbouring 32 together, and by the scales once more as i16: those of `32 v..` and `128 + 32 v..` together.
+    /// Where scales are folded in, the second half are the minima, of two neighbouring 16 together.
+    pub numbers: [Line; 16],
     /// The unit of the scales.
-    pub(super) d: [f32; LANES],
+    pub d: [f32; LANES],
     /// The unit of the minima.
-    dmin: [f32; LANES],
+    pub dmin: [f32; LANES],
 }
 
 impl GroupPart {
     pub(super) const ZERO: Self =
         Self { w: [[Line::ZERO; 16]; 4], numbers: [Line::ZERO; 16], d: [0.0; LANES], dmin: [0.0; LANES] };
+}
+
+/// Unpacks a block of each row, one row after the other.
+#[inline(always)]
+fn unpack_by_rows<I: Isa, B: Grouped>(isa: I, blocks: [&B; LANES], part: &mut GroupPart) {
+    let mut staged = [[Line::ZERO; LANES]; 4];
+    let mut numbers = [Line::ZERO; LANES];
+    for (r, block) in blocks.into_iter().enumerate() {
+        let group = block.unpack(isa);
+        for (v, staged) in staged.iter_mut().enumerate() {
+            let mut w = group.w[v];
+            if let Scales::Folded = B::SCALES {
+                w = isa.scale_bytes(w, &group.scale, v);
+            }
+            isa.put_bytes(w, &mut staged[r].0);
+        }
+        let (mut scales, mut offsets) = ([0; 16], [0; 16]);
+        isa.put_sixteen(group.by_sixteen, &mut scales);
+        isa.put_sixteen(group.offset, &mut offsets);
+        put_numbers::<B>(&scales, &offsets, numbers[r].0.as_chunks_mut().0);
+    }
+    for (staged, w) in staged.iter().zip(&mut part.w) {
+        transpose(isa, staged, w);
+    }
+    transpose(isa, &numbers, &mut part.numbers);
+    for four in 0..LANES / 4 {
+        let block = |i: usize| blocks[4 * four + i];
+        let d = isa.f16x4([block(0).d(), block(1).d(), block(2).d(), block(3).d()]);
+        part.d[4 * four..][..4].copy_from_slice(&d);
+        if B::MINIMA {
+            let dmin = isa.f16x4([block(0).dmin(), block(1).dmin(), block(2).dmin(), block(3).dmin()]);
+            part.dmin[4 * four..][..4].copy_from_slice(&dmin);
+        }
+    }
+}
+
+/// Puts the scales and minima of a row, each by 16 weights, in the order of [`GroupPart::numbers`].
+#[inline(always)]
+fn put_numbers<B: Grouped>(scales: &[i16; 16], minima: &[i16; 16], words: &mut [[u8; 4]]) {
+    let by_32 = matches!(B::SCALES, Scales::By32);
+    if by_32 {
+        for j in 0..8 {
+            words[j] = i32::from(scales[2 * j]).to_le_bytes();
+        }
+        for v in 0..4 {
+            words[12 + v] = two_words([scales[2 * v], scales[2 * (4 + v)]]);
+        }
+    } else if let Scales::By16 = B::SCALES {
+        for j in 0..16 {
+            words[j] = i32::from(scales[j]).to_le_bytes();
+        }
+    }
+    if B::MINIMA && by_32 {
+        for i in 0..4 {
+            words[8 + i] = two_words([minima[4 * i], minima[4 * i + 2]]);
+        }
+    } else if B::MINIMA {
+        for i in 0..8 {
+            words[8 + i] = two_words([minima[2 * i], minima[2 * i + 1]]);
+        }
+    }
 }
 
 impl<B: Grouped> Panelled for GroupTile<B> {
@@ -37,71 +99,13 @@ impl<B: Grouped> Panelled for GroupTile<B> {
 
     #[inline(always)]
     fn unpack<I: Isa>(isa: I, rows: [&[B]; LANES], panel: &mut Vec<GroupPart>) {
-        let blocks = rows[0].len();
-        assert!(rows.iter().all(|row| row.len() == blocks));
-        panel.resize(blocks, GroupPart::ZERO);
+        let count = rows[0].len();
+        assert!(rows.iter().all(|row| row.len() == count));
+        panel.resize(count, GroupPart::ZERO);
         for (g, part) in panel.iter_mut().enumerate() {
-            let mut staged = [[Line::ZERO; LANES]; 4];
-            let mut numbers = [Line::ZERO; LANES];
-            for r in 0..LANES {
-                let group = rows[r][g].unpack(isa);
-                {
-                    for (v, staged) in staged.iter_mut().enumerate() {
-                        let mut w = group.w[v];
-                        if let Scales::Folded = B::SCALES {
-                            w = isa.scale_bytes(w, &group.scale, v);
-                        }
-                        isa.put_bytes(w, &mut staged[r].0);
-                    }
-                    let (mut scales, mut offsets) = ([0; 16], [0; 16]);
-                    isa.put_sixteen(group.by_sixteen, &mut scales);
-                    isa.put_sixteen(group.offset, &mut offsets);
-                    let words = numbers[r].0.as_chunks_mut::<4>().0;
-                    match B::SCALES {
-                        Scales::Folded => {}
-                        Scales::By16 => {
-                            for (word, scale) in words.iter_mut().zip(scales) {
-                                *word = i32::from(scale).to_le_bytes();
-                            }
-                        }
-                        Scales::By32 => {
-                            for (word, [scale, _]) in words.iter_mut().zip(scales.as_chunks::<2>().0) {
-                                *word = i32::from(*scale).to_le_bytes();
-                            }
-                        }
-                    }
-                    if B::MINIMA {
-                        match B::SCALES {
-                            // Each stands there twice, as the scales do.
-                            Scales::By32 => {
-                                for (word, [a, _, b, _]) in
-                                    words[8..].iter_mut().zip(offsets.as_chunks::<4>().0)
-                                {
-                                    *word = two_words([*a, *b]);
-                                }
-                            }
-                            _ => {
-                                for (word, two) in words[8..].iter_mut().zip(offsets.as_chunks().0) {
-                                    *word = two_words(*two);
-                                }
-                            }
-                        }
-                    }
-                }
-            }
-            for (staged, w) in staged.iter().zip(&mut part.w) {
-                transpose(isa, staged, w);
-            }
-            transpose(isa, &numbers, &mut part.numbers);
-            for four in 0..LANES / 4 {
-                let block = |i: usize| &rows[4 * four + i][g];
-                let d = isa.f16x4([block(0).d(), block(1).d(), block(2).d(), block(3).d()]);
-                part.d[4 * four..][..4].copy_from_slice(&d);
-                if B::MINIMA {
-                    let dmin =
-                        isa.f16x4([block(0).dmin(), block(1).dmin(), block(2).dmin(), block(3).dmin()]);
-                    part.dmin[4 * four..][..4].copy_from_slice(&dmin);
-                }
+            let blocks = each(rows, g);
+            if !B::unpack_sixteen(isa, blocks, part) {
+                unpack_by_rows(isa, blocks, part);
             }
         }
     }
@@ -154,6 +158,14 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
         }
         Scales::By32 => {
             const { assert!(B::BIAS == 0 || !matches!(B::SCALES, Scales::By32), "a bias by 32 weights") };
+            let mut fit = I::TWO_TIMES;
+            for chunk in chunks {
+                fit &= chunk.sums_fit(B::LARGEST);
+            }
+            if fit {
+                add_halves_together(isa, parts, chunks, &mut sums);
+                return sums;
+            }
             for v in 0..4 {
                 for half in 0..2 {
                     let mut scale = [&parts[0].numbers[v + 4 * half]; P];
@@ -188,6 +200,36 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
         }
     }
     sums
+}
+
+/// Both halves of a vector meet their scales in one operation, as sums of 32 products in 16 bits.
+#[inline(always)]
+fn add_halves_together<I: Isa, const P: usize, const C: usize>(
+    isa: I,
+    parts: [&GroupPart; P],
+    chunks: [&Chunk256; C],
+    sums: &mut [[I::Ints; C]; P],
+) {
+    for v in 0..4 {
+        // Panel by panel, for the registers.
+        for p in 0..P {
+            let halves =
+                [run_of::<8, 1, C>([parts[p]], chunks, v, 0), run_of::<8, 1, C>([parts[p]], chunks, v, 1)];
+            let mut steps = [[isa.splat_int(0); 2]; C];
+            for i in 0..8 {
+                for (half, ([w], a)) in halves.iter().enumerate() {
+                    let w = isa.bytes(&w[i].0);
+                    for c in 0..C {
+                        steps[c][half] = isa.dot_fours(steps[c][half], w, isa.fours(&a[c][i]));
+                    }
+                }
+            }
+            let scales = isa.bytes(&parts[p].numbers[12 + v].0);
+            for c in 0..C {
+                sums[p][c] = isa.add_two_times(sums[p][c], steps[c], scales);
+            }
+        }
+    }
 }
 
 /// The `i`-th `N` lines of vector `v` of each panel, and the activations that they meet.

@@ -13,7 +13,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
-use super::{Aligned, words_as_f32};
+use super::{Aligned, put_line, words_as_f32};
 use crate::dot::iq2_xxs::{BIAS, UNIT};
 use crate::dot::{SIXTEEN_ROWS, Turned256, prefetch};
 use crate::isa::{Avx512, Line};
@@ -232,37 +232,34 @@ unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned25
 /// As [`dots`].
 #[inline(always)]
 pub(super) unsafe fn panel(blocks: [&[Group; 8]; 16], w: &mut [[Line; 16]; 4], scales: &mut [Line; 8]) {
-    let mut staged = Aligned([[Line::ZERO; 8]; 8]);
-    // SAFETY: the caller has the features; loads and stores are of lines.
+    // SAFETY: the caller has the features; stores are to lines.
     unsafe {
-        let mut eight_scales = [_mm512_setzero_si512(); 8];
-        for two in 0..8 {
-            // As `eights_to_lanes` wants them: rows 0 to 3 with 4 to 7, and 8 to 11 with 12 to 15.
-            let first = two + 4 * (two / 4);
-            let ab = TwoBlocks::new(blocks[first], blocks[first + 4]);
+        // As `eights_to_lanes` wants them: rows 0 to 3 with 4 to 7, and 8 to 11 with 12 to 15.
+        let mut looked_up = [TwoBlocks::new(blocks[0], blocks[4]); 8];
+        for i in 1..8 {
+            let first = i + 4 * (i / 4);
+            looked_up[i] = TwoBlocks::new(blocks[first], blocks[first + 4]);
+        }
+        for h in 0..2 {
             for f in 0..4 {
                 let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
-                for h in 0..2 {
-                    let place = 4 * h + f;
-                    let to = (&raw mut staged.0[place][two]).cast();
-                    _mm512_store_si512(to, ab.weights(map, h, place));
+                let place = 4 * h + f;
+                let mut rows = [map; 8];
+                for (row, two) in rows.iter_mut().zip(&looked_up) {
+                    *row = two.weights(map, h, place);
+                }
+                let lanes = eights_to_lanes(rows);
+                for g in 0..8 {
+                    put_line(&mut w[place / 2][8 * (place % 2) + g], lanes[g]);
                 }
             }
-            eight_scales[two] = ab.scales();
         }
-        for place in 0..8 {
-            let mut rows = [_mm512_setzero_si512(); 8];
-            for two in 0..8 {
-                rows[two] = _mm512_load_si512((&raw const staged.0[place][two]).cast());
-            }
-            let lanes = eights_to_lanes(rows);
-            for g in 0..8 {
-                _mm512_store_si512((&raw mut w[place / 2][8 * (place % 2) + g]).cast(), lanes[g]);
-            }
+        let mut rows = [_mm512_setzero_si512(); 8];
+        for (row, two) in rows.iter_mut().zip(&looked_up) {
+            *row = two.scales();
         }
-        let lanes = eights_to_lanes(eight_scales);
-        for g in 0..8 {
-            _mm512_store_si512((&raw mut scales[g]).cast(), lanes[g]);
+        for (line, lanes) in scales.iter_mut().zip(eights_to_lanes(rows)) {
+            put_line(line, lanes);
         }
     }
 }
@@ -321,6 +318,7 @@ pub(super) unsafe fn turn(q: &[[i8; 64]; 4], to: &mut [[i8; 32]; 8]) {
 }
 
 /// Two blocks of different rows of weights, their 64 rows of the code book looked up.
+#[derive(Clone, Copy)]
 struct TwoBlocks {
     /// Weights 0 to 3 of each row of the code book, and weights 4 to 7.
     codes: [__m512i; 2],

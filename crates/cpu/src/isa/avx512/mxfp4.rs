@@ -7,7 +7,7 @@
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
-use super::{put_lane, rows_to_lanes};
+use super::{put_lane, put_line, quarters, quarters_to_lanes, rows_to_lanes};
 use crate::dot::{Chunk32, MXFP4_DOUBLED, SIXTEEN_ROWS, prefetch};
 use crate::isa::{Avx512, Line};
 use core::arch::x86_64::*;
@@ -143,22 +143,14 @@ impl Acts {
 pub(super) unsafe fn panel(blocks: [&BlockMxfp4; 16], to: &mut [Line; 8]) {
     // SAFETY: the caller has the features; stores are to lines.
     unsafe {
-        let mut r = [_mm512_setzero_si512(); 4];
-        for i in 0..4 {
-            r[i] = codes([blocks[i], blocks[4 + i], blocks[8 + i], blocks[12 + i]]);
+        let mut codes = [&blocks[0].qs; 16];
+        for r in 1..16 {
+            codes[r] = &blocks[r].qs;
         }
-        let ab = [_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[0], r[1])];
-        let cd = [_mm512_unpacklo_epi32(r[2], r[3]), _mm512_unpackhi_epi32(r[2], r[3])];
-        let words = [
-            _mm512_unpacklo_epi64(ab[0], cd[0]),
-            _mm512_unpackhi_epi64(ab[0], cd[0]),
-            _mm512_unpacklo_epi64(ab[1], cd[1]),
-            _mm512_unpackhi_epi64(ab[1], cd[1]),
-        ];
-        for j in 0..4 {
-            let [low, high] = looked_up(words[j], 128);
-            _mm512_store_si512((&raw mut to[j]).cast(), low);
-            _mm512_store_si512((&raw mut to[4 + j]).cast(), high);
+        for (j, words) in quarters_to_lanes(codes).into_iter().enumerate() {
+            let [low, high] = looked_up(words, 128);
+            put_line(&mut to[j], low);
+            put_line(&mut to[4 + j], high);
         }
     }
 }
@@ -171,23 +163,7 @@ pub(super) unsafe fn panel(blocks: [&BlockMxfp4; 16], to: &mut [Line; 8]) {
 #[inline(always)]
 unsafe fn weights(quad: &[BlockMxfp4; QUAD]) -> [__m512i; 2] {
     // SAFETY: the caller has the features.
-    unsafe { looked_up(codes([&quad[0], &quad[1], &quad[2], &quad[3]]), BIAS as u8) }
-}
-
-/// The codes of four blocks, a block to a quarter.
-///
-/// # Safety
-///
-/// Needs AVX-512 F.
-#[inline(always)]
-unsafe fn codes(blocks: [&BlockMxfp4; 4]) -> __m512i {
-    // SAFETY: the caller has the feature; loads are of 16 bytes from arrays of that size.
-    unsafe {
-        let mut x = _mm512_castsi128_si512(_mm_loadu_si128(blocks[0].qs.as_ptr().cast()));
-        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, _mm_loadu_si128(blocks[1].qs.as_ptr().cast()));
-        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, _mm_loadu_si128(blocks[2].qs.as_ptr().cast()));
-        _mm512_mask_broadcast_i32x4(x, 0xf000, _mm_loadu_si128(blocks[3].qs.as_ptr().cast()))
-    }
+    unsafe { looked_up(quarters([&quad[0].qs, &quad[1].qs, &quad[2].qs, &quad[3].qs]), BIAS as u8) }
 }
 
 /// Twice the weights plus `bias`, those of low nibbles and those of high ones.

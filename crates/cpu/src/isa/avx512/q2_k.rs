@@ -9,8 +9,11 @@
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
-use super::{Aligned, row_totals, rows_to_lanes, upper_words, words_as_f32};
-use crate::dot::{Chunk256, SIXTEEN_ROWS, prefetch};
+use super::{
+    Aligned, put_line, quarters, quarters_to_lanes, row_totals, rows_to_lanes, transpose, upper_words,
+    words_as_f32,
+};
+use crate::dot::{Chunk256, GroupPart, SIXTEEN_ROWS, prefetch};
 use crate::isa::{Avx512, Line};
 use core::arch::x86_64::*;
 use quants::q2_k::BlockQ2K;
@@ -86,6 +89,70 @@ pub(super) unsafe fn products<const C: usize>(
     totals
 }
 
+/// See [`Isa::q2_k_panel`](crate::isa::Isa::q2_k_panel). Codes and scales are brought to their lanes as they lie in the
+/// block, and taken apart there.
+///
+/// # Safety
+///
+/// Needs AVX-512 F, BW and F16C.
+#[inline(always)]
+pub(super) unsafe fn panel(blocks: [&BlockQ2K; 16], part: &mut GroupPart) {
+    // SAFETY: the caller has the features; loads are from arrays of their size.
+    unsafe {
+        let mut units = Aligned([0_u32; 16]);
+        let mut scales = [&blocks[0].scales; 16];
+        let mut rows = [_mm512_setzero_si512(); 16];
+        for r in 0..16 {
+            units.0[r] = u32::from(blocks[r].d.get()) | u32::from(blocks[r].dmin.get()) << 16;
+            scales[r] = &blocks[r].scales;
+            rows[r] = _mm512_loadu_si512(blocks[r].qs.as_ptr().cast());
+        }
+        let units = units.load();
+        _mm512_store_ps(part.d.as_mut_ptr(), words_as_f32(units));
+        _mm512_store_ps(part.dmin.as_mut_ptr(), words_as_f32(upper_words(units)));
+        // Word `j / 4` of a row has scale `j` in the low nibble of byte `j % 4`, and the minimum in the high one.
+        let low = _mm512_set1_epi8(15);
+        let words = quarters_to_lanes(scales);
+        let mut factors = [[_mm512_setzero_si512(); 4]; 4];
+        for (i, word) in words.into_iter().enumerate() {
+            let scales = _mm512_and_si512(word, low);
+            let minima = _mm512_and_si512(_mm512_srli_epi16::<4>(word), low);
+            for j in 0..4 {
+                factors[i][j] = _mm512_shuffle_epi8(scales, _mm512_broadcast_i32x4(bytes_to_words([j, j])));
+            }
+            for two in 0..2 {
+                let pair = bytes_to_words([2 * two, 2 * two + 1]);
+                put_line(
+                    &mut part.numbers[8 + 2 * i + two],
+                    _mm512_shuffle_epi8(minima, _mm512_broadcast_i32x4(pair)),
+                );
+            }
+        }
+        let three = _mm512_set1_epi8(3);
+        for (line, x) in transpose(rows).into_iter().enumerate() {
+            for v in 0..4 {
+                let codes = _mm512_and_si512(_mm512_srlv_epi32(x, _mm512_set1_epi32(2 * v as i32)), three);
+                let j = 8 * (line / 8) + 2 * v + line % 8 / 4;
+                // Words are multiplied, but no product of a byte reaches the next one.
+                put_line(&mut part.w[v][line], _mm512_mullo_epi16(codes, factors[j / 4][j % 4]));
+            }
+        }
+    }
+}
+
+/// Index for a byte shuffle within words that makes two of the four bytes of each 16-bit numbers.
+///
+/// # Safety
+///
+/// Needs SSE2.
+#[inline(always)]
+unsafe fn bytes_to_words([first, second]: [usize; 2]) -> __m128i {
+    let index = |word: i32| word | 0x80 << 8 | (word - first as i32 + second as i32) << 16 | i32::MIN;
+    let [a, b, c, d] = [0, 4, 8, 12].map(|at| index(at + first as i32));
+    // SAFETY: the caller has the feature.
+    unsafe { _mm_setr_epi32(a, b, c, d) }
+}
+
 /// Where each byte of the table for vector `v` comes from: from four times 16 bytes, which are the scales times 0, 1,
 /// 2 and 3. Entry `e` is for the code in the lower two bits of `e` if `v` is even, else in the upper two.
 static TABLES: [Line; 4] = {
@@ -144,10 +211,7 @@ unsafe fn weights(block: &BlockQ2K) -> [__m512i; 4] {
 unsafe fn minima_of(blocks: [&BlockQ2K; 4]) -> __m512i {
     // SAFETY: the caller has the feature; loads are of 16 bytes from arrays of that size.
     unsafe {
-        let mut x = _mm512_castsi128_si512(_mm_loadu_si128(blocks[0].scales.as_ptr().cast()));
-        x = _mm512_mask_broadcast_i32x4(x, 0x00f0, _mm_loadu_si128(blocks[1].scales.as_ptr().cast()));
-        x = _mm512_mask_broadcast_i32x4(x, 0x0f00, _mm_loadu_si128(blocks[2].scales.as_ptr().cast()));
-        x = _mm512_mask_broadcast_i32x4(x, 0xf000, _mm_loadu_si128(blocks[3].scales.as_ptr().cast()));
+        let x = quarters([&blocks[0].scales, &blocks[1].scales, &blocks[2].scales, &blocks[3].scales]);
         _mm512_and_si512(_mm512_srli_epi16::<4>(x), _mm512_set1_epi8(15))
     }
 }
