@@ -292,6 +292,15 @@ pub trait Isa: Copy {
     ) -> Option<[[f32; 16]; C]> {
         None
     }
+    /// 16 rows of Q4_K.
+    #[inline(always)]
+    fn q4_k_products<const C: usize>(
+        self,
+        _rows: [&[BlockQ4K]; 16],
+        _cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        None
+    }
     /// 16 rows of IQ2_XXS.
     #[inline(always)]
     fn iq2_xxs_products<const C: usize>(
@@ -365,6 +374,20 @@ pub trait Isa: Copy {
         for (to, x) in to.iter_mut().zip(floats) {
             *to = x.to_bits() as i8;
         }
+    }
+    /// The sums of each 16 of 64 signed bytes: `sums[j][v]` of the `j`-th 16 of vector `v`.
+    #[inline(always)]
+    fn sums_of_quarters(self, q: &[[i8; 64]; 4]) -> [[i32; 4]; 4] {
+        let mut sums = [[0; 4]; 4];
+        for (v, q) in q.iter().enumerate() {
+            let mut fours = [0; 16];
+            let q = self.bytes(zerocopy::transmute_ref!(q));
+            self.put_ints(self.dot_fours(self.splat_int(0), self.splat(1), q), &mut fours);
+            for (j, [a, b, c, d]) in fours.as_chunks().0.iter().enumerate() {
+                sums[j][v] = (a + b) + (c + d);
+            }
+        }
+        sums
     }
     /// Integers as floats, rounded to the nearest, ties to even.
     fn as_floats(self, a: Self::Ints) -> Self::Floats;

@@ -8,7 +8,7 @@ use crate::isa::{self, Isa, Kernel, Level};
 use crate::memory;
 use quants::Format;
 use std::mem;
-use zerocopy::{Immutable, IntoBytes, transmute_ref};
+use zerocopy::{Immutable, IntoBytes};
 
 /// How activations are rounded. There is one way for each format of weights.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -295,11 +295,9 @@ impl Chunk32 {
             round(isa, x, inverse, q);
             self.scale[v][half] = scale;
         }
-        for (q, unbias) in self.q.iter().zip(&mut self.unbias) {
-            let sums = sums_of_fours(isa, q);
-            for (unbias, sums) in unbias.iter_mut().zip(sums.as_chunks::<8>().0) {
-                *unbias = -128 * sums.iter().sum::<i32>();
-            }
+        let sums = isa.sums_of_quarters(&self.q);
+        for (v, unbias) in self.unbias.iter_mut().enumerate() {
+            *unbias = [-128 * (sums[0][v] + sums[1][v]), -128 * (sums[2][v] + sums[3][v])];
         }
     }
 }
@@ -312,20 +310,21 @@ impl Chunk256 {
     fn set<I: Isa>(&mut self, isa: I, x: &[f32; 256]) {
         let (scale, inverse) = scale_of(x);
         self.scale = scale;
-        self.largest_32 = 0;
         for (i, x) in x.as_chunks::<32>().0.iter().enumerate() {
             let (v, half) = (i % 4, i / 4);
             let q: &mut [i8; 32] = (&mut self.q[v][32 * half..][..32]).try_into().expect("32 of 64");
             round(isa, x, inverse, q);
         }
-        for (v, q) in self.q.iter().enumerate() {
-            let magnitudes = sums_of_fours(isa, &q.map(i8::wrapping_abs));
-            for magnitudes in magnitudes.as_chunks::<8>().0 {
-                self.largest_32 = self.largest_32.max(magnitudes.iter().sum());
-            }
-            let sums = sums_of_fours(isa, q);
-            for (j, sums) in sums.as_chunks::<4>().0.iter().enumerate() {
-                self.sum[8 * (j / 2) + 2 * v + j % 2] = sums.iter().sum::<i32>() as i16;
+        let sums = isa.sums_of_quarters(&self.q);
+        let magnitudes = isa.sums_of_quarters(&self.q.map(|q| q.map(i8::wrapping_abs)));
+        self.largest_32 = 0;
+        for v in 0..4 {
+            for half in 0..2 {
+                let [first, second] = [sums[2 * half][v], sums[2 * half + 1][v]];
+                self.sum[8 * half + 2 * v] = first as i16;
+                self.sum[8 * half + 2 * v + 1] = second as i16;
+                let magnitude = magnitudes[2 * half][v] + magnitudes[2 * half + 1][v];
+                self.largest_32 = self.largest_32.max(magnitude);
             }
         }
         for (sum, sums) in self.sum_32.iter_mut().zip(self.sum.as_chunks::<2>().0) {
@@ -387,12 +386,4 @@ fn round<I: Isa>(isa: I, x: &[f32; 32], inverse: f32, q: &mut [i8; 32]) {
     for (q, x) in q.as_chunks_mut::<16>().0.iter_mut().zip(x.as_chunks::<16>().0) {
         isa.put_low_bytes(isa.add_products(magic, isa.floats(x), inverse), q);
     }
-}
-
-/// The sums of each four values.
-#[inline(always)]
-fn sums_of_fours<I: Isa>(isa: I, q: &[i8; 64]) -> [i32; 16] {
-    let mut sums = [0; 16];
-    isa.put_ints(isa.dot_fours(isa.splat_int(0), isa.splat(1), isa.bytes(transmute_ref!(q))), &mut sums);
-    sums
 }

@@ -1,6 +1,7 @@
 //! Q4_K: nibbles; 6-bit scales and minima.
 
 use super::GroupPart;
+use super::acts::Chunk256;
 use super::group::{Group, Grouped, Scales};
 use crate::isa::Isa;
 use quants::q4_k::{BlockQ4K, ScalesMins};
@@ -29,6 +30,15 @@ impl Grouped for BlockQ4K {
     #[inline(always)]
     fn unpack_sixteen<I: Isa>(isa: I, blocks: [&Self; 16], part: &mut GroupPart) -> bool {
         isa.q4_k_panel(blocks, part)
+    }
+
+    #[inline(always)]
+    fn sixteen_rows<I: Isa, const C: usize>(
+        isa: I,
+        rows: [&[Self]; 16],
+        cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        isa.q4_k_products(rows, cols)
     }
 }
 

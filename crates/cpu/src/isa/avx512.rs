@@ -396,6 +396,15 @@ impl Isa for Avx512 {
     }
 
     #[inline(always)]
+    fn q4_k_products<const C: usize>(
+        self,
+        rows: [&[BlockQ4K]; 16],
+        cols: [&[Chunk256]; C],
+    ) -> Option<[[f32; 16]; C]> {
+        Some(avx512!(q4_k::products(self, rows, cols)))
+    }
+
+    #[inline(always)]
     fn iq2_xxs_products<const C: usize>(
         self,
         rows: [&[BlockIq2Xxs]; 16],
@@ -537,6 +546,20 @@ impl Isa for Avx512 {
     fn put_low_bytes(self, a: __m512, to: &mut [i8; 16]) {
         let bytes = avx512!(_mm512_cvtepi32_epi8(_mm512_castps_si512(a)));
         avx512!(_mm_storeu_si128(to.as_mut_ptr().cast(), bytes));
+    }
+
+    #[inline(always)]
+    fn sums_of_quarters(self, q: &[[i8; 64]; 4]) -> [[i32; 4]; 4] {
+        avx512!({
+            let mut fours = [_mm512_setzero_si512(); 4];
+            for (fours, q) in fours.iter_mut().zip(q) {
+                let q = _mm512_loadu_si512(q.as_ptr().cast());
+                *fours = _mm512_dpbusd_epi32(_mm512_setzero_si512(), _mm512_set1_epi8(1), q);
+            }
+            let mut sums = [[0; 4]; 4];
+            _mm512_storeu_si512((&raw mut sums).cast(), rows_to_lanes(fours));
+            sums
+        })
     }
 
     #[inline(always)]

@@ -264,7 +264,6 @@ impl Kernel for Whole<'_> {
         }
         let weights = &scratch.weights;
         let out = room(&mut scratch.out, groups * LANES * stride);
-        out.fill(Line::default());
         let out = Shards::new(out);
         for start in (0..count).step_by(BLOCK) {
             let block = start..count.min(start + BLOCK);
@@ -272,8 +271,9 @@ impl Kernel for Whole<'_> {
             seen.load(isa, block, stride, rows);
             // SAFETY: nobody else is here.
             unsafe {
-                tiles::values(isa, *shape, rows, &weights[start * groups..], len, 0..shape.lines(), &out)
-            };
+                let (weights, lines, fresh) = (&weights[start * groups..], 0..shape.lines(), start == 0);
+                tiles::values(isa, *shape, rows, weights, len, lines, fresh, &out);
+            }
         }
     }
 }
@@ -352,12 +352,8 @@ impl Kernel for Values<'_> {
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
         let Self { shape, rows, weights, count, lines, out } = self;
-        for head in 0..shape.groups() * LANES {
-            // SAFETY: this kernel owns these lines.
-            unsafe { out.part(head * shape.stride() + lines.start, lines.len()) }.fill(Line::default());
-        }
-        // SAFETY: as above.
-        unsafe { tiles::values(isa, shape, rows, weights, count, lines, out) };
+        // SAFETY: this kernel owns these lines.
+        unsafe { tiles::values(isa, shape, rows, weights, count, lines, true, out) };
     }
 }
 

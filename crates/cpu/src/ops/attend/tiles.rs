@@ -190,11 +190,13 @@ pub unsafe fn softmax<I: Isa>(
 /// Adds weighted rows: `out[h] += Σ_j weights[j][h]·rows[j]`, for some lines of the rows.
 ///
 /// - `rows`: `[count, stride]`; `weights`: `[count, groups]`; `out`: `[heads to whole groups, stride]`
+/// - `fresh`: whether `out` has yet to be set, and is taken for zeros
 ///
 /// # Safety
 ///
 /// Nobody else may use these lines of `out` at the same time.
 #[inline(always)]
+#[expect(clippy::too_many_arguments, reason = "a part is cut out of everything")]
 pub unsafe fn values<I: Isa>(
     isa: I,
     shape: Shape,
@@ -202,10 +204,12 @@ pub unsafe fn values<I: Isa>(
     weights: &[Line],
     count: usize,
     lines: std::ops::Range<usize>,
+    fresh: bool,
     out: &Shards<'_, Line>,
 ) {
     for start in (0..count).step_by(BLOCK) {
         let block = start..count.min(start + BLOCK);
+        let fresh = fresh && start == 0;
         let mut line = lines.start;
         while line < lines.end {
             let wide = if I::WIDE { 4 } else { 1 };
@@ -214,9 +218,9 @@ pub unsafe fn values<I: Isa>(
                 // SAFETY: the caller owns these lines.
                 unsafe {
                     if step == 4 {
-                        value_tile::<I, 4>(isa, shape, rows, weights, block.clone(), head, line, out);
+                        value_tile::<I, 4>(isa, shape, rows, weights, block.clone(), head, line, fresh, out);
                     } else {
-                        value_tile::<I, 1>(isa, shape, rows, weights, block.clone(), head, line, out);
+                        value_tile::<I, 1>(isa, shape, rows, weights, block.clone(), head, line, fresh, out);
                     }
                 }
             }
@@ -240,15 +244,18 @@ unsafe fn value_tile<I: Isa, const L: usize>(
     block: std::ops::Range<usize>,
     head: usize,
     line: usize,
+    fresh: bool,
     out: &Shards<'_, Line>,
 ) {
     let (groups, stride) = (shape.groups(), shape.stride());
     // SAFETY: the caller owns these lines.
     let out = |h: usize| unsafe { out.part((head + h) * stride + line, L) };
     let mut sums = [[isa.no_floats(); L]; 4];
-    for (h, sums) in sums.iter_mut().enumerate() {
-        for (sum, line) in sums.iter_mut().zip(out(h)) {
-            *sum = isa.floats(&line.0);
+    if !fresh {
+        for (h, sums) in sums.iter_mut().enumerate() {
+            for (sum, line) in sums.iter_mut().zip(out(h)) {
+                *sum = isa.floats(&line.0);
+            }
         }
     }
     let weights = weights[block.start * groups..block.end * groups].chunks_exact(groups);
