@@ -21,6 +21,7 @@
 
 mod calls;
 mod follower;
+mod gbnf;
 mod grammar;
 mod masking;
 mod vocabulary;
@@ -75,6 +76,20 @@ pub enum Shape {
     Choice(Vec<String>),
     /// Text of a grammar in llguidance's variant of Lark.
     Lark(String),
+    /// Text of a grammar in GBNF, as llama.cpp has it. Tokens cannot be named in it.
+    Gbnf(String),
+}
+
+impl Shape {
+    /// Text of a grammar, in GBNF if a line begins with a rule of that, else in Lark.
+    pub fn grammar(text: String) -> Shape {
+        let is_rule = |line: &str| {
+            let is_part = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            let rest = line.trim_start().trim_start_matches(is_part);
+            rest.len() < line.trim_start().len() && rest.trim_start().starts_with("::=")
+        };
+        if text.lines().any(is_rule) { Shape::Gbnf(text) } else { Shape::Lark(text) }
+    }
 }
 
 /// A tool that may be called.
@@ -88,6 +103,15 @@ pub struct Tool {
     /// order, and values are as described. If not, only parameters' names, and whether a value is text or
     /// JSON, are held to the schema.
     pub strict: bool,
+    /// What the text of its parameter must look like, of which there has to be one: a tool that takes plain text.
+    pub input: Option<Shape>,
+}
+
+impl Tool {
+    /// Whether its calls have to be as they are described.
+    fn is_strict(&self) -> bool {
+        self.strict || self.input.is_some()
+    }
 }
 
 /// Whether tools have to be called.
@@ -143,6 +167,18 @@ pub enum ConstraintError {
     },
 }
 
+impl ConstraintError {
+    /// The same, in a part of the rules.
+    fn of(self, part: &str) -> ConstraintError {
+        match self {
+            ConstraintError::Invalid { what, why } => {
+                ConstraintError::Invalid { what: part.to_owned(), why: format!("{what}: {why}") }
+            }
+            other => other,
+        }
+    }
+}
+
 /// Makes constraints for one model. Cheap to clone and to make: the vocabulary is prepared at the first use,
 /// which takes about a fifth of a second for 129,280 tokens.
 #[derive(Clone)]
@@ -170,6 +206,20 @@ struct Compiled {
     matcher: Matcher,
     begin: Begin,
     warnings: Vec<String>,
+    /// The texts of tools that take plain text.
+    inputs: Vec<Input>,
+}
+
+/// The text that a tool takes: where it begins, and its grammar. The text ends before `</` and a control token. A
+/// grammar may have such letters in its own text, and then only the control token tells that the text has ended; so
+/// what is before it is looked at once more when that is about to come.
+struct Input {
+    /// What is said before it after the control token of its call.
+    tool: String,
+    /// And after that of its parameter.
+    head: String,
+    /// At its beginning.
+    matcher: Matcher,
 }
 
 /// Where the rules begin to hold.

@@ -16,6 +16,8 @@ pub struct Form {
     pub shape: Option<Shape>,
     /// The field.
     pub field: &'static str,
+    /// What the text must look like that a tool takes, by the tool's name.
+    pub inputs: Vec<(String, Shape)>,
 }
 
 impl Form {
@@ -66,7 +68,7 @@ impl Form {
                 return Err(ApiError::invalid(&format!("{field}.type"), problem));
             }
         };
-        Ok(Form { shape, field })
+        Ok(Form { shape, field, inputs: Vec::new() })
     }
 
     /// Reads the extensions of other servers.
@@ -78,14 +80,14 @@ impl Form {
         let mut forms = Vec::new();
         for (field, read) in EXTENSIONS {
             if let Some(value) = fields.get(field) {
-                forms.push(Form { shape: Some(read(value, field)?), field });
+                forms.push(Form { shape: Some(read(value, field)?), field, inputs: Vec::new() });
             }
         }
         if let Some(object) = fields.object("structured_outputs")? {
             let inner = Fields::new(object, "structured_outputs.");
             for (name, field, read) in INNER {
                 if let Some(value) = inner.get(name) {
-                    forms.push(Form { shape: Some(read(value, field)?), field });
+                    forms.push(Form { shape: Some(read(value, field)?), field, inputs: Vec::new() });
                 }
             }
         }
@@ -129,6 +131,7 @@ impl Form {
             parameters: tool.0.function.get("parameters").cloned().unwrap_or(Value::Null),
             // Only then are other names impossible where the model may call as it likes.
             strict: allowed.is_some() || tool.0.function.get("strict") == Some(&Value::Bool(true)),
+            input: self.inputs.iter().find(|(name, _)| name == tool.0.name()).map(|(_, shape)| shape.clone()),
         });
         let rules = Rules { content: self.shape.clone(), tools: tools.collect(), calls, single_call };
         if rules == Rules::default() {
@@ -192,11 +195,7 @@ fn regex(value: &Value, field: &'static str) -> Result<Shape, ApiError> {
 }
 
 fn grammar(value: &Value, field: &'static str) -> Result<Shape, ApiError> {
-    let text = text(value, field)?;
-    if text.contains("::=") {
-        return Err(ApiError::unsupported(field, "grammars are written in Lark here, not in GBNF"));
-    }
-    Ok(Shape::Lark(text))
+    Ok(Shape::grammar(text(value, field)?))
 }
 
 fn choice(value: &Value, field: &'static str) -> Result<Shape, ApiError> {

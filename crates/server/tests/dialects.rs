@@ -432,6 +432,39 @@ async fn every_item_is_taken() {
     assert!(places.is_sorted());
 }
 
+/// Grammars are understood in both languages, and in the formats of tools; what is wrong with them is said.
+#[tokio::test]
+async fn grammars_are_enforced_or_refused() {
+    let script = Script::new([Line::new("</think>ok")]);
+    let app = app(&script, Options::default());
+    let tool = |syntax: &str, definition: &str| {
+        json!({ "input": "Hi", "tools": [{ "type": "custom", "name": "f",
+        "format": { "type": "grammar", "syntax": syntax, "definition": definition } }] })
+    };
+    let reply = |grammar: &str| json!({ "input": "Hi", "grammar": grammar });
+    for request in [
+        reply("root ::= \"ok\" [a-z]?"),
+        reply("start: \"ok\" /[a-z]/?"),
+        tool("lark", "start: \"ok\""),
+        tool("regex", "o+k"),
+    ] {
+        let (status, reply) = ask(&app, RESPONSES, &request).await;
+        assert_eq!(status, StatusCode::OK, "{request}: {reply}");
+        let jobs = script.jobs.lock().unwrap();
+        assert!(jobs.last().unwrap().request.constraint.is_some(), "{request}");
+    }
+    for (request, param, words) in [
+        (reply("root ::= \"ok"), "grammar", "line 1, column 10: this string is not closed"),
+        (tool("regex", "("), "tools", "tool \"f\""),
+        (tool("lark", "start: nowhere"), "tools", "nowhere"),
+        (tool("ebnf", "x"), "tools[0].format.syntax", "`lark` or `regex`"),
+    ] {
+        let (status, reply) = ask(&app, RESPONSES, &request).await;
+        assert_eq!((status, &reply["error"]["param"]), (StatusCode::BAD_REQUEST, &json!(param)), "{reply}");
+        assert!(reply["error"]["message"].as_str().unwrap().contains(words), "{reply}");
+    }
+}
+
 #[tokio::test]
 async fn tools_of_every_kind_can_be_chosen() {
     let tools = json!([
@@ -444,7 +477,7 @@ async fn tools_of_every_kind_can_be_chosen() {
     let script = Script::new([Line::new("</think>ok")]);
     let app = app(&script, Options::default());
     for (choice, constrained) in [
-        (json!("auto"), false),
+        (json!("auto"), true), // the text of `apply_patch` has a grammar
         (json!("none"), false),
         (json!("required"), true),
         (json!({ "type": "function", "name": "f" }), true),

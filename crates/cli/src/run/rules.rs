@@ -21,7 +21,7 @@ pub struct ShapeArgs {
     /// The answer is text that this regular expression matches, all of it
     #[arg(long, value_name = "REGEX")]
     regex: Option<String>,
-    /// The answer is text of the grammar in this file, in llguidance's variant of Lark
+    /// The answer is text of the grammar in this file, in GBNF or llguidance's variant of Lark
     #[arg(long, value_name = "FILE")]
     grammar: Option<PathBuf>,
 }
@@ -43,7 +43,7 @@ impl ShapeArgs {
         let Some(path) = &self.grammar else { return Ok(None) };
         let grammar = std::fs::read_to_string(path);
         let grammar = grammar.with_context(|| format!("reading the grammar from {}", path.display()))?;
-        Ok(Some(Shape::Lark(grammar)))
+        Ok(Some(Shape::grammar(grammar)))
     }
 }
 
@@ -77,6 +77,7 @@ pub fn constraint(
         name: tool.name().to_owned(),
         parameters: tool.function.get("parameters").cloned().unwrap_or_default(),
         strict: tool.function.get("strict") == Some(&Value::Bool(true)),
+        input: None,
     });
     let rules = Rules { content: shape, tools: tools.collect(), ..Rules::default() };
     let constraint = constraints.build(&rules).context("the answer cannot be held to what was asked for")?;

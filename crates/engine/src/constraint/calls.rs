@@ -8,11 +8,12 @@
 //! ```
 //!
 //! A text value is raw: it ends where `</` is followed by the control token, so any text can be one. A text
+//! of a tool with a grammar for it ([`Tool::input`](super::Tool)) is one of that grammar. A text
 //! with a `pattern` or `format` is written as JSON instead (`string="false"` and quotes), where the grammar
 //! engine knows these keywords; both spellings give the same arguments.
 
 use super::grammar::literal;
-use super::{ConstraintError, Tool};
+use super::{ConstraintError, Shape, Tool};
 use serde_json::{Map, Value};
 use std::fmt::Write;
 
@@ -21,6 +22,19 @@ pub(super) struct Block {
     pub(super) lark: String,
     /// Name, tool, schema.
     pub(super) schemas: Vec<(String, String, Value)>,
+    /// Texts that tools take.
+    pub(super) inputs: Vec<TextInput>,
+}
+
+/// The text that a tool takes.
+pub(super) struct TextInput {
+    /// The name of its grammar.
+    pub(super) name: String,
+    /// The tool.
+    pub(super) tool: String,
+    /// What is said before it after the control token of its parameter.
+    pub(super) head: String,
+    pub(super) shape: Shape,
 }
 
 /// Keywords that only the JSON spelling of a text can follow.
@@ -53,7 +67,7 @@ impl Block {
     }
 
     fn of(invokes: &str, dsml: u32) -> Block {
-        let mut block = Block { lark: String::new(), schemas: Vec::new() };
+        let mut block = Block { lark: String::new(), schemas: Vec::new(), inputs: Vec::new() };
         block.rule("block", format!(r#""\n\n<" dsml "tool_calls>\n" {invokes} "</" dsml "tool_calls>""#));
         block.rule("dsml", format!("<[{dsml}]>"));
         block.rule("TEXT", r"/(.|\n)*<\//".into());
@@ -75,6 +89,15 @@ impl Block {
         let properties = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
         if let Some(name) = properties.keys().find(|name| name.contains(['"', '\n', '<'])) {
             return Err(invalid(format!("parameter {name:?} cannot be written in the markup of calls")));
+        }
+        if let Some(shape) = &tool.input {
+            let mut names = properties.keys();
+            let (Some(name), None) = (names.next(), names.next()) else {
+                return Err(invalid("a tool that takes plain text has one parameter".into()));
+            };
+            self.rule(&format!("call_{nth}"), format!("{head} p_{nth}"));
+            self.input(nth, name, shape, tool);
+            return Ok(());
         }
         let open = !matches!(schema.get("additionalProperties"), Some(Value::Bool(false)));
         if properties.is_empty() {
@@ -132,6 +155,16 @@ impl Block {
             ways.push(format!(r#"{} @{rule} "</""#, start(false)));
         }
         self.rule(rule, format!(r#""<" dsml ({}) dsml "parameter>\n""#, ways.join(" | ")));
+    }
+
+    /// A rule for the text that a tool takes. `</` may be left out of it here, since the text's grammar may have taken it
+    /// as its own; see [`super::Input`].
+    fn input(&mut self, nth: usize, name: &str, shape: &Shape, tool: &Tool) {
+        let head = format!("parameter name=\"{name}\" string=\"true\">");
+        let rule = format!(r#""<" dsml {} @input_{nth} "</"? dsml "parameter>\n""#, literal(&head));
+        self.rule(&format!("p_{nth}"), rule);
+        let (name, tool) = (format!("input_{nth}"), tool.name.clone());
+        self.inputs.push(TextInput { name, tool, head, shape: shape.clone() });
     }
 
     /// A rule for a parameter of which nothing is known.

@@ -1,7 +1,9 @@
 //! From rules to a grammar that can be followed.
 
 use super::calls::Block;
-use super::{Begin, Calls, Compiled, Constraint, ConstraintError, MAX_REGEX, MAX_RULES, Rules, Shape};
+use super::{
+    Begin, Calls, Compiled, Constraint, ConstraintError, Input, MAX_REGEX, MAX_RULES, Rules, Shape, gbnf,
+};
 use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
@@ -17,8 +19,15 @@ const JSON_SPACE: &str = r"[\x20\x0A\x0D\x09]{1,80}";
 /// The name of the content's grammar, where it is one of several.
 const CONTENT: &str = "content";
 
+/// The most tools with a grammar for their text.
+const MAX_INPUTS: usize = 16;
+
 /// Grammars that refer to each other by name; the first is where the reply begins.
-pub(super) struct Grammars(Vec<Part>);
+pub(super) struct Grammars {
+    parts: Vec<Part>,
+    /// Those of texts that tools take, once more, each alone: what is said before its text, and it.
+    inputs: Vec<(String, String, Part)>,
+}
 
 /// One grammar, and what to call it in an error.
 struct Part {
@@ -46,11 +55,12 @@ impl Grammars {
         };
         let content = rules.content.as_ref().filter(|_| rules.calls == Calls::Auto);
         // A model that calls as it likes may also call what was not declared.
-        let any = rules.calls == Calls::Auto && !tools.iter().any(|tool| tool.strict);
+        let any = rules.calls == Calls::Auto && !tools.iter().any(|tool| tool.is_strict());
         let in_block = match content {
             None if any && (tools.is_empty() || !rules.single_call) => return Ok(None),
             Some(shape) if tools.is_empty() => {
-                return Ok(Some((Grammars(vec![content_part(shape)?]), Begin::Content)));
+                let grammars = Grammars { parts: vec![content_part(shape)?], inputs: Vec::new() };
+                return Ok(Some((grammars, Begin::Content)));
             }
             content => content,
         };
@@ -72,18 +82,26 @@ impl Grammars {
             let what = format!("tool {tool:?}");
             parts.push(named(Part { what, grammar: json_grammar(schema, true) }, &name));
         }
+        let mut inputs = Vec::new();
+        for input in block.inputs {
+            let what = format!("tool {:?}", input.tool);
+            let part = content_part(&input.shape).map_err(|error| error.of(&what))?;
+            parts.push(named(Part { what: what.clone(), grammar: part.grammar.clone() }, &input.name));
+            let tool = format!("invoke name=\"{}\">", input.tool);
+            inputs.push((tool, input.head, Part { what, ..part }));
+        }
         let begin = match (in_block, &rules.calls) {
             (None, Calls::Auto) => Begin::Block,
             _ => Begin::Content,
         };
-        Ok(Some((Grammars(parts), begin)))
+        Ok(Some((Grammars { parts, inputs }, begin)))
     }
 
     /// What tells these grammars from others.
     pub(super) fn hash(&self, begin: Begin) -> [u8; 32] {
         let mut hash = blake3::Hasher::new();
         hash.update(&[begin as u8]);
-        for part in &self.0 {
+        for part in &self.parts {
             let GrammarWithLexer { name, json_schema, lark_grammar } = &part.grammar;
             let json = json_schema.as_ref().map(Value::to_string);
             for field in [name, &json, lark_grammar] {
@@ -99,16 +117,22 @@ impl Grammars {
         factory: Arc<ParserFactory>,
         begin: Begin,
     ) -> Result<Constraint, ConstraintError> {
-        let what = match &self.0[..] {
+        let what = match &self.parts[..] {
             [only] => only.what.clone(),
             _ => "the rules".to_owned(),
         };
-        let grammars = self.0.into_iter().map(|part| part.grammar).collect();
-        let grammar = TopLevelGrammar { grammars, max_tokens: None };
-        match on_a_thread(factory, grammar) {
-            Ok((matcher, warnings)) => Ok(Constraint(Arc::new(Compiled { matcher, begin, warnings }))),
-            Err(error) => Err(ConstraintError::Invalid { what, why: short(&error) }),
+        let compile = |what: String, grammars: Vec<GrammarWithLexer>| {
+            let grammar = TopLevelGrammar { grammars, max_tokens: None };
+            on_a_thread(factory.clone(), grammar)
+                .map_err(|error| ConstraintError::Invalid { what, why: short(&error) })
+        };
+        let mut inputs = Vec::new();
+        for (tool, head, Part { what, grammar }) in self.inputs {
+            let (matcher, _) = compile(what, vec![grammar])?;
+            inputs.push(Input { tool, head, matcher });
         }
+        let (matcher, warnings) = compile(what, self.parts.into_iter().map(|part| part.grammar).collect())?;
+        Ok(Constraint(Arc::new(Compiled { matcher, begin, warnings, inputs })))
     }
 }
 
@@ -158,17 +182,25 @@ fn check_size(rules: &Rules) -> Result<(), ConstraintError> {
         true => Err(ConstraintError::TooLarge { what, found, most }),
         false => Ok(()),
     };
-    match &rules.content {
-        None | Some(Shape::JsonObject) => {}
-        Some(Shape::JsonSchema { schema, .. }) => {
-            check("the JSON schema", schema.to_string().len(), MAX_RULES)?;
-            check("a pattern in the JSON schema", longest_pattern(schema), MAX_REGEX)?;
+    for shape in rules.content.iter().chain(rules.tools.iter().filter_map(|tool| tool.input.as_ref())) {
+        match shape {
+            Shape::JsonObject => {}
+            Shape::JsonSchema { schema, .. } => {
+                check("the JSON schema", schema.to_string().len(), MAX_RULES)?;
+                check("a pattern in the JSON schema", longest_pattern(schema), MAX_REGEX)?;
+            }
+            Shape::Regex(regex) => check("the regular expression", regex.len(), MAX_REGEX)?,
+            Shape::Lark(grammar) | Shape::Gbnf(grammar) => {
+                check("the grammar", grammar.len(), MAX_RULES / 4)?
+            }
+            Shape::Choice(texts) => {
+                check("the choice", texts.iter().map(|text| text.len() + 8).sum(), MAX_RULES)?;
+            }
         }
-        Some(Shape::Regex(regex)) => check("the regular expression", regex.len(), MAX_REGEX)?,
-        Some(Shape::Lark(grammar)) => check("the grammar", grammar.len(), MAX_RULES / 4)?,
-        Some(Shape::Choice(texts)) => {
-            check("the choice", texts.iter().map(|text| text.len() + 8).sum(), MAX_RULES)?;
-        }
+    }
+    if rules.tools.iter().filter(|tool| tool.input.is_some()).count() > MAX_INPUTS {
+        let why = format!("more than {MAX_INPUTS} have a grammar for their text");
+        return Err(ConstraintError::Invalid { what: "tools".into(), why });
     }
     let schemas = || rules.tools.iter().map(|tool| &tool.parameters);
     check("all tools together", schemas().map(|schema| schema.to_string().len()).sum(), 4 * MAX_RULES)?;
@@ -205,6 +237,11 @@ fn content_part(shape: &Shape) -> Result<Part, ConstraintError> {
         Shape::JsonSchema { schema, strict } => ("JSON schema", json_grammar(schema.clone(), *strict)),
         Shape::Regex(regex) => ("regular expression", GrammarWithLexer::from_regex(regex)),
         Shape::Lark(grammar) => ("grammar", GrammarWithLexer::from_lark(grammar.clone())),
+        Shape::Gbnf(grammar) => {
+            let lark = gbnf::to_lark(grammar);
+            let lark = lark.map_err(|why| ConstraintError::Invalid { what: "GBNF grammar".into(), why })?;
+            ("GBNF grammar", GrammarWithLexer::from_lark(lark))
+        }
         Shape::Choice(texts) if texts.is_empty() => {
             let why = "there is nothing to choose from".into();
             return Err(ConstraintError::Invalid { what: "choice".into(), why });

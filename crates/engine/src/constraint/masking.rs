@@ -1,7 +1,7 @@
 //! Rules at work in one reply: which tokens may come next.
 
 use super::follower::Follower;
-use super::{Begin, Constraint, ConstraintError};
+use super::{Begin, Constraint, ConstraintError, Input};
 use crate::reading::Form;
 use text::reply::Start;
 use text::{Marker, Tokenizer};
@@ -18,6 +18,9 @@ pub(crate) struct Masking {
     phase: Phase,
     /// Tokens that the rules have applied to.
     tokens: usize,
+    /// Where tools take text of a grammar: what was said since the last control token of the markup, and before it.
+    said: Vec<u8>,
+    before: Vec<u8>,
 }
 
 enum Phase {
@@ -41,7 +44,8 @@ impl Masking {
             Form::Plain { .. } => Start::Chat,
         };
         let begin = constraint.0.begin;
-        let mut masking = Masking { constraint, phase: Phase::Free, tokens: 0 };
+        let mut masking =
+            Masking { constraint, phase: Phase::Free, tokens: 0, said: Vec::new(), before: Vec::new() };
         match (begin, start) {
             (_, Start::Block) => masking.follow(OPENED, tokenizer)?,
             (Begin::Block, _) => {}
@@ -72,13 +76,47 @@ impl Masking {
                 let allowed =
                     follower.allowed().map_err(|why| ConstraintError::TooComplex { tokens, why })?;
                 allowed.iter_unset_entries(|token| logits[token] = f32::NEG_INFINITY);
+                let dsml = tokenizer.marker_id(Marker::Dsml).map(|id| id as usize);
+                if let Some(end) = dsml.filter(|&id| logits[id] > f32::NEG_INFINITY)
+                    && !self.may_end(tokenizer)
+                {
+                    logits[end] = f32::NEG_INFINITY;
+                }
             }
         }
         Ok(())
     }
 
+    /// Whether a control token may be next: in the text that a tool takes, only after `</`, and if what is before that is
+    /// all there is to the text's grammar.
+    fn may_end(&self, tokenizer: &Tokenizer) -> bool {
+        let is_here = |input: &&Input| {
+            self.before.starts_with(input.tool.as_bytes()) && self.said.starts_with(input.head.as_bytes())
+        };
+        let Some(input) = self.constraint.0.inputs.iter().find(is_here) else { return true };
+        let text = self.said[input.head.len()..].strip_suffix(b"</");
+        let Some(Ok(text)) = text.map(std::str::from_utf8) else { return false };
+        let mut matcher = input.matcher.deep_clone();
+        matcher.consume_tokens(&tokenizer.encode(text)).is_ok() && matcher.is_accepting().unwrap_or(false)
+    }
+
+    /// Takes note of what is said, as far as somebody wants to know.
+    fn note(&mut self, token: u32, tokenizer: &Tokenizer) {
+        if self.constraint.0.inputs.is_empty() {
+            return;
+        }
+        if tokenizer.marker(token) != Some(Marker::Dsml) {
+            self.said.extend_from_slice(tokenizer.token_bytes(token).unwrap_or_default());
+        } else if self.said.starts_with(b"invoke") {
+            self.before = std::mem::take(&mut self.said);
+        } else {
+            self.said.clear();
+        }
+    }
+
     /// Takes note of a token of the reply. Returns whether the reply is over: nothing may follow.
     pub(crate) fn accept(&mut self, token: u32, tokenizer: &Tokenizer) -> Result<bool, ConstraintError> {
+        self.note(token, tokenizer);
         match (&mut self.phase, tokenizer.marker(token)) {
             (Phase::Reasoning, Some(Marker::ThinkClose)) => self.follow("", tokenizer)?,
             (Phase::Free, Some(Marker::Dsml)) => self.follow(OPENING, tokenizer)?,

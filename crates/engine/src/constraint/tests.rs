@@ -25,7 +25,7 @@ fn schema(schema: Value) -> Rules {
 }
 
 fn tool(name: &str, parameters: Value, strict: bool) -> Tool {
-    Tool { name: name.into(), parameters, strict }
+    Tool { name: name.into(), parameters, strict, input: None }
 }
 
 fn calls(calls: Calls, tools: &[Tool]) -> Rules {
@@ -160,6 +160,122 @@ fn a_required_call_is_all_there_is() {
     accepts(&single, &whole);
     let one = &whole[..whole.len() - "tool_calls>".len() - DSML.len() - "</".len()];
     stops(&single, &twice, &format!("{one}<"));
+}
+
+/// A tool that takes text of a shape.
+fn text_tool(name: &str, shape: Shape) -> Tool {
+    let parameters =
+        json!({"type": "object", "properties": {"input": {"type": "string"}}, "required": ["input"]});
+    Tool { input: Some(shape), ..tool(name, parameters, false) }
+}
+
+/// The grammar of patches that Codex sends.
+const PATCH: &str = r#"
+start: begin_patch hunk+ end_patch
+begin_patch: "*** Begin Patch" LF
+end_patch: "*** End Patch" LF?
+
+hunk: add_hunk | delete_hunk | update_hunk
+add_hunk: "*** Add File: " filename LF add_line+
+delete_hunk: "*** Delete File: " filename LF
+update_hunk: "*** Update File: " filename LF change_move? change?
+
+filename: /(.+)/
+add_line: "+" /(.*)/ LF -> line
+
+change_move: "*** Move to: " filename LF
+change: (change_context | change_line)+ eof_line?
+change_context: ("@@" | "@@ " /(.+)/) LF
+change_line: ("+" | "-" | " ") /(.*)/ LF
+eof_line: "*** End of File" LF
+
+%import common.LF
+"#;
+
+#[test]
+fn the_text_of_a_tool_follows_its_grammar() {
+    let patch = "*** Begin Patch\n*** Add File: a</b>.html\n+<p></p>\n+\n*** End Patch";
+    let call = |name: &str, text: &str| block(name, &parameter("input", true, text));
+    for how in [Calls::Auto, Calls::Required] {
+        let rules =
+            calls(how, &[text_tool("patch", Shape::Lark(PATCH.into())), tool("other", Value::Null, false)]);
+        accepts(&rules, &call("patch", patch));
+        accepts(&rules, &call("patch", &format!("{patch}\n")));
+        accepts(&rules, &block("other", "\n"));
+        let until = |text: &str, to: &str| {
+            let all = call("patch", text);
+            stops(&rules, &all, &all[..all.find(to).unwrap() + to.len()]);
+        };
+        until("*** Begin\n", "*** Begin");
+        until(&patch.replace("+<p>", "<p>"), ".html\n");
+        until(&patch.replace("\n*** End Patch", "\n"), "+\n");
+        stops(&rules, &block("patch", "\n"), block("patch", "").split("</").next().unwrap());
+    }
+}
+
+/// A text may itself have what ends it.
+#[test]
+fn the_text_of_a_tool_ends_only_where_its_grammar_does() {
+    let call = |text: &str| block("f", &parameter("input", true, text));
+    let rules = |shape| calls(Calls::Required, &[text_tool("f", shape)]);
+    let check = |shape: Shape, yes: &[&str], no: &[&str]| {
+        let rules = rules(shape);
+        yes.iter().for_each(|text| accepts(&rules, &call(text)));
+        for text in no {
+            let (said, may_end) = follow(&rules, Start::Chat, &call(text));
+            assert!(!may_end && !said.ends_with("parameter>\n"), "{text}");
+        }
+    };
+    check(Shape::Regex(".*".into()), &["", "a", "a</b></", "</"], &["a\nb"]);
+    check(Shape::Regex("x</|y</z".into()), &["x</", "y</z"], &["x", "y", "y</"]);
+    check(Shape::Lark("start: (\"<\" \"/\" W \">\")* W\nW: /[a-z]+/".into()), &["</a>b"], &["</a>", "</"]);
+    check(
+        Shape::Gbnf("root ::= \"<\" root* \"</>\"".into()),
+        &["<</>", "<<</></>"],
+        &["<</></>", "<", "</>"],
+    );
+    let two = json!({"type": "object", "properties": {"a": {}, "b": {}}});
+    let wrong = Tool { parameters: two, ..text_tool("f", Shape::Regex("a".into())) };
+    let error = |tool: Tool| build(&calls(Calls::Auto, &[tool])).unwrap_err().to_string();
+    assert_eq!(error(wrong), "tool \"f\": a tool that takes plain text has one parameter");
+    let wrong = error(text_tool("f", Shape::Gbnf("root ::= x".into())));
+    assert_eq!(wrong, "tool \"f\": GBNF grammar: line 1, column 10: there is no rule \"x\"");
+    assert!(error(text_tool("f", Shape::Regex("(".into()))).starts_with("tool \"f\": "));
+}
+
+/// A model that has no idea writes texts of the grammar, and nothing else.
+#[test]
+fn whatever_chance_gives_a_tool_is_text_of_its_grammar() {
+    let grammar = "root ::= item (\",\" item)*\nitem ::= [0-9]{1,3} | \"(\" root? \")\" | \"</\" [a-c] \">\"";
+    let rules =
+        Rules { single_call: true, ..calls(Calls::Required, &[text_tool("f", Shape::Gbnf(grammar.into()))]) };
+    let (constraint, tokenizer) = (build(&rules).unwrap(), tokenizer());
+    let judge = build(&content(Shape::Gbnf(grammar.into()))).unwrap();
+    let mut seen = std::collections::HashSet::new();
+    for seed in 0..40 {
+        let tokens = babble(&constraint, seed, 5000).unwrap();
+        let Form::Chat(options) = chat(Start::Chat) else { unreachable!("it is a chat") };
+        let mut reader = text::ReplyParser::new(options);
+        for token in tokens {
+            reader.push_token(token, &tokenizer).unwrap();
+        }
+        let (_, reply) = reader.finish(text::reply::Finish::Stop);
+        assert!(reply.recovered.is_empty(), "{:?}", reply.recovered);
+        let arguments: Value = serde_json::from_str(&reply.tool_calls[0].arguments).unwrap();
+        let text = arguments["input"].as_str().unwrap();
+        let mut matcher = judge.0.matcher.deep_clone();
+        let all = matcher.consume_tokens(&tokenizer.encode(text)).is_ok();
+        assert!(all && matcher.is_accepting().unwrap(), "{text:?}");
+        seen.insert(text.to_owned());
+    }
+    assert!(seen.len() > 20 && seen.iter().any(|text| text.contains("</")), "{seen:?}");
+}
+
+#[test]
+fn a_grammar_is_read_in_the_language_that_it_is_in() {
+    let is_gbnf = |text: &str| matches!(Shape::grammar(text.to_owned()), Shape::Gbnf(_));
+    assert!(is_gbnf("# x\n  root ::= \"a\"") && is_gbnf("root::=x") && is_gbnf("a-b_1\t::="));
+    assert!(!is_gbnf("start: \"a ::= b\"") && !is_gbnf("::= a") && !is_gbnf(""));
 }
 
 #[test]

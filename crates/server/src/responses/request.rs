@@ -88,7 +88,7 @@ impl ResponsesBody {
             return Err(ApiError::invalid("input", "at least one item is needed"));
         }
         let format = fields.object("text")?.and_then(|text| text.get("format"));
-        let shape = Form::read(&fields, format, "text.format")?;
+        let shape = Form { inputs: toolbox.inputs(), ..Form::read(&fields, format, "text.format")? };
         let summary = fields.object("reasoning")?.and_then(|reasoning| reasoning.get("summary"));
         let one_call = fields.flag("parallel_tool_calls")? == Some(false);
         let ask = Ask {

@@ -5,6 +5,7 @@ use crate::error::ApiError;
 use crate::fields::{Fields, kind};
 use crate::ids;
 use crate::tools::{self, Choice};
+use engine::constraint::Shape;
 use serde_json::{Map, Value, json};
 use text::chat::request::{RequestTool, ToolChoice};
 
@@ -24,6 +25,8 @@ struct Known {
     /// The name that the client uses.
     name: String,
     namespace: Option<String>,
+    /// What the text must look like that it takes.
+    input: Option<Shape>,
 }
 
 /// How a call is told to the client.
@@ -110,7 +113,10 @@ impl Toolbox {
         }
         functions.push(tools::function(&function, field)?);
         let namespace = namespace.filter(|space| !space.is_empty()).map(str::to_owned);
-        self.tools.push(Known { function: full, kind, name, namespace });
+        let format = object.get("format").filter(|_| text("type") == Some("custom"));
+        let input =
+            format.map(|format| input_shape(format, &format!("{field}.format"))).transpose()?.flatten();
+        self.tools.push(Known { function: full, kind, name, namespace, input });
         Ok(())
     }
 
@@ -144,6 +150,12 @@ impl Toolbox {
                 self.tools.iter().find(wanted).map_or_else(|| name.to_owned(), |known| known.function.clone())
             }
         }
+    }
+
+    /// What the texts must look like that tools take, by the names that the model uses.
+    pub fn inputs(&self) -> Vec<(String, Shape)> {
+        let input = |known: &Known| Some((known.function.clone(), known.input.clone()?));
+        self.tools.iter().filter_map(input).collect()
     }
 
     /// What a call of `function` is.
@@ -226,6 +238,20 @@ fn text_function(object: &Map<String, Value>) -> Map<String, Value> {
     function.insert("description".to_owned(), json!(description));
     function.insert("parameters".to_owned(), one_text("input", "The input, as plain text"));
     function
+}
+
+/// What the text of a tool must look like: `{"type": "grammar", "syntax": "lark" | "regex", "definition": ...}`.
+fn input_shape(format: &Value, field: &str) -> Result<Option<Shape>, ApiError> {
+    if format["type"] != "grammar" {
+        return Ok(None);
+    }
+    let definition = format["definition"].as_str();
+    let definition = definition.ok_or_else(|| ApiError::missing(&format!("{field}.definition")))?.to_owned();
+    match format["syntax"].as_str() {
+        Some("lark") => Ok(Some(Shape::Lark(definition))),
+        Some("regex") => Ok(Some(Shape::Regex(definition))),
+        _ => Err(ApiError::invalid(&format!("{field}.syntax"), "`lark` or `regex` was expected")),
+    }
 }
 
 fn one_text(name: &str, description: &str) -> Value {
