@@ -56,6 +56,10 @@ impl Ops for Cpu {
     type Picks = Picks;
     type Routes = Routes;
 
+    fn scratch(&self) -> u64 {
+        crate::memory::kept_bytes()
+    }
+
     fn matrix(&self, matrix: Matrix) -> Result<Matrix, DeviceError> {
         Ok(matrix)
     }

@@ -44,7 +44,13 @@ macro_rules! elements {
                 &KEPT
             }
         }
-    )*};
+    )*
+
+        /// Bytes of all vectors that are kept.
+        pub fn kept_bytes() -> u64 {
+            [$(lock::<$element>().bytes()),*].iter().sum::<usize>() as u64
+        }
+    };
 }
 
 elements!(
@@ -95,6 +101,10 @@ pub fn keep<T: Element>(vector: Vec<T>) {
 impl<T> Kept<T> {
     const NONE: Self = Self { vectors: Vec::new(), time: 0 };
 
+    fn bytes(&self) -> usize {
+        self.vectors.iter().map(|(_, vector)| vector.capacity() * size_of::<T>()).sum()
+    }
+
     /// The smallest vector that has room for `len` elements, unless it is much larger than that.
     fn take(&mut self, len: usize) -> Option<Vec<T>> {
         self.time += 1;
@@ -109,7 +119,7 @@ impl<T> Kept<T> {
     fn give(&mut self, vector: Vec<T>) {
         self.vectors.push((self.time, vector));
         let bytes = |vector: &Vec<T>| vector.capacity() * size_of::<T>();
-        let mut all: usize = self.vectors.iter().map(|(_, vector)| bytes(vector)).sum();
+        let mut all = self.bytes();
         while all > MOST_BYTES {
             let (_, oldest) = self.vectors.remove(0);
             all -= bytes(&oldest);

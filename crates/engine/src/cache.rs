@@ -75,6 +75,21 @@ pub(crate) enum TailKind {
     System,
 }
 
+/// Memory that is taken, in bytes.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Memory {
+    pub(crate) pages: u64,
+    pub(crate) tails: u64,
+    /// Those pages that somebody else holds too.
+    pub(crate) shared: u64,
+}
+
+impl Memory {
+    pub(crate) fn all(self) -> u64 {
+        self.pages + self.tails
+    }
+}
+
 impl TailKind {
     /// What it is once the conversation has gone on after it.
     fn passed(self) -> TailKind {
@@ -230,15 +245,16 @@ impl<B: Ops> Cache<B> {
         self.evicted
     }
 
-    /// Memory of everything kept, and of those pages that somebody else holds too, in bytes.
-    pub(crate) fn memory(&self) -> (u64, u64) {
-        let (mut all, mut shared) = (0, 0);
+    /// Memory of everything kept.
+    pub(crate) fn memory(&self) -> Memory {
+        let mut memory = Memory::default();
         for node in self.nodes.values() {
             let used = node.page.as_ref().is_some_and(|page| page.is_shared() || Arc::strong_count(page) > 1);
-            all += node.memory + node.tails.iter().map(|kept| kept.memory() as u64).sum::<u64>();
-            shared += if used { node.memory } else { 0 };
+            memory.pages += node.memory;
+            memory.tails += node.tails.iter().map(|kept| kept.memory() as u64).sum::<u64>();
+            memory.shared += if used { node.memory } else { 0 };
         }
-        (all, shared)
+        memory
     }
 }
 

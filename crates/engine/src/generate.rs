@@ -8,7 +8,7 @@ use crate::cancel::Cancel;
 use crate::constraint::{Constraint, ConstraintError, Masking};
 use crate::fetch_logits::{Fetched, fetch_logits};
 use crate::logprobs::{Logprob, logprob};
-use crate::miss::Miss;
+use crate::miss::{CacheSource, Miss};
 use crate::reading::{Form, Reader};
 use crate::sampler::{BadLogit, Freedom, Sampler, Sampling, SamplingError};
 use crate::session::{Session, SessionError, Synced};
@@ -110,6 +110,8 @@ pub struct Stats {
     pub prompt: Synced,
     /// Tokens of the prompt that the page store brought; they are among those that were known.
     pub fetched: usize,
+    /// Where the known part of the prompt came from.
+    pub source: CacheSource,
     /// Why not more of the prompt was known; `None` if all of it was, or nobody looked.
     pub miss: Option<Miss>,
     /// From being submitted to being started.
@@ -250,6 +252,17 @@ pub(crate) struct Writer<'m> {
     /// The most tokens to write, and what it means to have written them.
     limit: (usize, Finish),
     tokens: Vec<u32>,
+    /// How many of them are of which part of the reply.
+    parts: [usize; 3],
+}
+
+/// A part of a reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    Reasoning,
+    Content,
+    /// Markup, names and arguments of calls.
+    Call,
 }
 
 impl<'m> Writer<'m> {
@@ -279,6 +292,7 @@ impl<'m> Writer<'m> {
             forced: request.forced,
             limit,
             tokens: Vec::new(),
+            parts: [0; 3],
         })
     }
 
@@ -356,7 +370,7 @@ impl<'m> Writer<'m> {
             _ => {}
         }
         self.sampler.accept(token);
-        self.tokens.push(token);
+        self.write(token);
         let nothing_follows = match &mut self.masking {
             Some(masking) => masking.accept(token, self.tokenizer)?,
             None => false,
@@ -368,9 +382,14 @@ impl<'m> Writer<'m> {
         Ok(self.after(token, nothing_follows))
     }
 
+    fn write(&mut self, token: u32) {
+        self.tokens.push(token);
+        self.parts[self.reader.part() as usize] += 1;
+    }
+
     /// Says a token that was not chosen.
     fn force(&mut self, token: u32, raw: Option<(Vec<f32>, usize)>, on_event: &mut dyn FnMut(Event)) -> Step {
-        self.tokens.push(token);
+        self.write(token);
         if let Some((raw, top)) = raw {
             on_event(Event::Token(logprob(&raw, token, top)));
         }
@@ -397,6 +416,11 @@ impl<'m> Writer<'m> {
     /// What was written so far.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
+    }
+
+    /// How many tokens of a part were written so far.
+    pub(crate) fn written_of(&self, part: Part) -> usize {
+        self.parts[part as usize]
     }
 
     /// The token that closes the reasoning, if it is time for that.
@@ -509,6 +533,27 @@ mod tests {
         assert_eq!(said.last(), Some(&Said::CallEnd { index: 0 }));
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], false), &CALL).is_none());
         assert!(write(writer(&tokenizer, Start::Chat, &["sh"], true), &[("doubt", true), CALL[0]]).is_none());
+    }
+
+    #[test]
+    fn tokens_are_counted_by_what_they_are() {
+        let tokenizer = tokenizer();
+        let count = |text: &str| {
+            let mut writer = writer(&tokenizer, Start::Thinking, &["sh"], true);
+            for token in tokenizer.encode_trusted(text) {
+                let mut logits = vec![-50.0; tokenizer.len()];
+                logits[token as usize] = 50.0;
+                writer.step(&mut logits, &mut |_| {}).unwrap();
+            }
+            [Part::Reasoning, Part::Content, Part::Call].map(|part| writer.written_of(part))
+        };
+        let len = |text: &str| tokenizer.encode_trusted(text).len();
+        assert_eq!(count("Hm.</think>"), [len("Hm.</think>"), 0, 0], "the marker is reasoning, too");
+        assert_eq!(count("Hm.</think>four"), [len("Hm.</think>"), len("four"), 0]);
+        let call = CALL.map(|(text, _)| text).concat();
+        let [reasoning, content, calls] = count(&format!("</think>{call}"));
+        assert_eq!((reasoning, reasoning + content + calls), (1, 1 + len(&call)));
+        assert!(content < 20 && calls > 60, "{content} {calls}");
     }
 
     /// A given text is said as it is, and scored; only after it the model has its say.

@@ -50,6 +50,55 @@ pub enum OpenError {
     Changed(#[from] GgufError),
 }
 
+/// How far the loading of a model is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loading {
+    /// What is being done.
+    pub phase: LoadPhase,
+    /// Bytes of weights that are where they are computed with, and of how many; 0 outside of [`LoadPhase::Weights`].
+    pub done: u64,
+    /// All of them.
+    pub total: u64,
+}
+
+/// What is being done while a model is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoadPhase {
+    /// The file is opened and compared with what a model has.
+    #[default]
+    Checking,
+    /// The tokenizer is made.
+    Tokenizer,
+    /// The weights go to the device.
+    Weights,
+    /// The rest: the page store, the engine.
+    Starting,
+}
+
+impl Loading {
+    /// How much of the work is done, 0 to 1. The weights are most of it.
+    pub fn part(&self) -> f32 {
+        match self.phase {
+            LoadPhase::Checking => 0.0,
+            LoadPhase::Tokenizer => 0.02,
+            LoadPhase::Weights => 0.05 + 0.9 * (self.done as f64 / self.total.max(1) as f64) as f32,
+            LoadPhase::Starting => 0.95,
+        }
+    }
+}
+
+impl LoadPhase {
+    /// One word.
+    pub fn name(self) -> &'static str {
+        match self {
+            LoadPhase::Checking => "checking",
+            LoadPhase::Tokenizer => "tokenizer",
+            LoadPhase::Weights => "weights",
+            LoadPhase::Starting => "starting",
+        }
+    }
+}
+
 impl<B: Ops> LoadedModel<B> {
     /// Loads a model onto a backend. Without a `profile` the file decides.
     ///
@@ -57,11 +106,11 @@ impl<B: Ops> LoadedModel<B> {
     ///
     /// If the file is not a model of ours, its tokenizer cannot be used, or the backend has no room.
     pub fn load(ops: B, gguf: &Gguf, profile: Option<Profile>) -> Result<Self, OpenError> {
-        LoadedModel::load_watched(ops, gguf, profile, &|_| {})
+        LoadedModel::load_watched(ops, gguf, profile, &|_: Loading| {})
     }
 
-    /// The same, for somebody who wants to know how far it is: `progress` hears a number from 0 to 1 after each part
-    /// of the work. The weights are one part, and most of the work where they are copied to a device.
+    /// The same, for somebody who wants to know how far it is: `progress` hears it at the beginning of each part of the
+    /// work, and after each matrix.
     ///
     /// # Errors
     ///
@@ -70,15 +119,17 @@ impl<B: Ops> LoadedModel<B> {
         ops: B,
         gguf: &Gguf,
         profile: Option<Profile>,
-        progress: &dyn Fn(f32),
+        progress: &dyn Fn(Loading),
     ) -> Result<Self, OpenError> {
+        let part = |phase| progress(Loading { phase, ..Loading::default() });
+        part(LoadPhase::Checking);
         let checked = model::load::check(gguf)?;
-        progress(0.05);
+        part(LoadPhase::Tokenizer);
         let tokenizer = Arc::new(Tokenizer::new(vocabulary(gguf.metadata())?)?);
         let warnings = warnings(gguf, &checked.unused, &tokenizer);
-        progress(0.1);
-        let model = model::load(&ops, gguf)?;
-        progress(0.9);
+        let weights = |done, total| progress(Loading { phase: LoadPhase::Weights, done, total });
+        let model = model::load_watched(&ops, gguf, &weights)?;
+        part(LoadPhase::Starting);
         gguf.check_unchanged()?;
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));
         let name = name(gguf);

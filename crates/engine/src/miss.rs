@@ -19,6 +19,39 @@ pub enum Miss {
     },
     /// More was read before, but it was evicted to make room.
     Evicted,
+    /// The prompt is too short to have anything in common with another one that is worth keeping.
+    TooShort,
+    /// More of this text was read before, but in other tokens, and the prompt was given as tokens.
+    Incompatible,
+}
+
+/// Where the known part of a prompt came from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum CacheSource {
+    /// Nothing was known.
+    #[default]
+    Nothing,
+    /// Memory: a conversation goes on, or another one begins with the same.
+    Memory,
+    /// Memory: from inside of a conversation, which goes on differently from there or is answered once more.
+    Rewind,
+    /// The page store, a folder of this machine.
+    Disk,
+    /// The page store, a bucket.
+    Remote,
+}
+
+impl CacheSource {
+    /// One of a few words, for clients.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheSource::Nothing => "none",
+            CacheSource::Memory => "memory",
+            CacheSource::Rewind => "memory-rewind",
+            CacheSource::Disk => "disk",
+            CacheSource::Remote => "remote",
+        }
+    }
 }
 
 impl Miss {
@@ -30,6 +63,8 @@ impl Miss {
             Miss::Differs => "differs",
             Miss::NoCheckpoint { .. } => "no_checkpoint",
             Miss::Evicted => "evicted",
+            Miss::TooShort => "too_short",
+            Miss::Incompatible => "incompatible",
         }
     }
 }
@@ -47,6 +82,8 @@ impl fmt::Display for Miss {
                 )
             }
             Miss::Evicted => write!(f, "what was read before was evicted"),
+            Miss::TooShort => write!(f, "it is too short for anything of it to be kept"),
+            Miss::Incompatible => write!(f, "what was read before has the same text in other tokens"),
         }
     }
 }

@@ -1,7 +1,8 @@
 //! From tokens to a message: what the chat protocol makes of them, or plain text.
 
+use crate::generate::Part;
 use crate::sampler::Freedom;
-use text::reply::{Finish, FinishReason};
+use text::reply::{Finish, FinishReason, SamplingState};
 use text::{Event, Reply, ReplyOptions, ReplyParser, StopStrings, Tokenizer, Utf8Stream};
 
 /// How to read what the model writes.
@@ -42,6 +43,15 @@ impl Reader {
     /// Whether what comes next is reasoning.
     pub(crate) fn is_reasoning(&self) -> bool {
         matches!(self, Reader::Chat(parser) if parser.is_reasoning())
+    }
+
+    /// What the next token is a part of.
+    pub(crate) fn part(&self) -> Part {
+        match self {
+            Reader::Chat(parser) if parser.is_reasoning() => Part::Reasoning,
+            Reader::Chat(parser) if parser.sampling_state() != SamplingState::Outside => Part::Call,
+            _ => Part::Content,
+        }
     }
 
     /// Takes a token and says what it adds.

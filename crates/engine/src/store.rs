@@ -154,6 +154,11 @@ impl PageStore {
         Ok(PageStore(Arc::new(Handle { shared, thread: Mutex::new(Some(thread)) })))
     }
 
+    /// Whether it is elsewhere than in a folder of this machine.
+    pub fn is_remote(&self) -> bool {
+        self.0.shared.shelf.is_remote()
+    }
+
     /// The key of no tokens: parent of all first pages.
     pub fn root(&self) -> PageKey {
         self.0.shared.codec.root()
@@ -321,6 +326,7 @@ impl PageStore {
             bytes: index.bytes(),
             limit: shared.options.limit,
             waiting: shared.queue.bytes(),
+            is_remote: self.is_remote(),
             ..shared.counters.read()
         }
     }

@@ -3,8 +3,8 @@
 use cpu::Cpu;
 use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
-    Engine, EngineOptions, Form, Job, JobEvent, JobPrompt, LoadedModel, Miss, Priority, Reply, Request,
-    Sampling, Session, SlotAction, SlotError,
+    CacheSource, Engine, EngineOptions, Form, Job, JobEvent, JobPrompt, LoadedModel, Miss, Priority, Reply,
+    Request, Sampling, Session, SlotAction, SlotError,
 };
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
@@ -134,6 +134,45 @@ fn an_edited_message_is_read_from_where_it_begins() {
     check(&engine, &loaded, &inside, 992, Some(Miss::NoCheckpoint { common }));
 }
 
+#[test]
+fn a_reply_says_where_its_prompt_came_from_and_why_not_more() {
+    let loaded = load();
+    let engine = engine(&loaded, None);
+    let check = |prompt: &[u32], source, miss| {
+        let reply = ask(&engine, &loaded, prompt);
+        assert_eq!((reply.stats.source, reply.stats.miss), (source, miss));
+        reply
+    };
+    let system = words(1, 60);
+    let prompt = conversation(&loaded, &[&system, &words(2, 20)]);
+    let reply = check(&prompt, CacheSource::Nothing, Some(Miss::New));
+    check(&prompt, CacheSource::Rewind, None);
+    let mut next = prompt.clone();
+    go_on(&loaded, &mut next, &reply, &words(3, 30));
+    check(&next, CacheSource::Memory, Some(Miss::Beyond));
+    check(&conversation(&loaded, &[&system, &words(9, 20)]), CacheSource::Memory, Some(Miss::Differs));
+    check(&words(5, 9), CacheSource::Nothing, Some(Miss::TooShort));
+    let cache = engine.status().cache;
+    assert!(cache.tail_bytes > 0 && cache.page_bytes + cache.tail_bytes == cache.bytes, "{cache:?}");
+}
+
+#[test]
+fn a_bucket_is_another_source_than_a_folder() {
+    let loaded = load();
+    let objects: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let store = || {
+        let codec = Codec::new(&loaded.model.config, KvFormat::F16, loaded.model.fingerprint);
+        let place = Place::Objects(objects.clone(), "there".into());
+        PageStore::open(&place, codec, StoreOptions::default()).unwrap()
+    };
+    let prompt = words(1, 100);
+    let first = engine_over(&loaded, store(), None);
+    ask(&first, &loaded, &prompt);
+    first.shutdown(Duration::ZERO);
+    let stats = ask(&engine_over(&loaded, store(), None), &loaded, &prompt).stats;
+    assert_eq!((stats.source, stats.fetched), (CacheSource::Remote, 99));
+}
+
 /// Sixteen agents that begin at once with the same instructions: one reads them, the others wait for it.
 #[test]
 fn instructions_are_read_once() {
@@ -224,6 +263,8 @@ fn text_in_another_spelling_is_recognised() {
         panic!("the tiny vocabulary has merges");
     }
     assert!(reply.stats.prompt.cached >= spelled.len(), "{:?}", reply.stats);
+    let in_tokens = [&[user(&loaded)], &usual[..]].concat();
+    assert_eq!(ask(&engine, &loaded, &in_tokens).stats.miss, Some(Miss::Incompatible));
     let spelled_on = [&tokens[..], &tokenizer.encode("And so on.")].concat();
     assert_eq!(reply.tokens, fresh(&loaded, &spelled_on));
 }
@@ -358,11 +399,16 @@ fn what_was_evicted_comes_back_from_the_store() {
         assert!(store.settle(Duration::from_secs(60)));
     }
     assert!(engine.status().cache.evicted > 0);
+    let mut from_disk = 0;
     for prompt in &prompts {
         let reply = ask(&engine, &loaded, prompt);
         assert!(reply.stats.prompt.cached >= PAGE, "{:?}", reply.stats);
+        let is_from_disk = reply.stats.source == CacheSource::Disk;
+        assert_eq!(is_from_disk, reply.stats.fetched > 0, "{:?}", reply.stats);
+        from_disk += usize::from(is_from_disk);
         assert!(store.settle(Duration::from_secs(60)));
     }
+    assert!(from_disk > 0);
     assert_eq!(ask(&engine, &loaded, &prompts[0]).tokens, fresh(&loaded, &prompts[0]));
 }
 

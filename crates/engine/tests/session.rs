@@ -278,3 +278,23 @@ fn what_happens_is_told_in_order() {
     assert_eq!(got.unwrap().stats.prompt.computed, 420);
     assert_eq!(prefill, [(0, 420), (200, 420), (400, 420), (420, 420)]);
 }
+
+/// Whoever waits for a model sees each matrix come.
+#[test]
+fn loading_can_be_watched() {
+    let file =
+        std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens/mini-bf16.gguf");
+    let gguf = gguf::Gguf::open(&file).unwrap();
+    let seen = std::cell::RefCell::new(Vec::new());
+    let watch = |loading: engine::Loading| seen.borrow_mut().push(loading);
+    engine::LoadedModel::load_watched(cpu::Reference, &gguf, None, &watch).unwrap();
+    let seen = seen.into_inner();
+    assert!(seen.is_sorted_by_key(|loading| loading.part()), "{seen:?}");
+    assert!(seen.len() > 20, "{seen:?}");
+    let weights = |loading: &&engine::Loading| loading.phase == engine::LoadPhase::Weights;
+    let last = seen.iter().rfind(weights).unwrap();
+    let matrices = gguf.tensors().filter(|tensor| tensor.dims.len() > 1);
+    assert_eq!(last.done, last.total);
+    assert!(last.total <= matrices.map(|tensor| tensor.bytes).sum() && last.total > 0);
+    assert_eq!(seen.last().map(|loading| loading.phase), Some(engine::LoadPhase::Starting));
+}

@@ -59,6 +59,10 @@ impl Ops for Gpu {
     type Picks = Picks;
     type Routes = Routes;
 
+    fn scratch(&self) -> u64 {
+        self.memory()[2]
+    }
+
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {
         matrix::upload(&self.0, matrix)
     }

@@ -182,6 +182,10 @@ impl<H: Host> Ops for Hybrid<H> {
     type Picks = Picks<H>;
     type Routes = Routes;
 
+    fn scratch(&self) -> u64 {
+        self.gpu.scratch() + self.host.scratch()
+    }
+
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {
         Ok(Matrix::new(match self.split.has_tensor(&matrix.name) {
             true => Sided::Gpu(self.gpu.matrix(matrix)?),

@@ -16,6 +16,7 @@ use crate::weights::{
 };
 use gguf::{Gguf, TensorInfo, TensorType};
 use quants::Format;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -274,7 +275,21 @@ fn read_i32(bytes: &[u8]) -> impl Iterator<Item = i32> + '_ {
 ///
 /// As [`check`], or if the backend has no room.
 pub fn load<B: Ops>(ops: &B, gguf: &Gguf) -> Result<Model<B>, LoadError> {
-    let loader = Loader { ops, file: check(gguf)? };
+    load_watched(ops, gguf, &|_, _| {})
+}
+
+/// The same, for somebody who wants to know how far it is.
+///
+/// - `watch`: hears after each matrix how many bytes of matrices the backend has taken, and of how many
+///
+/// # Errors
+///
+/// As [`load`].
+pub fn load_watched<B: Ops>(ops: &B, gguf: &Gguf, watch: &dyn Fn(u64, u64)) -> Result<Model<B>, LoadError> {
+    let file = check(gguf)?;
+    let matrices = file.tensors.values().filter(|(tensor, _)| tensor.kind == Kind::Matrix);
+    let total = matrices.map(|(_, info)| info.bytes).sum();
+    let loader = Loader { ops, file, taken: Cell::new(0), total, watch };
     let config = &loader.file.config;
     let layers = (0..config.layers()).map(|i| loader.layer(i, config.ratios[i])).collect::<Result<_, _>>()?;
     let output = Arc::new(loader.matrix("output")?);
@@ -312,6 +327,10 @@ pub fn fingerprint(gguf: &Gguf) -> [u8; 32] {
 struct Loader<'a, B: Ops> {
     ops: &'a B,
     file: Checked<'a>,
+    /// Bytes of matrices that the backend has taken, and all of them.
+    taken: Cell<u64>,
+    total: u64,
+    watch: &'a dyn Fn(u64, u64),
 }
 
 impl<B: Ops> Loader<'_, B> {
@@ -332,7 +351,11 @@ impl<B: Ops> Loader<'_, B> {
             cols,
             bytes: self.file.gguf.data(info),
         };
-        self.ops.matrix(matrix).map_err(|error| LoadError::Device { name: tensor.name.clone(), error })
+        let taken = self.ops.matrix(matrix);
+        self.taken.set(self.taken.get() + info.bytes);
+        // A matrix that is used in two places is taken twice.
+        (self.watch)(self.taken.get().min(self.total), self.total);
+        taken.map_err(|error| LoadError::Device { name: tensor.name.clone(), error })
     }
 
     fn vector(&self, name: &str) -> Result<B::Array, LoadError> {

@@ -52,6 +52,11 @@ pub trait Ops: Sized + Send + Sync {
 
     // ----- taking over weights, moving data to and from the host -----
 
+    /// Bytes that the device keeps for values between operations, as far as it counts them.
+    fn scratch(&self) -> u64 {
+        0
+    }
+
     /// Takes over a weight matrix.
     ///
     /// # Errors

@@ -11,10 +11,11 @@ use crate::responses::store::ResponseStore;
 use crate::slots::Checkpoints;
 use crate::speaker::{Speaker, draining};
 use crate::trace::Trace;
+use engine::Loading;
 use std::collections::HashMap;
 use std::io;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,8 +38,8 @@ pub struct Shared {
     speaker: OnceLock<Arc<dyn Speaker>>,
     load_error: OnceLock<String>,
     backend: OnceLock<String>,
-    /// How much of the model is loaded, in thousandths.
-    loaded: AtomicU32,
+    /// How far the loading of the model is.
+    loading: Mutex<Loading>,
     begun: Instant,
     /// Names that clients gave saved conversations.
     pub(crate) checkpoints: Mutex<Checkpoints>,
@@ -74,7 +75,7 @@ impl App {
             speaker: OnceLock::new(),
             load_error: OnceLock::new(),
             backend: OnceLock::new(),
-            loaded: AtomicU32::new(0),
+            loading: Mutex::default(),
             begun: Instant::now(),
             checkpoints: Mutex::default(),
             prompts: Mutex::default(),
@@ -113,9 +114,9 @@ impl App {
         assert!(self.speaker.set(speaker).is_ok(), "a model is loaded once");
     }
 
-    /// So much of the model is loaded, 0 to 1.
-    pub fn progress(&self, part: f32) {
-        self.loaded.store((part.clamp(0.0, 1.0) * 1000.0) as u32, Ordering::Relaxed);
+    /// So far is the loading of the model.
+    pub fn progress(&self, loading: Loading) {
+        *self.loading.lock().unwrap_or_else(PoisonError::into_inner) = loading;
     }
 
     /// On what the model is computed, for people.
@@ -165,14 +166,14 @@ impl Shared {
         self.speaker.get().is_none() && self.load_error.get().is_none()
     }
 
-    /// How much of the model is loaded, 0 to 1.
-    pub fn load_progress(&self) -> f32 {
-        self.loaded.load(Ordering::Relaxed) as f32 / 1000.0
+    /// How far the loading of the model is.
+    pub fn load_progress(&self) -> Loading {
+        *self.loading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How long loading will take, by how long it has taken so far; two seconds as long as that says nothing.
     fn load_rest(&self) -> Duration {
-        let part = f64::from(self.load_progress());
+        let part = f64::from(self.load_progress().part());
         if part < 0.05 {
             return Duration::from_secs(2);
         }

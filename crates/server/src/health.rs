@@ -52,7 +52,12 @@ fn not_ready(app: &Shared, error: &ApiError) -> Value {
         body["status"] = json!("draining");
     } else if app.is_loading() {
         body["status"] = json!("loading");
-        body["progress"] = json!(app.load_progress());
+        let loading = app.load_progress();
+        body["progress"] = json!(loading.part());
+        body["phase"] = json!(loading.phase.name());
+        if loading.total > 0 {
+            body["weights"] = json!({ "done": loading.done, "total": loading.total });
+        }
     }
     body
 }

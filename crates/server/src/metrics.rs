@@ -61,9 +61,6 @@ struct Counters {
     constraints: Histogram,
     prompt_tokens: AtomicU64,
     cached_tokens: AtomicU64,
-    reasoning_tokens: AtomicU64,
-    text_tokens: AtomicU64,
-    tool_tokens: AtomicU64,
     tool_calls: [AtomicU64; 4],
     running: AtomicU64,
 }
@@ -146,9 +143,6 @@ impl Run {
         counters.whole.record(self.begun.elapsed());
         add(&counters.prompt_tokens, usage.prompt);
         add(&counters.cached_tokens, usage.cached);
-        add(&counters.reasoning_tokens, usage.reasoning);
-        let rest = usage.output - usage.reasoning.min(usage.output);
-        add(if message.tool_calls.is_empty() { &counters.text_tokens } else { &counters.tool_tokens }, rest);
         let length = matches!(end, End::MaxTokens | End::ContextFull);
         add(&counters.finished[usize::from(length)], 1);
         let has = |repairs: &[Repair]| repairs.iter().any(|repair| message.recovered.contains(repair));

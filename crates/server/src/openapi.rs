@@ -424,8 +424,22 @@ pub struct Health {
     status: String,
     /// How much of the model is loaded, 0 to 1.
     progress: Option<f32>,
+    /// What is done for that: `checking`, `tokenizer`, `weights` or `starting`.
+    phase: Option<String>,
+    /// Bytes of weights that are in their place, while they are brought there.
+    weights: Option<LoadedBytes>,
     /// What is wrong.
     reason: Option<String>,
+}
+
+/// Bytes of a part of the work.
+#[derive(ToSchema)]
+#[allow(dead_code)]
+pub struct LoadedBytes {
+    /// So many are done.
+    done: u64,
+    /// Of so many.
+    total: u64,
 }
 
 /// What to do with the last conversation of a slot.

@@ -139,10 +139,10 @@ pub struct Timings {
     pub draft_n: usize,
     /// Of these, the ones that were right.
     pub draft_accepted_n: usize,
-    /// Where the cached part came from.
+    /// Where the cached part came from: `none`, `memory`, `memory-rewind`, `disk` or `remote`.
     pub cache_source: &'static str,
-    /// Why not more of the prompt was cached: `new`, `beyond`, `differs`, `no_checkpoint`, `evicted`; nothing if
-    /// all of it was.
+    /// Why not more of the prompt was cached: `new`, `beyond`, `differs`, `no_checkpoint`, `evicted`,
+    /// `too_short`, `incompatible`; nothing if all of it was.
     pub cache_miss: Option<&'static str>,
 }
 
@@ -163,11 +163,7 @@ impl Timings {
             ttft_ms: first_token.map_or(0.0, ms),
             draft_n: 0,
             draft_accepted_n: 0,
-            cache_source: match (usage.cached, stats.fetched) {
-                (0, _) => "none",
-                (_, 0) => "memory",
-                _ => "disk",
-            },
+            cache_source: stats.source.name(),
             cache_miss: miss.map(Miss::name),
         }
     }

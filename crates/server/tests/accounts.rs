@@ -4,7 +4,7 @@ mod common;
 
 use axum::http::StatusCode;
 use common::*;
-use engine::Refusal;
+use engine::{CacheSource, Refusal};
 use serde_json::{Map, Value, json};
 use server::Options;
 use std::sync::Arc;
@@ -27,12 +27,18 @@ fn number(value: &Value, pointer: &str) -> u64 {
 async fn usage_adds_up_in_every_api() {
     let said = "Hm.</think>Hello";
     let hi = json!([{ "role": "user", "content": "Hi" }]);
-    for (cached, fetched, source) in
-        [(0, 0, "none"), (3, 0, "memory"), (3, 2, "disk"), (usize::MAX, 0, "memory")]
-    {
+    for (cached, source) in [
+        (0, CacheSource::Nothing),
+        (3, CacheSource::Memory),
+        (3, CacheSource::Rewind),
+        (3, CacheSource::Disk),
+        (3, CacheSource::Remote),
+        (usize::MAX, CacheSource::Memory),
+    ] {
         let script = Script::new([Line::new(said)]);
         *script.cached.lock().unwrap() = cached;
-        *script.fetched.lock().unwrap() = fetched;
+        *script.source.lock().unwrap() = source;
+        let source = source.name();
         let app = app(&script, Options::default());
         let sampled = script.vocabulary().encode_trusted(said).len() as u64 + 1;
         let reasoning = script.vocabulary().encode_trusted("Hm.</think>").len() as u64;

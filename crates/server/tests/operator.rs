@@ -5,9 +5,9 @@ mod common;
 use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode};
 use common::*;
-use engine::service::{ActiveJob, Phase, SlotStatus};
+use engine::service::{ActiveJob, CacheStatus, Phase, SlotStatus};
 use engine::store::StoreStats;
-use engine::{Priority, SlotAction, Status};
+use engine::{LoadPhase, Loading, Priority, SlotAction, Status};
 use http_body_util::BodyExt;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName};
@@ -165,6 +165,31 @@ async fn the_page_store_is_in_the_metrics() {
     ] {
         assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
     }
+    // A bucket is another source.
+    *script.store.lock().unwrap() = Some(StoreStats { is_remote: true, ..StoreStats::default() });
+    {
+        let mut status = script.status.lock().unwrap();
+        let totals = &mut status.totals;
+        (totals.prompt_tokens, totals.cached_tokens, totals.fetched_tokens) = (100, 90, 70);
+        (totals.written_tokens, totals.reasoning_tokens, totals.call_tokens) = (50, 20, 10);
+        status.cache = CacheStatus { bytes: 100, page_bytes: 50, tail_bytes: 30, ..CacheStatus::default() };
+        status.scratch = 7;
+    }
+    let text = read().await;
+    for line in [
+        "ds4_prompt_tokens_total{source=\"memory\"} 20",
+        "ds4_prompt_tokens_total{source=\"disk\"} 0",
+        "ds4_prompt_tokens_total{source=\"remote\"} 70",
+        "ds4_prefix_cache_queries_tokens_total{tier=\"remote\"} 80",
+        "ds4_prefix_cache_hit_tokens_total{tier=\"remote\"} 70",
+        "ds4_generated_tokens_total{phase=\"reasoning\"} 20",
+        "ds4_generated_tokens_total{phase=\"text\"} 20",
+        "ds4_generated_tokens_total{phase=\"tool\"} 10",
+        "ds4_memory_bytes{kind=\"kv_active\"} 20",
+        "ds4_memory_bytes{kind=\"scratch\"} 7",
+    ] {
+        assert!(text.lines().any(|it| it == line), "{line} is not in {text}");
+    }
 }
 
 /// On their own address metrics are for whoever reaches it, under any name; elsewhere they need the key then.
@@ -252,12 +277,15 @@ async fn json_of(app: &axum::Router, path: &str) -> (StatusCode, Value) {
 async fn probes_are_told_what_is_the_matter() {
     let shared = App::loading(Options::default()).unwrap();
     let app = server::router(shared.clone());
-    shared.progress(0.42);
+    assert_eq!(json_of(&app, "/health").await.1["phase"], "checking");
+    shared.progress(Loading { phase: LoadPhase::Weights, done: 10 << 30, total: 40 << 30 });
     let (status, said) = json_of(&app, "/health").await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((&said["status"], &said["error"]["message"]), (&json!("loading"), &json!("Loading model")));
     assert_eq!(said["error"]["type"], "unavailable_error");
-    assert!((said["progress"].as_f64().unwrap() - 0.42).abs() < 1e-3, "{said}");
+    assert!((said["progress"].as_f64().unwrap() - 0.275).abs() < 1e-6, "{said}");
+    assert_eq!(said["phase"], "weights");
+    assert_eq!(said["weights"], json!({ "done": 10u64 << 30, "total": 40u64 << 30 }));
     let refused = send(&app, post(CHAT, &hi())).await;
     assert_eq!(refused.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(refused.headers().contains_key("retry-after"));

@@ -1,8 +1,8 @@
 //! Where a prompt can start: at the end of the longest part of it that was read before and from which one can go
 //! on.
 
-use super::{Cache, Spelling};
-use crate::miss::Miss;
+use super::{Cache, Kept, Spelling, TailKind};
+use crate::miss::{CacheSource, Miss};
 use model::{Config, KvFormat, Ops, PAGE, Page, PageKey, Tail, Timeline};
 use std::sync::Arc;
 
@@ -18,6 +18,8 @@ pub(crate) struct Found<B: Ops> {
     pub(crate) next: usize,
     /// The whole prompt, its known part in the spelling in which it is known.
     pub(crate) tokens: Vec<u32>,
+    /// Where that part came from.
+    pub(crate) source: CacheSource,
     /// Why not more was found; `None` if nothing but the last token is left to read.
     pub(crate) miss: Option<Miss>,
 }
@@ -62,7 +64,11 @@ impl<B: Ops> Cache<B> {
         let known = known.chain(tail.iter().flat_map(|(_, tail)| tail.tokens())).take(best.cached);
         let tokens = known.chain(&prompt.tokens()[best.next..]).copied().collect();
         let miss = (best.next + 1 < prompt.len()).then(|| {
-            if common > best.cached {
+            if prompt.len() <= ALIKE {
+                Miss::TooShort
+            } else if !any_spelling && self.search(prompt, true).best.next >= best.next + RESPELL {
+                Miss::Incompatible
+            } else if common > best.cached {
                 Miss::NoCheckpoint { common }
             } else if self.was_evicted(prompt, &best) {
                 Miss::Evicted
@@ -74,7 +80,17 @@ impl<B: Ops> Cache<B> {
                 Miss::Beyond
             }
         });
-        Found { pages, tail, keys, cached: best.cached, next: best.next, tokens, miss }
+        let is_inside = |kept: &Kept<B>| match kept.kind {
+            TailKind::Inside | TailKind::LastTurn => true,
+            TailKind::End => best.cached < kept.tail.position(),
+            TailKind::System => false,
+        };
+        let source = match kept {
+            _ if best.cached == 0 => CacheSource::Nothing,
+            Some(kept) if is_inside(kept) => CacheSource::Rewind,
+            _ => CacheSource::Memory,
+        };
+        Found { pages, tail, keys, cached: best.cached, next: best.next, tokens, source, miss }
     }
 
     /// Tokens of the prompt that would be left to read.

@@ -174,10 +174,12 @@ fn search(store: &PageStore, tokenizer: &Tokenizer, query: &Query) -> Option<Pla
                 continue; // its end is a tail of its own
             }
             let low = entry.tokens.len().saturating_sub(entry.slack);
-            let joint = query.prompt.joint(at, &spelling, common);
+            // One token has to be left to read.
+            let joint = (low..=common).rev().find_map(|most| {
+                query.prompt.joint(at, &spelling, most).filter(|&(_, next)| next < query.prompt.len())
+            });
             if let Some((joint, next)) = joint
                 && joint >= low
-                && next < query.prompt.len()
                 && best.as_ref().is_none_or(|best| next > best.next)
             {
                 best = Some(Place { entry, next });

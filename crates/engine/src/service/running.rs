@@ -6,7 +6,7 @@ use super::share::Want;
 use super::status::{ActiveJob, Phase};
 use super::stops::{STOP_SLACK, Stop};
 use crate::cache::{Found, TailKind};
-use crate::generate::{Event, Finish, Stats, Step, Writer};
+use crate::generate::{Event, Finish, Part, Stats, Step, Writer};
 use model::ops::Leaders;
 use model::{Entry, Ops, PAGE, PageKey, Timeline, Wanted};
 use std::collections::VecDeque;
@@ -70,9 +70,9 @@ impl<'m, B: Ops> Running<'m, B> {
         writer: Writer<'m>,
         slot: usize,
     ) -> Self {
-        let Found { tokens, keys, miss, .. } = found;
+        let Found { tokens, keys, source, miss, .. } = found;
         let (cached, started) = (timeline.len(), Instant::now());
-        let mut stats = Stats { miss, queued: started - job.submitted, ..Stats::default() };
+        let mut stats = Stats { source, miss, queued: started - job.submitted, ..Stats::default() };
         (stats.prompt.cached, stats.prompt.computed) = (cached, tokens.len() - cached);
         let prompt = tokens.len();
         stats.fetched = job.fetched(cached);
@@ -250,6 +250,11 @@ impl<'m, B: Ops> Running<'m, B> {
     /// Tokens written so far.
     pub(super) fn written(&self) -> usize {
         self.writer.tokens().len()
+    }
+
+    /// How many of them are of a kind.
+    pub(super) fn written_of(&self, part: Part) -> usize {
+        self.writer.written_of(part)
     }
 
     /// Tells the caller the end; what was read remains.

@@ -69,6 +69,8 @@ pub struct Status {
     /// Since when the worker does what it does now; `None` if it waits for something to do. A forward pass takes
     /// seconds at most, so long ago means that it is stuck.
     pub busy_since: Option<Instant>,
+    /// Bytes that the device keeps for values between operations, as far as it counts them.
+    pub scratch: u64,
     /// When the last forward pass ended.
     pub last_step: Option<SystemTime>,
     /// What the device said, if it failed and has not worked since.
@@ -174,6 +176,10 @@ pub struct Totals {
     pub computed_tokens: u64,
     /// Tokens written.
     pub written_tokens: u64,
+    /// Of them, those of reasoning.
+    pub reasoning_tokens: u64,
+    /// Of them, those of calls: their markup, names and arguments.
+    pub call_tokens: u64,
     /// Started jobs of which the whole prompt was known but its last token.
     pub hits: u64,
     /// The other started jobs, by reason: see [`Totals::misses_by_reason`].
@@ -181,7 +187,8 @@ pub struct Totals {
 }
 
 /// Names of the reasons, in the order of the counters.
-const MISSES: [&str; 5] = ["new", "beyond", "differs", "no_checkpoint", "evicted"];
+const MISSES: [&str; 7] =
+    ["new", "beyond", "differs", "no_checkpoint", "evicted", "too_short", "incompatible"];
 
 impl Totals {
     /// How many jobs had to read (a part of) their prompt for which reason; see [`Miss::name`].
@@ -206,7 +213,11 @@ pub struct CacheStatus {
     pub tails: usize,
     /// Bytes of all cached rows, those in use included.
     pub bytes: u64,
-    /// Of which so many are in use by active jobs.
+    /// Of which so many are pages that are kept.
+    pub page_bytes: u64,
+    /// And so many are tails that are kept. The rest are the unfinished pages of active jobs.
+    pub tail_bytes: u64,
+    /// Of all bytes, those that are in use by active jobs.
     pub in_use: u64,
     /// Bytes that active jobs may still need.
     pub reserved: u64,

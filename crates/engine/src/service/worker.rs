@@ -19,8 +19,9 @@ use super::status::{CacheStatus, SlotStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
 use crate::cache::{Cache, Evicted, Found, TailKind};
 use crate::fetch_logits::{Fetched as FetchedLogits, Logits, fetch_logits};
-use crate::generate::{Finish, ReplyError, Stats, Writer};
+use crate::generate::{Finish, Part, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
+use crate::miss::CacheSource;
 use crate::pace::Pace;
 use crate::store::{PageStore, Saved};
 use model::{BatchError, Ops, PageKey, Tap, forward};
@@ -287,7 +288,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
     /// Starts waiting jobs while there is room.
     fn admit(&mut self) {
         while self.active.len() < self.settings.sessions {
-            let Some((job, found)) = self.next_job() else { return };
+            let Some((job, mut found)) = self.next_job() else { return };
             let Some(writer) = self.writer(&job, &found.tokens) else { continue };
             self.cache.touch(&found);
             if let Some(home) = job.affinity.and_then(|name| self.homes.visit(name)) {
@@ -297,6 +298,10 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             self.totals.prompt_tokens += found.tokens.len() as u64;
             self.totals.cached_tokens += found.cached as u64;
             self.totals.fetched_tokens += job.fetched(found.cached) as u64;
+            if job.fetched(found.cached) > 0 {
+                let is_remote = self.store.as_ref().is_some_and(|(store, _)| store.is_remote());
+                found.source = if is_remote { CacheSource::Remote } else { CacheSource::Disk };
+            }
             let LoadedModel { ops, model, .. } = self.loaded;
             let timeline = found.timeline(ops, &model.config, self.settings.kv);
             let user = self.loaded.tokenizer.marker_id(Marker::User);
@@ -349,7 +354,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             let tokens = job.reserved.max(job.timeline.len());
             self.ledger.need(tokens, job.timeline.pages().len())
         };
-        self.cache.memory().1 + self.active.iter().map(promised).sum::<u64>()
+        self.cache.memory().shared + self.active.iter().map(promised).sum::<u64>()
     }
 
     /// A writer for a job. Its request was checked, so `None`, of which the caller is told, is our fault.
@@ -451,13 +456,18 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let mut ends = Vec::new();
         for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
             let mine: Vec<Row<'_>> = logits.by_ref().take(job.asked()).collect();
-            let before = job.written();
+            let written =
+                |job: &Running<'_, B>| [Part::Reasoning, Part::Call].map(|part| job.written_of(part));
+            let (before, parts_before) = (job.written(), written(job));
             let done = job.timeline.len();
             let read = done.min(job.prompt) - (done - n).min(job.prompt);
             self.totals.computed_tokens += read as u64;
             let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
             self.totals.written_tokens += (job.written() - before) as u64;
+            let parts = written(job);
+            self.totals.reasoning_tokens += (parts[0] - parts_before[0]) as u64;
+            self.totals.call_tokens += (parts[1] - parts_before[1]) as u64;
             ends.extend(end.map(|end| (at, end)));
             keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), job);
         }
@@ -567,7 +577,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
 
     /// Forgets what was read before, as far as memory is short.
     fn make_room(&mut self) {
-        let used = self.cache.memory().0 + self.active.iter().map(Running::tail_memory).sum::<u64>();
+        let used = self.cache.memory().all() + self.active.iter().map(Running::tail_memory).sum::<u64>();
         let excess = used.saturating_sub(self.ledger.limit());
         if excess > 0 {
             let evicted = self.cache.free(excess);
@@ -580,7 +590,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
 
     /// If memory is still short, the job that was promised least for what it has ends where it is.
     fn end_one_that_outgrew(&mut self) {
-        let used = self.cache.memory().0 + self.active.iter().map(Running::tail_memory).sum::<u64>();
+        let used = self.cache.memory().all() + self.active.iter().map(Running::tail_memory).sum::<u64>();
         let beyond = |job: &Running<'_, B>| job.timeline.len().saturating_sub(job.reserved);
         let most = (0..self.active.len()).max_by_key(|&at| beyond(&self.active[at]));
         if let Some(at) = most.filter(|&at| used > self.ledger.limit() && beyond(&self.active[at]) > 0) {
@@ -604,14 +614,16 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let Totals { accepted, refused, .. } = board.totals;
         board.totals = Totals { accepted, refused, ..self.totals.clone() };
         board.active = self.active.iter().map(Running::status).collect();
-        let (bytes, shared) = self.cache.memory();
+        let memory = self.cache.memory();
         let tails: u64 = self.active.iter().map(Running::tail_memory).sum();
         board.cache = CacheStatus {
             pages: self.cache.pages(),
             tails: self.cache.tails(),
-            bytes: bytes + tails,
-            in_use: shared + tails,
-            reserved: self.committed().saturating_sub(shared + tails),
+            bytes: memory.all() + tails,
+            page_bytes: memory.pages,
+            tail_bytes: memory.tails,
+            in_use: memory.shared + tails,
+            reserved: self.committed().saturating_sub(memory.shared + tails),
             limit: self.ledger.limit(),
             evicted: self.cache.evicted(),
         };
@@ -623,6 +635,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         });
         board.slots = slots.collect();
         board.reply_tokens = if self.replies.1 > 0.0 { self.replies.0 / self.replies.1 } else { 0.0 };
+        board.scratch = self.loaded.ops.scratch();
         board.last_step = self.last_step;
         board.device_error.clone_from(&self.device_error);
         board.prefill_rate = self.prefill_rate.per_second();

@@ -115,6 +115,11 @@ pub(crate) struct Shelf {
 }
 
 impl Shelf {
+    /// Whether it is elsewhere than in a folder.
+    pub(crate) fn is_remote(&self) -> bool {
+        self.folder.is_none()
+    }
+
     /// Goes to a place. With `make` its folder is made; without, one that is not there is an error.
     pub(crate) fn new(place: &Place, make: bool) -> Result<Shelf, PlaceError> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// What a store has and does, since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct StoreStats {
+    /// Whether it is elsewhere than in a folder of this machine.
+    pub is_remote: bool,
     /// Pages in the store.
     pub pages: u64,
     /// Tails in the store.

@@ -102,25 +102,30 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     page.sample("ds4_prompt_tokens_total", "source=\"computed\"", totals.computed_tokens);
     let from_memory = totals.cached_tokens - totals.fetched_tokens;
     page.sample("ds4_prompt_tokens_total", "source=\"memory\"", from_memory);
-    page.sample("ds4_prompt_tokens_total", "source=\"disk\"", totals.fetched_tokens);
-    page.family("ds4_generated_tokens_total", "counter", "Tokens of finished replies, by what they are.");
-    for (phase, counter) in [
-        ("reasoning", &counters.reasoning_tokens),
-        ("text", &counters.text_tokens),
-        ("tool", &counters.tool_tokens),
+    let store = if status.store.as_ref().is_some_and(|store| store.is_remote) { "remote" } else { "disk" };
+    for source in ["disk", "remote"] {
+        let tokens = if source == store { totals.fetched_tokens } else { 0 };
+        page.sample("ds4_prompt_tokens_total", &format!("source=\"{source}\""), tokens);
+    }
+    page.family("ds4_generated_tokens_total", "counter", "Tokens written so far, by what they are.");
+    for (phase, tokens) in [
+        ("reasoning", totals.reasoning_tokens),
+        ("text", totals.written_tokens - totals.reasoning_tokens - totals.call_tokens),
+        ("tool", totals.call_tokens),
     ] {
-        page.sample("ds4_generated_tokens_total", &format!("phase=\"{phase}\""), get(counter));
+        page.sample("ds4_generated_tokens_total", &format!("phase=\"{phase}\""), tokens);
     }
     page.family("ds4_prefix_cache_queries_tokens_total", "counter", "Tokens looked up in the prefix cache.");
     page.sample("ds4_prefix_cache_queries_tokens_total", "tier=\"memory\"", totals.prompt_tokens);
     if status.store.is_some() {
         // The store is asked for what memory does not have.
         let asked = totals.prompt_tokens - from_memory;
-        page.sample("ds4_prefix_cache_queries_tokens_total", "tier=\"disk\"", asked);
+        page.sample("ds4_prefix_cache_queries_tokens_total", &format!("tier=\"{store}\""), asked);
     }
     page.family("ds4_prefix_cache_hit_tokens_total", "counter", "Tokens found in the prefix cache.");
     page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"memory\"", from_memory);
-    page.sample("ds4_prefix_cache_hit_tokens_total", "tier=\"disk\"", totals.fetched_tokens);
+    let tier = format!("tier=\"{store}\"");
+    page.sample("ds4_prefix_cache_hit_tokens_total", &tier, totals.fetched_tokens);
     page.family(
         "ds4_prefix_miss_total",
         "counter",
@@ -163,13 +168,21 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     page.family(
         "ds4_memory_bytes",
         "gauge",
-        "Memory for weights (the size of the model's files) and cached rows.",
+        "Memory: weights (the size of the model's files), cached rows and what they are made of, arrays kept for reuse.",
     );
-    page.sample("ds4_memory_bytes", "kind=\"weights\"", info.map_or(0, |info| info.bytes));
-    page.sample("ds4_memory_bytes", "kind=\"kv\"", cache.bytes);
-    page.sample("ds4_memory_bytes", "kind=\"kv_in_use\"", cache.in_use);
-    page.sample("ds4_memory_bytes", "kind=\"kv_limit\"", cache.limit);
-    page.sample("ds4_memory_bytes", "kind=\"free\"", cache.limit.saturating_sub(cache.bytes));
+    for (kind, bytes) in [
+        ("weights", info.map_or(0, |info| info.bytes)),
+        ("kv", cache.bytes),
+        ("kv_pages", cache.page_bytes),
+        ("kv_tails", cache.tail_bytes),
+        ("kv_active", cache.bytes.saturating_sub(cache.page_bytes + cache.tail_bytes)),
+        ("kv_in_use", cache.in_use),
+        ("kv_limit", cache.limit),
+        ("free", cache.limit.saturating_sub(cache.bytes)),
+        ("scratch", status.scratch),
+    ] {
+        page.sample("ds4_memory_bytes", &format!("kind=\"{kind}\""), bytes);
+    }
     if let Some(store) = &status.store {
         disk(page, store);
     }

@@ -10,6 +10,8 @@ const MISSES = {
   differs: "it goes on differently from what was read before",
   no_checkpoint: "no state was kept where it departs",
   evicted: "what was read was forgotten to make room",
+  too_short: "it is too short to be kept",
+  incompatible: "the same text was read in other tokens",
 };
 
 let context = 0;

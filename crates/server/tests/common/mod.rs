@@ -8,8 +8,8 @@ use axum::http::{Method, Request, Response, StatusCode};
 use engine::generate::Stats;
 use engine::logprobs::Logprob;
 use engine::{
-    Event, Finish, Form, Job, JobError, JobEvent, JobPrompt, ModelInfo, PageKey, Refusal, Reply, SlotAction,
-    SlotDone, SlotError, Status, Synced,
+    CacheSource, Event, Finish, Form, Job, JobError, JobEvent, JobPrompt, ModelInfo, PageKey, Refusal, Reply,
+    SlotAction, SlotDone, SlotError, Status, Synced,
 };
 use forge::synth::byte_vocab;
 use http_body_util::BodyExt;
@@ -85,7 +85,7 @@ pub struct Script {
     /// Tokens of a prompt that are in the cache.
     pub cached: Mutex<usize>,
     /// Of these, what its page store brought.
-    pub fetched: Mutex<usize>,
+    pub source: Mutex<CacheSource>,
     /// What its page store says.
     pub store: Mutex<Option<engine::store::StoreStats>>,
     /// What it says about itself besides.
@@ -121,7 +121,7 @@ impl Script {
             dropped: Arc::default(),
             said: Arc::default(),
             cached: Mutex::new(0),
-            fetched: Mutex::new(0),
+            source: Mutex::default(),
             store: Mutex::default(),
             status: Mutex::default(),
             actions: Mutex::default(),
@@ -176,7 +176,7 @@ impl Speaker for Script {
             job: job.clone(),
             prompt,
             cached,
-            fetched: *self.fetched.lock().unwrap(),
+            source: *self.source.lock().unwrap(),
             tokenizer: self.tokenizer.clone(),
             events: sender,
             dropped: self.dropped.clone(),
@@ -255,7 +255,7 @@ struct Part {
     job: Job,
     prompt: usize,
     cached: usize,
-    fetched: usize,
+    source: CacheSource,
     tokenizer: Arc<Tokenizer>,
     events: mpsc::UnboundedSender<JobEvent>,
     dropped: Arc<AtomicUsize>,
@@ -349,7 +349,7 @@ impl Part {
         events.into_iter().for_each(|event| self.send(JobEvent::Event(Event::Message(event))));
         let prompt =
             Synced { cached: self.cached, computed: self.prompt - self.cached, elapsed: Duration::ZERO };
-        let stats = Stats { prompt, fetched: self.fetched, ..Stats::default() };
+        let stats = Stats { prompt, source: self.source, ..Stats::default() };
         self.send(JobEvent::Done(Box::new(Reply { message, tokens, finish, stats })));
     }
 }
