@@ -5,6 +5,7 @@
 
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options};
+use model::ops::LeadersAsk;
 use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward, load};
 use std::time::Instant;
 
@@ -30,7 +31,7 @@ fn main() {
     println!(
         "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
          \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"matrix_units\": {}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
-         \"decode_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
+         \"decode_ms\": {:.3}, \"leaders_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
          \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"gap_share\": {:.3}}}",
         plain.device,
         weights / 1e9,
@@ -40,6 +41,7 @@ fn main() {
         plain.prefill,
         1e3 / plain.decode_ms,
         plain.decode_ms,
+        plain.leaders_ms,
         plain.host_ms,
         plain.launches,
         plain.prefill * flops / 1e12,
@@ -90,6 +92,8 @@ struct Report {
     matrices: bool,
     prefill: f64,
     decode_ms: f64,
+    /// The same where only the largest logits are read.
+    leaders_ms: f64,
     host_ms: f64,
     launches: u64,
     /// Of prefill and of decode: name, launches, nanoseconds.
@@ -97,6 +101,8 @@ struct Report {
 }
 
 const TOKENS: usize = 32;
+
+const LEADERS: LeadersAsk = LeadersAsk { margin: 4.0, temperature: 1.0 };
 
 fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
     let gpu = Gpu::open(Options { device: Choice::First, profile, ..Options::default() }).expect("a device");
@@ -120,20 +126,25 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
     gpu.wait().expect("an answer");
     reset(&gpu);
     let launches = gpu.launches();
-    let (mut host, mut all) = (Vec::new(), Vec::new());
-    for token in 0..TOKENS {
+    // The host's time, all with the logits read, and with the largest of them.
+    let [mut host, mut all, mut leading] = [const { Vec::new() }; 3];
+    for token in 0..2 * TOKENS {
         let before = Instant::now();
         let mut batch =
             [Entry { timeline: &mut timeline, tokens: &[token as u32 % 97], wanted: Wanted::Last }];
         let output = forward(&model, &gpu, &mut batch, &mut NoTap).expect("a batch");
+        let logits = output.logits.expect("wanted");
         host.push(1e3 * before.elapsed().as_secs_f64());
-        gpu.read(&output.logits.expect("wanted")).expect("logits");
-        all.push(1e3 * before.elapsed().as_secs_f64());
+        match token % 2 {
+            0 => drop(gpu.read(&logits).expect("logits")),
+            _ => drop(gpu.read_leaders(&logits, &[LEADERS]).expect("leaders")),
+        }
+        [&mut all, &mut leading][token % 2].push(1e3 * before.elapsed().as_secs_f64());
     }
-    [&mut host, &mut all].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
+    [&mut host, &mut all, &mut leading].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
     let decode_ms = all[TOKENS / 2];
     kernels[1] = take(&gpu);
-    let launches = (gpu.launches() - launches) / TOKENS as u64;
+    let launches = (gpu.launches() - launches) / (2 * TOKENS as u64);
     Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
@@ -143,7 +154,8 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
         launch: gpu.launch_seconds().expect("launches"),
         prefill,
         decode_ms,
-        host_ms: host[TOKENS / 2],
+        leaders_ms: leading[TOKENS / 2],
+        host_ms: host[TOKENS],
         launches,
         kernels,
     }

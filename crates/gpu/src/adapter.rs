@@ -139,6 +139,30 @@ pub fn hardware_may_exist() -> bool {
         || ["/dev/dri", "/dev/nvidiactl", "/dev/dxg"].iter().any(|path| std::path::Path::new(path).exists())
 }
 
+/// Whether hardware adds up four products of signed bytes in one instruction. Other devices can do it too, with many
+/// instructions; they had better multiply floats.
+#[cfg(any(target_os = "linux", target_os = "windows"))]
+pub(crate) fn multiplies_bytes(adapter: &wgpu::Adapter) -> bool {
+    // SAFETY: the handles are only asked for facts, while the adapter lives, and the list of structures to fill in
+    // outlives the call.
+    unsafe {
+        let Some(vulkan) = adapter.as_hal::<wgpu::hal::api::Vulkan>() else { return false };
+        let (instance, device) = (vulkan.shared_instance().raw_instance(), vulkan.raw_physical_device());
+        if instance.get_physical_device_properties(device).api_version < ash::vk::API_VERSION_1_3 {
+            return false;
+        }
+        let mut products = ash::vk::PhysicalDeviceShaderIntegerDotProductProperties::default();
+        let mut facts = ash::vk::PhysicalDeviceProperties2::default().push_next(&mut products);
+        instance.get_physical_device_properties2(device, &mut facts);
+        products.integer_dot_product4x8_bit_packed_signed_accelerated == ash::vk::TRUE
+    }
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "windows")))]
+pub(crate) fn multiplies_bytes(_: &wgpu::Adapter) -> bool {
+    false
+}
+
 /// What a kernel of ours binds at most, and how it is launched.
 const BUFFERS: u32 = 12;
 const THREADS: u32 = 256;

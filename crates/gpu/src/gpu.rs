@@ -33,6 +33,9 @@ pub struct Options {
     /// Whether products of many rows, but for those of experts, may use the matrix units that the device has: rows then
     /// meet weights of 8 bits and below in f16, and are summed in f32. Off, until whole models were tested with it.
     pub matrices: bool,
+    /// Whether few rows meet weights of 8 bits and below in 8 bits, as on the CPU. `None`: where the hardware
+    /// multiplies bytes, and only there it is faster.
+    pub bytes: Option<bool>,
     /// The most bytes that a kernel may see of one buffer, where that should be less than the device allows: for
     /// tests of what does not fit.
     pub largest_binding: Option<u64>,
@@ -46,6 +49,7 @@ impl Default for Options {
             profile: false,
             subgroups: true,
             matrices: false,
+            bytes: None,
             largest_binding: None,
         }
     }
@@ -60,6 +64,8 @@ pub struct Abilities {
     pub subgroups: bool,
     /// Whether products of 16 × 16 × 16 in f16, summed in f32, are one operation of a subgroup of 32.
     pub matrices: bool,
+    /// Whether products of few rows with weights of 8 bits and below are made of bytes.
+    pub bytes: bool,
     /// Whether the last workgroup of a launch to come so far can go on with what the others wrote.
     pub merges: bool,
     /// Bytes of memory that a workgroup can have.
@@ -164,6 +170,7 @@ impl Gpu {
             lanes: if subgroups { info.subgroup_min_size } else { 32 },
             subgroups,
             matrices,
+            bytes: subgroups && options.bytes.unwrap_or_else(|| adapter::multiplies_bytes(&adapter)),
             merges: merges && subgroups,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
         };
@@ -338,6 +345,7 @@ impl Inner {
     pub(crate) fn wait(&self, recorder: &mut Recorder) -> Result<(), DeviceError> {
         self.check()?;
         let submission = recorder.flush(self);
+        recorder.ahead = 0;
         let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) };
         if let Err(error) = self.device.poll(wait) {
             self.fail(format!("{} cannot be waited for: {error}", self.about.name));
@@ -496,6 +504,7 @@ impl Inner {
             at += part.size;
         }
         let submission = recorder.flush(self).expect("there is the copy to do");
+        recorder.ahead = 0;
         self.map_and_copy(&readable.raw, at, submission)
     }
 }

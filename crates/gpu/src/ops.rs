@@ -26,8 +26,9 @@ pub(crate) fn angles_slice(gpu: &Inner, r: &mut Recorder, angles: &Angles, count
     r.put(gpu, &words)
 }
 
-/// Launches after which work is handed over, so that the device need not wait for the whole step.
-const SOME: usize = 24;
+/// Launches after which work is handed over, so that the device need not wait for the whole step: few at first, for it
+/// has nothing to do yet, then more, since handing over costs time too.
+const SOME: [usize; 4] = [4, 12, 24, 48];
 
 /// Rows of a batch from which on each sub-layer is enough work to be handed over.
 const MANY_ROWS: usize = 64;
@@ -35,7 +36,7 @@ const MANY_ROWS: usize = 64;
 impl Gpu {
     /// Hands over what was recorded if that is worth it.
     fn pace(&self, r: &mut Recorder, rows: usize) {
-        if rows >= MANY_ROWS || r.commands.len() >= SOME {
+        if rows >= MANY_ROWS || r.commands.len() >= SOME[r.ahead.min(SOME.len() - 1)] {
             r.flush(&self.0);
         }
     }

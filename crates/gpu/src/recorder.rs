@@ -74,6 +74,8 @@ pub struct Recorder {
     appends: Vec<Append>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
+    /// How often work was handed over since the host last waited for all of it.
+    pub(crate) ahead: usize,
     /// Launches since the start, for tests and reports.
     pub(crate) launches: u64,
     /// Takes note of launches, if somebody wants to know.
@@ -245,6 +247,7 @@ impl Recorder {
             profile.end(&mut encoder, index);
         }
         let submission = gpu.queue.submit([encoder.finish()]);
+        self.ahead += 1;
         if let Some(profile) = profile {
             profile.collect(gpu, submission.clone(), index);
         }

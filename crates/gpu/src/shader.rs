@@ -5,9 +5,9 @@
 //! | directive | what it does |
 //! |---|---|
 //! | `//#include NAME` | the file `wgsl/NAME.wgsl`, once |
-//! | `//#format P` | how weights of matrix `P` are decoded: `wgsl/formats/..`, with `P` for `$P` |
+//! | `//#format P` | how weights of matrix `P` are decoded: `wgsl/formats/..`, with `P` for `$P`; in kernels `.._dot` how they are multiplied: `wgsl/dot/..` |
 //! | `//#formats` | the same for every matrix that the variant names |
-//! | `//#prefixed NAME` | inside a format: `wgsl/formats/NAME.wgsl` with the same `$P` |
+//! | `//#prefixed NAME` | inside a format: the file `wgsl/NAME.wgsl` with the same `$P` |
 //! | `//#if A \|\| !B`, `//#else`, `//#endif` | text for some variants only |
 //! | `//#repeat i N`, `//#end` | the text N times with 0, 1, .. for `$i`; N is a number or a constant |
 //!
@@ -171,15 +171,20 @@ impl Variant {
                 "format" => {
                     let (_, format) =
                         self.formats.iter().find(|(p, _)| *p == rest).expect("the variant names its formats");
-                    self.expand(format_file(*format), rest, included, out);
+                    self.expand(format_file(*format, self.kernel.ends_with("_dot")), rest, included, out);
                 }
                 "formats" => {
                     for (prefix, format) in &self.formats {
-                        self.expand(format_file(*format), prefix, included, out);
+                        self.expand(
+                            format_file(*format, self.kernel.ends_with("_dot")),
+                            prefix,
+                            included,
+                            out,
+                        );
                     }
                 }
                 "prefixed" => {
-                    let (_, text) = shared_file(&format!("formats/{rest}"));
+                    let (_, text) = shared_file(rest);
                     self.expand(text, prefix, included, out);
                 }
                 "repeat" | "end" => {
@@ -248,14 +253,14 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 24] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 27] = files!("kernels/":
     "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "move_rows", "norm", "peak", "peaks", "round_query", "route",
+    "group_experts", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 11] = files!("wgsl/":
-    "activation", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write",
+const SHARED: [(&str, &str); 15] = files!("wgsl/":
+    "activation", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
     "tile",
 );
 
@@ -267,7 +272,17 @@ fn shared_file(name: &str) -> (&'static str, &'static str) {
     *SHARED.iter().find(|(n, _)| *n == name).unwrap_or_else(|| panic!("no file {name}.wgsl"))
 }
 
-fn format_file(format: Format) -> &'static str {
+fn format_file(format: Format, dot: bool) -> &'static str {
+    if dot {
+        return match format {
+            Format::Q8_0 => include_str!("wgsl/dot/q8_0.wgsl"),
+            Format::Q2K => include_str!("wgsl/dot/q2_k.wgsl"),
+            Format::Q4K => include_str!("wgsl/dot/q4_k.wgsl"),
+            Format::Iq2Xxs => include_str!("wgsl/dot/iq2_xxs.wgsl"),
+            Format::Mxfp4 => include_str!("wgsl/dot/mxfp4.wgsl"),
+            other => unreachable!("{other} has no products in 8 bits"),
+        };
+    }
     match format {
         Format::F32 => include_str!("wgsl/formats/f32.wgsl"),
         Format::F16 => include_str!("wgsl/formats/f16.wgsl"),

@@ -18,7 +18,7 @@ use std::sync::OnceLock;
 /// One device for all tests of this process.
 fn device() -> Gpu {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
-    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let options = Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() };
     let open = || Gpu::open(options);
     DEVICE
         .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))
@@ -239,7 +239,7 @@ fn matrices_beyond_the_binding_limit_are_split() {
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
     let largest = gguf.tensors().map(|tensor| tensor.bytes).max().unwrap();
     let limit = largest / 2 + 1024;
-    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let options = Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() };
     let narrow = Gpu::open(Options { largest_binding: Some(limit), ..options }).unwrap();
     let logits = |gpu: &Gpu| {
         let model = load(gpu, &gguf).unwrap();
@@ -259,7 +259,7 @@ fn experts_beyond_the_binding_limit_are_an_error_that_says_so() {
     description.sizes.ratios = vec![0];
     (description.sizes.experts, description.sizes.expert_width) = (4, 4096);
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
-    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let options = Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() };
     let gpu = Gpu::open(Options { largest_binding: Some(1 << 20), ..options }).unwrap();
     let model = load(&gpu, &gguf).unwrap();
     for tokens in [prompt(1), prompt(30)] {
@@ -278,7 +278,7 @@ fn a_cache_of_several_layers_may_be_larger_than_the_binding_limit() {
     let mut description = Synthetic::tiny(Recipe::Q8, 5);
     description.sizes.ratios = vec![0, 4, 128, 4];
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
-    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let options = Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() };
     let limit = 4 << 20;
     let narrow = Gpu::open(Options { largest_binding: Some(limit), ..options }).unwrap();
     let run = |gpu: &Gpu, conversations: usize| {
@@ -314,7 +314,7 @@ fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
     let mut description = Synthetic::tiny(Recipe::Q8, 5);
     description.sizes.ratios = vec![0, 4];
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
-    let options = Options { device: Choice::First, checks: true, ..Options::default() };
+    let options = Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() };
     let gpu = Gpu::open(Options { largest_binding: Some(1 << 20), ..options }).unwrap();
     let model = load(&gpu, &gguf).unwrap();
     let tokens = prompt(150); // more than a window, so that rows are to be forgotten that had no room

@@ -18,7 +18,9 @@ use std::sync::OnceLock;
 /// One device for all tests of this process.
 fn device() -> Gpu {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
-    let open = || Gpu::open(Options { device: Choice::First, checks: true, ..Options::default() });
+    let open = || {
+        Gpu::open(Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() })
+    };
     DEVICE
         .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))
         .clone()

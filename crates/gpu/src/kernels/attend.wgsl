@@ -36,9 +36,7 @@ const VECTORS = WIDTH / 4u;
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
 //#if MERGE
 var<workgroup> last: u32;
-var<workgroup> largest: array<f32, TEAMS * HEADS>;
-var<workgroup> inverse: array<f32, TEAMS * HEADS>;
-var<workgroup> shares: array<f32, TEAMS * HEADS * 64u>;
+var<workgroup> shares: array<f32, TEAMS * 64u>; // what each stretch of a team's head counts for
 //#endif
 
 fn address(n: u32, row: Row, j: u32) -> u32 {
@@ -159,40 +157,57 @@ fn main(
     if workgroupUniformLoad(&last) == 0u { return; }
     storageBarrier();
     if thread == 0u { atomicStore(&arrived[count_at], 0u); }
-    // What each stretch of each head counts for.
-    let heads = min(TEAMS * HEADS, p.heads - group.x * TEAMS * HEADS);
-    let first = (n * p.heads + group.x * TEAMS * HEADS) * p.splits;
-    for (var h = thread; h < heads; h += THREADS) {
-        let sink = sinks[group.x * TEAMS * HEADS + h];
-        var m = sink;
-        for (var i = 0u; i < p.splits; i += 1u) { m = max(m, stats[first + h * p.splits + i].x); }
-        var total = exp(sink - m);
-        for (var i = 0u; i < p.splits; i += 1u) {
-            let s = stats[first + h * p.splits + i];
-            total += exp(s.x - m) * s.y;
+    // Each team puts its own heads together: what each stretch counts for, by lanes, then the sums.
+    //#repeat h HEADS
+    {
+        let head = min(head0 + $hu, p.heads - 1u);
+        let first = (n * p.heads + head) * p.splits;
+        let share = (thread / LANES) * 64u;
+        let sink = sinks[head];
+        var largest = sink;
+        for (var i = lane; i < p.splits; i += LANES) { largest = max(largest, stats[first + i].x); }
+        largest = subgroupMax(largest);
+        var total = select(0.0, exp(sink - largest), lane == 0u);
+        for (var i = lane; i < p.splits; i += LANES) {
+            let s = stats[first + i];
+            let weight = exp(s.x - largest);
+            shares[share + i] = weight;
+            total += weight * s.y;
         }
-        largest[h] = m;
-        inverse[h] = 1.0 / total;
-    }
-    workgroupBarrier();
-    for (var i = thread; i < heads * p.splits; i += THREADS) {
-        shares[i] = exp(stats[first + i].x - largest[i / p.splits]) * inverse[i / p.splits];
-    }
-    workgroupBarrier();
-    for (var i = thread; i < heads * VECTORS; i += THREADS) {
-        let h = i / VECTORS;
-        let c = i % VECTORS;
-        var sum = vec4f(0.0);
-        for (var k = 0u; k < p.splits; k += 1u) {
-            sum += shares[h * p.splits + k] * parts[(first + h * p.splits + k) * VECTORS + c];
+        let inverse = 1.0 / team_sum(total, thread);
+        workgroupBarrier();
+        //#repeat v SPREAD
+        var o$v = vec4f(0.0);
+        let c$v = min($vu * LANES + lane, VECTORS - 1u);
+        //#end
+        for (var i = 0u; i < p.splits; i += 4u) {
+            //#repeat k 4
+            let share$k = select(0.0, shares[share + min(i + $ku, p.splits - 1u)], i + $ku < p.splits);
+            let from$k = (first + min(i + $ku, p.splits - 1u)) * VECTORS;
+            //#repeat v SPREAD
+            let part$k_$v = parts[from$k + c$v];
+            //#end
+            //#end
+            //#repeat v SPREAD
+            //#repeat k 4
+            o$v += share$k * part$k_$v;
+            //#end
+            //#end
         }
-        if 4u * c >= WIDTH - TURNED {
-            let a = angles[n * (TURNED / 4u) + c - (WIDTH - TURNED) / 4u];
-            sum = vec4f(
-                sum.x * a.x + sum.y * a.y, sum.y * a.x - sum.x * a.y,
-                sum.z * a.z + sum.w * a.w, sum.w * a.z - sum.z * a.w);
+        //#repeat v SPREAD
+        if $vu * LANES + lane < VECTORS && head0 + $hu < p.heads {
+            var out = inverse * o$v;
+            if 4u * c$v >= WIDTH - TURNED {
+                let a = angles[n * (TURNED / 4u) + c$v - (WIDTH - TURNED) / 4u];
+                out = vec4f(
+                    out.x * a.x + out.y * a.y, out.y * a.x - out.x * a.y,
+                    out.z * a.z + out.w * a.w, out.w * a.z - out.z * a.w);
+            }
+            o[(n * p.heads + head) * VECTORS + c$v] = out;
         }
-        o[(n * p.heads + group.x * TEAMS * HEADS + h) * VECTORS + c] = sum;
+        //#end
+        workgroupBarrier();
     }
+    //#end
 //#endif
 }

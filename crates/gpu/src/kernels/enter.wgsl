@@ -1,6 +1,6 @@
 // Finishes the entry of a sub-layer; `entry` has the formulas. Two workgroups per row, which need nothing of each
 // other: one makes x, the other the mixture. The head has no second one.
-struct Params { d: u32, chunks: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32 }
+struct Params { d: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32 }
 
 @group(0) @binding(0) var<storage, read>       dots: array<f32>;     // [n, chunks, OUT + 1]
 @group(0) @binding(1) var<storage, read>       base: array<f32>;     // [OUT]

@@ -4,7 +4,7 @@
 use crate::array::{Array, Routes};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::linear::{FEW, TILE, steps, team_rows};
+use crate::kernels::linear::{FEW, Pieces, TILE, fits_8_bits, steps, team_rows};
 use crate::kernels::{Linear, THREADS, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
@@ -61,18 +61,30 @@ fn few(
     gate_up(gpu, r, x, routes, (stack, &inner), (shared, &shared_inner));
     let y = Array::empty(gpu, x.n, x.width);
     let rows = team_rows(x.width);
+    let units = [stack.down.units(), shared.down.units()];
+    let bytes = match [&stack.down, &shared.down].map(|w| Pieces::of(gpu, w.format)) {
+        [Some(a), Some(b)] if fits_8_bits(gpu, 2 * (used * units[0] + units[1])) => {
+            Some([a.steps(gpu, used * units[0]), b.steps(gpu, units[1])])
+        }
+        _ => None,
+    };
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
-        let mut variant = teams(gpu, "down", 256)
+        let mut variant = teams(gpu, if bytes.is_some() { "down_dot" } else { "down" }, 256)
             .format("w0", stack.down.format)
             .with("ROWS", rows)
-            .with("UNITS0", stack.down.units());
+            .with("UNITS0", units[0])
+            .with("UNITS1", units[1]);
+        if let Some([routed, one]) = bytes {
+            let constants = [("USED", used), ("PASSES", 1), ("UNROLL0", routed), ("UNROLL1", one)];
+            variant = constants.into_iter().fold(variant, |v, (name, value)| v.with(name, value));
+        }
         let h = Binding::Read(Slice::all(inner.buffer.buffer()));
         let mut bindings = vec![h, y.write(), routes.ids.read(), bits, scales];
         if i == 0 {
             let down = &shared.down;
             assert_eq!(down.parts.len(), 1, "{}: small", down.name);
-            variant = variant.with("SHARED", 1u32).format("w1", down.format).with("UNITS1", down.units());
+            variant = variant.with("SHARED", 1u32).format("w1", down.format);
             bindings.extend(down.parts[0].bind());
         }
         r.launch(
@@ -104,20 +116,35 @@ fn gate_up(
 ) {
     let used = routes.ids.width;
     let lanes = gpu.abilities.lanes;
-    let rows = if stack.ff * used >= 8192 { 2u32 } else { 1 };
     let units = stack.gate.units();
+    let bytes = [&stack.gate, &shared.gate].map(|w| Pieces::of(gpu, w.format));
+    let bytes = match (&bytes, stack.gate.format == stack.up.format && shared.gate.format == shared.up.format)
+    {
+        ([Some(a), Some(b)], true) if fits_8_bits(gpu, 2 * units) => {
+            Some([a.steps(gpu, units), b.steps(gpu, units)])
+        }
+        _ => None,
+    };
+    let large = stack.ff * used >= 8192;
+    let rows = if large { 2u32 } else { 1 };
+    let passes = if large && bytes.is_some() { 2 } else { 1 };
     let chunk = units.min(128);
     for (i, (gate, up)) in stack.gate.parts.iter().zip(&stack.up.parts).enumerate() {
         let with_shared = i == 0;
-        let mut variant = teams(gpu, "gate_up", 256)
+        let kernel = if bytes.is_some() { "gate_up_dot" } else { "gate_up" };
+        let mut variant = teams(gpu, kernel, 256)
             .format("gate0", stack.gate.format)
             .format("up0", stack.up.format)
             .with("KINDS", if with_shared { 2u32 } else { 1 })
             .with("ROWS", rows)
             .with("FF0", stack.ff)
-            .with("UNITS", units)
-            .with("CHUNK", chunk)
-            .when("EXACT", steps(units, chunk, lanes as usize, 1).exact);
+            .with("UNITS", units);
+        variant = match bytes {
+            Some([routed, one]) => {
+                variant.with("PASSES", passes).with("UNROLL0", routed).with("UNROLL1", one)
+            }
+            None => variant.with("CHUNK", chunk).when("EXACT", steps(units, chunk, lanes as usize, 1).exact),
+        };
         let mut bindings = vec![
             x.read(),
             Binding::Write(Slice::all(inner.buffer.buffer())),
@@ -153,7 +180,7 @@ fn gate_up(
                 stack.clamp.to_bits(),
                 shared.clamp.to_bits(),
             ],
-            [widest.div_ceil(256 / lanes * rows), pairs as u32, 1],
+            [widest.div_ceil(256 / lanes * rows * passes), pairs as u32, 1],
         );
     }
 }

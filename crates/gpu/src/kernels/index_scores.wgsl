@@ -1,7 +1,8 @@
 // Scores of the lightning indexer:  scores[n, w] = Σ_h a[n,h] · max(0, u[n,h]·key_w)
 //
-// A thread holds one key and goes over a quarter of the heads; the four quarters meet in workgroup
-// memory. 64 keys a workgroup. Only keys that row n can see are scored.
+// A thread holds one key and goes over one of SLICES parts of the heads; the parts meet in workgroup
+// memory. KEYS keys a workgroup: few for few rows, so that all cores have work. Only keys that row n can see are
+// scored.
 struct Params { first_row: u32, heads: u32, stride: u32, scores_stride: u32 } // stride in vectors
 
 struct Row { at: u32, count: u32, table: u32, block_len: u32 }
@@ -15,8 +16,7 @@ struct Row { at: u32, count: u32, table: u32, block_len: u32 }
 var<immediate> p: Params;
 
 //#include rows_read
-const KEYS = 64u;
-var<workgroup> parts: array<f32, 4u * KEYS>;
+var<workgroup> parts: array<f32, 256>;
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -24,7 +24,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let row = rows[n];
     if group.x * KEYS >= row.y { return; }
     let key = group.x * KEYS + thread % KEYS;
-    let quarter = thread / KEYS;
+    let slice = thread / KEYS;
     let k = min(key, row.y - 1u);
     let at = blocks[row.z + k / row.w] + (k % row.w) * p.stride;
     var e: array<vec4f, WIDTH / 4u>;
@@ -36,7 +36,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     e[4 * $i + 3] = x$i[3];
     //#end
     var sum = 0.0;
-    for (var h = quarter; h < p.heads; h += 4u) {
+    for (var h = slice; h < p.heads; h += SLICES) {
         let q = (n * p.heads + h) * (WIDTH / 4u);
         var product = 0.0;
         //#repeat i SIXTEENS
@@ -47,8 +47,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     }
     parts[thread] = sum;
     workgroupBarrier();
-    if quarter == 0u && key < row.y {
-        scores[group.y * p.scores_stride + key] =
-            parts[thread] + parts[thread + KEYS] + parts[thread + 2u * KEYS] + parts[thread + 3u * KEYS];
+    if slice == 0u && key < row.y {
+        var all = 0.0;
+        //#repeat i SLICES
+        all += parts[$iu * KEYS + thread];
+        //#end
+        scores[group.y * p.scores_stride + key] = all;
     }
 }

@@ -122,6 +122,7 @@ const END: [&str; SEGMENTS] = numbered!("END");
 const OUT: [&str; SEGMENTS] = numbered!("OUT");
 const STRIDE: [&str; SEGMENTS] = numbered!("STRIDE");
 const FACTOR: [&str; SEGMENTS] = numbered!("FACTOR");
+const UNROLL: [&str; SEGMENTS] = numbered!("UNROLL");
 const BITS: [&str; SEGMENTS] = numbered!("BITS");
 const SCALES: [&str; SEGMENTS] = numbered!("SCALES");
 const BIAS: [&str; SEGMENTS] = numbered!("BIAS");
@@ -165,6 +166,9 @@ fn alike(batch: &[Segment<'_>]) -> bool {
 }
 
 fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
+    if few_bytes(gpu, r, x, batch) {
+        return;
+    }
     let first = &batch[0].output.what;
     let units = first.w.units();
     let lanes = gpu.abilities.lanes as usize;
@@ -176,17 +180,35 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
         false => (team_rows(total) as usize, 1),
     };
     let Steps { unroll, exact } = steps(units, chunk, lanes, if columns == 1 { 2 } else { 1 });
-    let biased = batch.iter().any(|s| s.output.what.bias.is_some());
-    let mut variant = teams(gpu, "linear_vec", 256)
-        .with("SEGMENTS", batch.len())
-        .with("ROWS", rows)
+    let variant = teams(gpu, "linear_vec", 256)
         .with("COLUMNS", columns)
-        .with("UNITS", units)
         .with("CHUNK", chunk)
         .when("WHOLE", passes > 1)
+        .when("EXACT", exact);
+    launch_few(gpu, r, x, batch, variant, [columns, rows, passes], |_| unroll);
+}
+
+/// Launches `linear_vec` or `linear_dot`: of `variant` all that the two have in common is still missing.
+///
+/// - `[columns, rows, passes]`: rows of x and outputs of a team at a time, and how often it takes further outputs
+/// - `unroll`: steps of a team under way at a time, for a segment
+fn launch_few(
+    gpu: &Inner,
+    r: &mut Recorder,
+    x: &Array,
+    batch: &[Segment<'_>],
+    variant: Variant,
+    [columns, rows, passes]: [usize; 3],
+    unroll: impl Fn(usize) -> usize,
+) {
+    let first = &batch[0].output.what;
+    let lanes = gpu.abilities.lanes as usize;
+    let biased = batch.iter().any(|s| s.output.what.bias.is_some());
+    let mut variant = variant
+        .with("SEGMENTS", batch.len())
+        .with("ROWS", rows)
+        .with("UNITS", first.w.units())
         .with("PASSES", passes)
-        .with("UNROLL", unroll)
-        .when("EXACT", exact)
         .when("NORM", first.norm.is_some())
         .when("BIASED", biased)
         .when("GROUPED", first.groups > 1);
@@ -225,12 +247,64 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
             .with(END[i], groups + outputs.div_ceil(256 / lanes * rows * passes))
             .with(OUT[i], outputs)
             .with(STRIDE[i], y.width)
+            .with(UNROLL[i], unroll(i))
             .with(FACTOR[i], what.scale.to_bits());
         groups += outputs.div_ceil(256 / lanes * rows * passes);
         params.push((y.offset / 4) as u32 + (offset + segment.part.first) as u32);
     }
     let grid = [groups as u32, x.n.div_ceil(columns) as u32, batch[0].outputs().1 as u32];
     r.launch(gpu, variant, &bindings, &params, grid);
+}
+
+/// Pieces of a format's rows, as kernels `.._dot` take them.
+#[derive(Clone, Copy)]
+pub(crate) struct Pieces {
+    /// Vectors of 16 values that one meets.
+    vectors: usize,
+}
+
+impl Pieces {
+    /// Of a format whose rows can meet x in 8 bits, if the device should do that.
+    pub(crate) fn of(gpu: &Inner, format: Format) -> Option<Pieces> {
+        let vectors = match format {
+            Format::Q8_0 => 1,
+            Format::Q4K | Format::Mxfp4 => 2,
+            Format::Q2K | Format::Iq2Xxs => 4,
+            _ => return None,
+        };
+        gpu.abilities.bytes.then_some(Pieces { vectors })
+    }
+
+    /// How many a lane has under way at a time, in a row of so many units: most where that comes out even.
+    pub(crate) fn steps(self, gpu: &Inner, units: usize) -> usize {
+        let (pieces, lanes) = (2 * units / self.vectors, gpu.abilities.lanes as usize);
+        let most = 4 / self.vectors.min(2);
+        (1..=most).rev().find(|&unroll| pieces.is_multiple_of(unroll * lanes)).unwrap_or(1)
+    }
+}
+
+/// Whether so many vectors of 16 values in 8 bits, with their scales, have room in a workgroup's memory beside what else
+/// is there.
+pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
+    20 * vectors + (4 << 10) <= gpu.abilities.workgroup_memory as usize
+}
+
+/// As [`few`] with x in 8 bits, if all formats allow it; says whether it was launched.
+fn few_bytes(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> bool {
+    let first = &batch[0].output.what;
+    let units = first.w.units();
+    let pieces = batch
+        .iter()
+        .map(|s| Pieces::of(gpu, s.output.what.w.format).filter(|_| s.output.what.bias.is_none()));
+    let Some(pieces) = pieces.collect::<Option<Vec<_>>>() else { return false };
+    let Some(columns) = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))
+    else {
+        return false;
+    };
+    let variant = teams(gpu, "linear_dot", 256).with("COLUMNS", columns);
+    let unroll = |s: usize| pieces[s].steps(gpu, units);
+    launch_few(gpu, r, x, batch, variant, [columns, 1, 1], unroll);
+    true
 }
 
 /// How a team goes over a chunk of units.

@@ -114,17 +114,17 @@ fn segment$s(group: vec3u, thread: u32) {
             workgroupBarrier();
             fetch(first_column, part, start, here, thread);
 //#endif
-            for (var step = 0u; step < here; step += UNROLL * LANES) {
+            for (var step = 0u; step < here; step += UNROLL$s * LANES) {
                 let u = step + lane;
 //#if !EXACT
                 if u >= here { continue; }
 //#endif
-                //#repeat i UNROLL
+                //#repeat i UNROLL$s
                 //#repeat r ROWS
                 let w$i_$r = m$s_unit(at$r + start + u + $iu * LANES);
                 //#end
                 //#end
-                //#repeat i UNROLL
+                //#repeat i UNROLL$s
                 {
                     //#repeat c COLUMNS
                     //#repeat r ROWS

@@ -2,8 +2,9 @@
 
 use crate::array::{Array, Picks};
 use crate::gpu::Inner;
+use crate::kernels::linear::FEW;
 use crate::kernels::norm::spread;
-use crate::kernels::threads;
+use crate::kernels::{teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
 use crate::rows::stride;
@@ -49,13 +50,14 @@ pub(crate) fn pick(
         );
     }
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
+    let keys: u32 = if n <= FEW { 16 } else { 64 };
     let step = (SCORES / 4 / most).clamp(1, n);
     let scores = Array::empty(gpu, step, most);
     for first in (0..n).step_by(step) {
         let count = step.min(n - first) as u32;
         r.launch(
             gpu,
-            threads("index_scores").rows(layout),
+            threads("index_scores").rows(layout).with("KEYS", keys).with("SLICES", 256 / keys),
             &[
                 query.u.read(),
                 query.a.read(),
@@ -65,11 +67,11 @@ pub(crate) fn pick(
                 scores.write(),
             ],
             &[first as u32, heads as u32, stride(layout) as u32, most as u32],
-            [(most as u32).div_ceil(64), count, 1],
+            [(most as u32).div_ceil(keys), count, 1],
         );
         r.launch(
             gpu,
-            threads("top_k"),
+            teams(gpu, "top_k", 256),
             &[scores.read(), Binding::Read(rows.clone()), picks.write()],
             &[first as u32, most as u32, top_k as u32],
             [count, 1, 1],

@@ -44,18 +44,18 @@ impl<'a> Entry<'a> {
     }
 
     /// Constants, bindings and parameters of what `entry.wgsl` does.
-    fn variant(&self, variant: Variant, d: usize) -> Variant {
+    fn variant(&self, variant: Variant, d: usize, chunks: usize) -> Variant {
         variant
             .with("HC", self.hc)
+            .with("CHUNKS", chunks)
             .with("OUT", self.weights.rows)
             .with("SPREAD", d.div_ceil(4 * 256))
             .when("HEAD", self.head)
     }
 
-    fn params(&self, d: usize, chunks: usize) -> [u32; 6] {
+    fn params(&self, d: usize) -> [u32; 5] {
         [
             d as u32,
-            chunks as u32,
             self.iterations as u32,
             self.eps.to_bits(),
             self.rms_eps.to_bits(),
@@ -95,8 +95,8 @@ fn pass(
     let dots = Array::empty(gpu, streams.n, chunks * (w.rows + 1));
     let x = Array::empty(gpu, streams.n, d);
     let mix_out = Array::empty(gpu, streams.n, hc + hc * hc);
-    let params = entry.params(d, chunks);
-    variant = entry.variant(variant.format("w", w.format), d);
+    let params = entry.params(d);
+    variant = entry.variant(variant.format("w", w.format), d, chunks);
     let mut bindings = vec![streams.write(), y, mix, bits, scales, dots.write()];
     if gpu.abilities.merges && streams.n <= FEW {
         bindings.extend([
@@ -112,7 +112,7 @@ fn pass(
         r.launch(gpu, variant, &bindings, &params[..1], groups);
         r.launch(
             gpu,
-            entry.variant(teams(gpu, "enter", 256), d),
+            entry.variant(teams(gpu, "enter", 256), d, chunks),
             &[
                 dots.read(),
                 entry.base.read(),

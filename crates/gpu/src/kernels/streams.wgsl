@@ -12,7 +12,7 @@
 struct Params {
     d: u32,
 //#if FINISH
-    chunks: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32,
+    iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32,
 //#endif
 }
 
@@ -45,6 +45,21 @@ var<workgroup> chunk: array<vec4f, HC * VECTORS>;
 //#include reduce
 const UNITS = HC * CHUNK / 32u; // of the chunk
 var<workgroup> parts: array<f32, OUT * UNITS>;
+
+// A task is a row of `fn` and a unit of the chunk. What is beyond the last column meets zeros.
+fn task_weights(group: u32, task: u32) -> Unit {
+    let unit = task % UNITS;
+    let at = min(group * (CHUNK / 32u) + unit % (CHUNK / 32u), p.d / 32u - 1u);
+    return w_unit(((task / UNITS) * HC + unit / (CHUNK / 32u)) * (p.d / 32u) + at);
+}
+
+fn product(w: Unit, unit: u32) -> f32 {
+    var sum = 0.0;
+    //#repeat k 8
+    sum += dot(w.w[$k], chunk[8u * unit + $ku]);
+    //#end
+    return w.scale * sum;
+}
 //#endif
 //#if FINISH
 //#include entry
@@ -66,6 +81,10 @@ fn main(
     let stream = thread / VECTORS;
     let column = group.x * VECTORS + thread % VECTORS;
     let mine = stream < HC && column < width;
+//#if DOTS
+    // The first weights are on their way while the streams are read.
+    let early = task_weights(group.x, min(thread, OUT * UNITS - 1u));
+//#endif
     var s = vec4f(0.0);
     if mine {
 //#if LEAVE
@@ -86,18 +105,9 @@ fn main(
 //#endif
 //#if DOTS
     let square = group_sum(dot(s, s), thread);
-    for (var task = thread; task < OUT * UNITS; task += THREADS) {
-        let unit = task % UNITS;
-        let at = group.x * (CHUNK / 32u) + unit % (CHUNK / 32u);
-        var sum = 0.0;
-        if 32u * at < p.d {
-            let w = w_unit(((task / UNITS) * HC + unit / (CHUNK / 32u)) * (p.d / 32u) + at);
-            //#repeat k 8
-            sum += dot(w.w[$k], chunk[8u * unit + $ku]);
-            //#end
-            sum *= w.scale;
-        }
-        parts[task] = sum;
+    if thread < OUT * UNITS { parts[thread] = product(early, thread % UNITS); }
+    for (var task = thread + THREADS; task < OUT * UNITS; task += THREADS) {
+        parts[task] = product(task_weights(group.x, task), task % UNITS);
     }
     workgroupBarrier();
     let to = (row * groups.x + group.x) * (OUT + 1u);

@@ -18,10 +18,17 @@ fn devices() -> [Gpu; 2] {
     static DEVICES: OnceLock<[Gpu; 2]> = OnceLock::new();
     let open = |subgroups| {
         let device = Choice::First;
-        Gpu::open(Options { device, checks: true, subgroups, matrices: true, ..Options::default() })
+        let exact = Options { matrices: true, bytes: Some(false), ..Options::default() };
+        Gpu::open(Options { device, checks: true, subgroups, ..exact })
             .expect("a Vulkan driver; `cargo xtask setup` installs a software one")
     };
     DEVICES.get_or_init(|| [open(true), open(false)]).clone()
+}
+
+/// One whose few rows meet weights in 8 bits.
+fn device_of_bytes() -> Gpu {
+    let options = Options { device: Choice::First, checks: true, bytes: Some(true), ..Options::default() };
+    Gpu::open(options).expect("as above")
 }
 
 /// Numbers from a seed, of either sign, most of them below 1.
@@ -188,6 +195,99 @@ fn a_product_takes_norm_scale_bias_and_groups_along() {
                 let got = part(&got, rows, group * each, each);
                 assert_near(&got, &w[group * each * cols..][..each * cols], &x, cols, limit, "grouped");
             }
+        }
+    }
+}
+
+/// Rows in which every 32 values have a largest one, and no value is near the middle between two steps; and what they
+/// become in 8 bits.
+fn rows_for_8_bits(n: usize, random: &mut Random) -> [Vec<f32>; 2] {
+    let [mut x, mut rounded] = [Vec::with_capacity(n), Vec::with_capacity(n)];
+    for _ in 0..n / 32 {
+        let (scale, largest) = (0.01 * (1.5 + random.float()), random.next() as usize % 32);
+        for i in 0..32 {
+            let step = if i == largest { 127.0 } else { (100.0 * random.float()).round() };
+            let off = if i == largest { 0.0 } else { 0.3 * random.float() };
+            x.push(scale * (step + off));
+            rounded.push(scale * step);
+        }
+    }
+    [x, rounded]
+}
+
+#[test]
+fn products_of_bytes_are_those_of_decoded_weights_with_rounded_rows() {
+    let gpu = device_of_bytes();
+    let formats = [Format::Q8_0, Format::Q2K, Format::Q4K, Format::Iq2Xxs, Format::Mxfp4];
+    for (seed, format) in (1..).zip(formats) {
+        let random = &mut Random(seed);
+        // 1024 columns are whole steps of a team, 768 are not.
+        for (cols, n) in [(768, 1), (1024, 1), (768, 2), (1024, 3), (768, 8)] {
+            let matrix = random_matrix(format, 75, cols, random);
+            let w = decoded(&matrix);
+            let on_device = gpu.matrix(matrix).unwrap();
+            let [x, rounded] = rows_for_8_bits(n * cols, random);
+            let array = gpu.array(x, cols).unwrap();
+            let y = linear(&gpu.0, &mut gpu.0.recorder(), &Linear::new(&on_device), &array);
+            let what = format!("{format:?}, {n} rows of {cols}");
+            assert_near(&gpu.read(&y).unwrap(), &w, &rounded, cols, 2e-6, &what);
+        }
+    }
+}
+
+/// What is no number shows, and zeros are zeros.
+#[test]
+fn rounding_to_bytes_hides_nothing() {
+    let gpu = device_of_bytes();
+    let matrix = gpu.matrix(random_matrix(Format::Q8_0, 8, 64, &mut Random(3))).unwrap();
+    let product = |x: Vec<f32>| {
+        let x = gpu.array(x, 64).unwrap();
+        let y = linear(&gpu.0, &mut gpu.0.recorder(), &Linear::new(&matrix), &x);
+        gpu.read(&y).unwrap()
+    };
+    assert!(product(vec![0.0; 64]).iter().all(|y| *y == 0.0));
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5; 64];
+        x[40] = bad;
+        assert!(product(x).iter().all(|y| !y.is_finite()), "{bad}");
+    }
+}
+
+/// The experts, their shared one with them, against the same in f32: what rounding h and x moves is little.
+#[test]
+fn experts_of_bytes_are_near_those_of_floats() {
+    let [exact, _] = devices();
+    let bytes = device_of_bytes();
+    for (inner, outer) in
+        [(Format::Iq2Xxs, Format::Q2K), (Format::Q4K, Format::Q4K), (Format::Mxfp4, Format::Mxfp4)]
+    {
+        let (d, ff, count, used) = (512, 256, 5, 3);
+        for n in [1, 3] {
+            let run = |gpu: &Gpu| {
+                let random = &mut Random(17);
+                let mut expert = |[inner, outer]: [Format; 2], count: usize| {
+                    let mut matrix =
+                        |format, rows, cols| gpu.matrix(random_matrix(format, rows, cols, random)).unwrap();
+                    let gate = matrix(inner, count * ff, d);
+                    let (up, down) = (matrix(inner, count * ff, d), matrix(outer, count * d, ff));
+                    model::weights::Expert { gate, up, down, ff, clamp: 7.0 }
+                };
+                let shared = expert([Format::Q8_0; 2], 1);
+                let experts = model::weights::Experts { stack: expert([inner, outer], count), count };
+                let ids: Vec<f32> = (0..n).flat_map(|i| [0, 1 + i as u32, 4]).map(f32::from_bits).collect();
+                let routes = crate::array::Routes {
+                    ids: gpu.array(ids, used).unwrap(),
+                    shares: gpu.array([0.5, 0.3, 0.9].repeat(n), used).unwrap(),
+                };
+                let x = gpu.array(random.floats(n * d), d).unwrap();
+                gpu.read(&gpu.moe(&x, &routes, &experts, &shared)).unwrap()
+            };
+            let (got, want) = (run(&bytes), run(&exact));
+            let square = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>();
+            let far = square(&mut got.iter().zip(&want).map(|(a, b)| a - b));
+            let far = (far / square(&mut want.iter().copied())).sqrt();
+            println!("{inner:?}, {outer:?}, {n} rows: {far:e}");
+            assert!(far > 0.0 && far < 2e-2, "{inner:?}, {outer:?}, {n} rows: {far:e}");
         }
     }
 }

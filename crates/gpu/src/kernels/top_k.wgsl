@@ -12,10 +12,18 @@ var<immediate> p: Params;
 
 var<workgroup> histogram: array<atomic<u32>, 256>;
 var<workgroup> found: vec2u;       // the digit, and how many of its keys are still wanted
-var<workgroup> above: array<u32, THREADS>;  // of each thread's stretch: keys above the threshold
-var<workgroup> equal: array<u32, THREADS>;  // and keys equal to it
 
 //#include ordered
+//#include scan
+
+// The first keys stay here, since they are looked at six times.
+const HELD = 2048u;
+var<workgroup> held: array<u32, HELD>;
+
+fn key(base: u32, i: u32) -> u32 {
+    if i < HELD { return held[i]; }
+    return ordered(scores[base + i]);
+}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -27,6 +35,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         for (var i = thread; i < count; i += THREADS) { picks[to + i] = i; }
         return;
     }
+    for (var i = thread; i < min(count, HELD); i += THREADS) { held[i] = ordered(scores[base + i]); }
     var prefix = 0u;
     var wanted = p.top_k;
     for (var pass_idx = 0u; pass_idx < 4u; pass_idx += 1u) {
@@ -34,23 +43,17 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         for (var i = thread; i < 256u; i += THREADS) { atomicStore(&histogram[i], 0u); }
         workgroupBarrier();
         for (var i = thread; i < count; i += THREADS) {
-            let key = ordered(scores[base + i]);
-            if pass_idx == 0u || (key >> (shift + 8u)) == prefix {
-                atomicAdd(&histogram[(key >> shift) & 255u], 1u);
+            let here = key(base, i);
+            if pass_idx == 0u || (here >> (shift + 8u)) == prefix {
+                atomicAdd(&histogram[(here >> shift) & 255u], 1u);
             }
         }
         workgroupBarrier();
-        if thread == 0u {
-            var digit = 255u;
-            var left = wanted;
-            loop {
-                let here = atomicLoad(&histogram[digit]);
-                if here >= left || digit == 0u { break; }
-                left -= here;
-                digit -= 1u;
-            }
-            found = vec2u(digit, left);
-        }
+        // The digit in which what is wanted runs out, from the largest on. THREADS is 256.
+        let digit = 255u - thread;
+        let here = atomicLoad(&histogram[digit]);
+        let larger = sum_before(here, thread);
+        if larger < wanted && wanted <= larger + here { found = vec2u(digit, wanted - larger); }
         let result = workgroupUniformLoad(&found);
         prefix = (prefix << 8u) | result.x;
         wanted = result.y;
@@ -61,34 +64,18 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var more = 0u;
     var same = 0u;
     for (var i = start; i < end; i += 1u) {
-        let key = ordered(scores[base + i]);
-        more += select(0u, 1u, key > prefix);
-        same += select(0u, 1u, key == prefix);
+        let here = key(base, i);
+        more += select(0u, 1u, here > prefix);
+        same += select(0u, 1u, here == prefix);
     }
-    above[thread] = more;
-    equal[thread] = same;
-    workgroupBarrier();
-    if thread == 0u {
-        var a = 0u;
-        var e = 0u;
-        for (var i = 0u; i < THREADS; i += 1u) {
-            let next_a = above[i];
-            let next_e = equal[i];
-            above[i] = a;
-            equal[i] = e;
-            a += next_a;
-            e += next_e;
-        }
-    }
-    workgroupBarrier();
-    var a = above[thread];
-    var e = equal[thread];
+    var a = sum_before(more, thread);
+    var e = sum_before(same, thread);
     for (var i = start; i < end; i += 1u) {
-        let key = ordered(scores[base + i]);
-        if key > prefix {
+        let here = key(base, i);
+        if here > prefix {
             picks[to + a + min(e, wanted)] = i;
             a += 1u;
-        } else if key == prefix {
+        } else if here == prefix {
             if e < wanted { picks[to + a + e] = i; }
             e += 1u;
         }

@@ -4,6 +4,9 @@ use super::*;
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
+/// Formats whose rows meet x in 8 bits, where that is how products are made.
+const BYTES: [Format; 5] = [Format::Q8_0, Format::Q2K, Format::Q4K, Format::Iq2Xxs, Format::Mxfp4];
+
 /// How teams are made: sizes of subgroups that exist, and without.
 const TEAMS: [(u32, bool); 5] = [(8, true), (16, true), (32, true), (64, true), (32, false)];
 
@@ -32,7 +35,7 @@ fn with_all(variant: Variant, constants: &[(&'static str, u32)]) -> Variant {
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let plain = |kernel| Variant::of(kernel).with("THREADS", 256u32);
-    all.extend(["gather", "move_rows", "peak", "peaks", "sum_slots", "top_k"].map(plain));
+    all.extend(["gather", "move_rows", "peak", "peaks", "sum_slots"].map(plain));
     all.push(plain("group_experts").with("EXPERTS", 256u32).with("TILE", 64u32));
     for table in [false, true] {
         all.push(plain("route").with("EXPERTS", 256u32).with("USED", 6u32).when("TABLE", table));
@@ -41,7 +44,10 @@ fn variants() -> Vec<Variant> {
     for layout in layouts() {
         all.push(with_all(plain("append"), &layout).with("MORE", 0u32));
         all.push(with_all(plain("append"), &layout).with("MORE", 2u32));
-        all.push(with_all(plain("index_scores"), &layout));
+        for keys in [16, 64] {
+            let variant = with_all(plain("index_scores"), &layout);
+            all.push(variant.with("KEYS", keys).with("SLICES", 256 / keys));
+        }
         if layout.iter().any(|(name, _)| *name == "INDEX4") {
             all.push(with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32));
         }
@@ -72,6 +78,7 @@ fn variants() -> Vec<Variant> {
     }
     for team in TEAMS {
         all.push(teams("leaders", team));
+        all.push(teams("top_k", team));
         for (norm, weight, rotate) in
             [(true, true, true), (true, false, true), (false, false, true), (true, true, false)]
         {
@@ -85,7 +92,12 @@ fn variants() -> Vec<Variant> {
             all.push(one.with("JOBS", 2u32).with("WIDTH1", 128u32).with("WEIGHT1", 1u32));
         }
         let entry = |kernel| {
-            teams(kernel, team).with("HC", 4u32).with("OUT", 24u32).with("CHUNK", 128u32).with("SPREAD", 4u32)
+            teams(kernel, team)
+                .with("HC", 4u32)
+                .with("OUT", 24u32)
+                .with("CHUNK", 128u32)
+                .with("CHUNKS", 32u32)
+                .with("SPREAD", 4u32)
         };
         all.push(entry("enter"));
         all.push(entry("enter").with("HEAD", 1u32));
@@ -119,7 +131,7 @@ fn variants() -> Vec<Variant> {
                     .with("ROWS", 2u32)
                     .with("COLUMNS", 1u32)
                     .with("CHUNK", 128u32)
-                    .with("UNROLL", if team.0 < 64 { 2u32 } else { 1 })
+                    .with("UNROLL0", if team.0 < 64 { 2u32 } else { 1 })
                     .with("EXACT", 1u32),
             );
             let w = |kernel| teams(kernel, team).with("ROWS", 2u32);
@@ -146,13 +158,49 @@ fn variants() -> Vec<Variant> {
                 });
             }
         }
+        for format in BYTES.into_iter().filter(|_| team.1) {
+            let of = |kernel| {
+                teams(kernel, team)
+                    .with("UNROLL0", 1u32)
+                    .with("UNROLL1", 2u32)
+                    .with("PASSES", 2u32)
+                    .with("ROWS", 2u32)
+                    .with("UNITS", 128u32)
+                    .with("UNITS0", 64u32)
+                    .with("UNITS1", 64u32)
+            };
+            for shared in [false, true] {
+                let down = of("down_dot").format("w0", format).with("USED", 6u32).when("SHARED", shared);
+                let gate_up = of("gate_up_dot")
+                    .format("gate0", format)
+                    .format("up0", format)
+                    .with("KINDS", 1 + u32::from(shared))
+                    .with("FF0", 2048u32)
+                    .with("FF1", 2048u32)
+                    .when("SHARED", shared);
+                all.extend(match shared {
+                    false => [down, gate_up],
+                    true => [
+                        down.format("w1", Format::Q8_0),
+                        gate_up.format("gate1", Format::Q8_0).format("up1", Format::Q8_0),
+                    ],
+                });
+            }
+            for (flag, columns) in [("NORM", 4u32), ("GROUPED", 1)] {
+                let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 2u32);
+                all.push(Variant {
+                    kernel: "linear_dot",
+                    ..variant.with("COLUMNS", columns).with(flag, 1u32)
+                });
+            }
+        }
         for flag in [&["NORM"][..], &["NORM", "WHOLE"], &["BIASED", "BIAS0"], &["GROUPED"]] {
             let variant = vec(Format::Q8_0)
                 .with("PASSES", 1u32)
                 .with("ROWS", 4u32)
                 .with("COLUMNS", 4u32)
                 .with("CHUNK", 32u32)
-                .with("UNROLL", 1u32);
+                .with("UNROLL0", 1u32);
             all.push(flag.iter().fold(variant, |v, f| v.with(f, if *f == "BIAS0" { 6u32 } else { 1 })));
         }
     }
@@ -283,7 +331,17 @@ fn msl_without_checks(variant: &Variant) -> String {
 /// clamped, no loop counted by a guard, no divisor asked whether it is 0. `docs/gpu.md` shows some of it.
 #[test]
 fn hot_kernels_become_plain_msl() {
-    const HOT: [&str; 6] = ["linear_vec", "gate_up", "down", "linear_tile", "attend", "index_scores"];
+    const HOT: [&str; 9] = [
+        "linear_dot",
+        "gate_up_dot",
+        "down_dot",
+        "linear_vec",
+        "gate_up",
+        "down",
+        "linear_tile",
+        "attend",
+        "index_scores",
+    ];
     const GUARDS: [&str; 5] =
         ["loop_bound", "naga_div", "naga_mod", "DefaultConstructible", "metal::min(unsigned("];
     let all = variants();

@@ -9,15 +9,22 @@ var<workgroup> z: array<f32, OUT + 1u>;
 
 fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
 
-// Sums the chunks: several threads share the chunks of each product.
+// Sums the CHUNKS chunks: several threads share the chunks of each product, and all of a thread's are under way
+// at once.
 const SLICES = THREADS / (OUT + 1u);
 var<workgroup> slices: array<f32, SLICES * (OUT + 1u)>;
 
 fn sum_dots(row: u32, thread: u32) {
     if thread < SLICES * (OUT + 1u) {
         var sum = 0.0;
-        for (var i = thread / (OUT + 1u); i < p.chunks; i += SLICES) {
-            sum += dots[(row * p.chunks + i) * (OUT + 1u) + thread % (OUT + 1u)];
+        for (var start = thread / (OUT + 1u); start < CHUNKS; start += 8u * SLICES) {
+            //#repeat i 8
+            let chunk$i = start + $iu * SLICES;
+            let dot$i = dots[(row * CHUNKS + min(chunk$i, CHUNKS - 1u)) * (OUT + 1u) + thread % (OUT + 1u)];
+            //#end
+            //#repeat i 8
+            sum += select(0.0, dot$i, chunk$i < CHUNKS);
+            //#end
         }
         slices[thread] = sum;
     }

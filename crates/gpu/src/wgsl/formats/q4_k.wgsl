@@ -1,5 +1,5 @@
 // Q4_K: a block of 256 is nine vectors, as in the file. A unit is one group.
-//#prefixed k_scales
+//#prefixed formats/k_scales
 fn $P_unit(i: u32) -> Unit {
     let at = 9u * (i >> 3u);
     let j = i & 7u;

@@ -1,5 +1,5 @@
 // Q5_K: a block of 256 is eleven vectors, as in the file: scales, two of high bits, eight of nibbles.
-//#prefixed k_scales
+//#prefixed formats/k_scales
 fn $P_unit(i: u32) -> Unit {
     let at = 11u * (i >> 3u);
     let j = i & 7u;

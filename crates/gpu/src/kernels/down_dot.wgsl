@@ -1,0 +1,97 @@
+// As `down`, where hardware multiplies bytes: h in 8 bits, all of it in workgroup memory; see `gate_up_dot`.
+//#include formats/common
+struct Params { d: u32, used: u32, first_row: u32, rows: u32, shared_base: u32 } // shared_base in vectors
+
+@group(0) @binding(0) var<storage, read>       h: array<vec4f>;    // [n·used, 32·UNITS0], [n, 32·UNITS1]
+@group(0) @binding(1) var<storage, read_write> y: array<f32>;      // [n, d]
+@group(0) @binding(2) var<storage, read>       ids: array<u32>;    // [n·used]
+@group(0) @binding(3) var<storage, read>       w0_q: array<vec4u>; // [experts·d, 32·UNITS0]
+@group(0) @binding(4) var<storage, read>       w0_s: array<u32>;
+//#if SHARED
+@group(0) @binding(5) var<storage, read>       w1_q: array<vec4u>; // [d, 32·UNITS1]
+@group(0) @binding(6) var<storage, read>       w1_s: array<u32>;
+//#endif
+var<immediate> p: Params;
+
+const X8 = 2u * (USED * UNITS0 + UNITS1);
+//#include dot/common
+//#formats
+
+// Of each expert: its first row in this part, and 1 if it is there.
+var<workgroup> places: array<vec2u, USED>;
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#if PREPARED
+    prepare(thread);
+//#endif
+    let lane = thread % LANES;
+    for (var i = thread; i < X8; i += THREADS) {
+        var at = (group.y * USED * UNITS0 * 8u) + 4u * i;
+        if i >= 2u * USED * UNITS0 { at = p.shared_base + group.y * UNITS1 * 8u + 4u * (i - 2u * USED * UNITS0); }
+        put_16(i, array<vec4f, 4>(h[at], h[at + 1u], h[at + 2u], h[at + 3u]));
+    }
+    if thread < USED {
+        let stack_row = ids[group.y * USED + thread] * p.d;
+        let inside = stack_row >= p.first_row && stack_row - p.first_row < p.rows;
+        places[thread] = select(vec2u(0u), vec2u(stack_row - p.first_row, 1u), inside);
+    }
+    workgroupBarrier();
+    for (var turn = 0u; turn < PASSES; turn += 1u) {
+        let first = ((group.x * PASSES + turn) * TEAMS + thread / LANES) * ROWS;
+        if first >= p.d { break; }
+        //#repeat r ROWS
+        let row$r = min(first + $ru, p.d - 1u);
+        var sum$r = 0.0;
+        //#end
+//#if SHARED
+        const PIECES1 = 2u * UNITS1 / w1_VECTORS;
+        for (var step = lane; step < PIECES1; step += UNROLL1 * LANES) {
+            //#repeat i UNROLL1
+            //#repeat r ROWS
+            let w$i_$r = w1_load(row$r * PIECES1 + step + $iu * LANES);
+            //#end
+            //#end
+            //#repeat i UNROLL1
+            {
+                let m = w1_meets(2u * USED * UNITS0, step + $iu * LANES);
+                //#repeat r ROWS
+                sum$r += w1_dot(w$i_$r, m);
+                //#end
+            }
+            //#end
+        }
+//#endif
+        const PIECES0 = 2u * UNITS0 / w0_VECTORS;
+        for (var step = lane; step < USED * PIECES0; step += UNROLL0 * LANES) {
+            //#repeat i UNROLL0
+            let piece$i = step + $iu * LANES;
+            // An expert of another part of a split stack counts for nothing.
+            let here$i = places[piece$i / PIECES0];
+            //#repeat r ROWS
+            let w$i_$r = w0_load((here$i.x + row$r) * PIECES0 + piece$i % PIECES0);
+            //#end
+            //#end
+            //#repeat i UNROLL0
+            {
+                let m = w0_meets(0u, piece$i);
+                //#repeat r ROWS
+                sum$r += select(0.0, w0_dot(w$i_$r, m), here$i.y == 1u);
+                //#end
+            }
+            //#end
+        }
+        //#repeat r ROWS
+        {
+            let total = subgroupAdd(sum$r);
+            if lane == 0u && first + $ru < p.d {
+//#if SHARED
+                y[group.y * p.d + first + $ru] = total;
+//#else
+                y[group.y * p.d + first + $ru] += total;
+//#endif
+            }
+        }
+        //#end
+    }
+}

@@ -1,0 +1,34 @@
+// Products of weights with activations in 8 bits: rows of x are rounded to signed bytes, the largest of 32 to 127,
+// and four products are one instruction. Weights are taken in pieces, whole vectors of their bits: a lane loads
+// piece `i` of a matrix and multiplies it with what it meets of x.
+struct Raw { v: vec4u, a: u32, b: u32 } // bits, and where scales are
+
+// What a piece of 64 weights meets; smaller pieces meet the first few.
+struct Meets { v: array<vec4u, 4>, d: vec4f } // 16 values each, and their scales
+
+var<workgroup> x8: array<vec4u, X8>;       // 16 values each
+var<workgroup> x8_scales: array<f32, X8>;  // of each 16, the same for the two of a 32
+
+fn dot16(w: vec4u, x: vec4u, start_at: i32) -> i32 {
+    return start_at + dot4I8Packed(w.x, x.x) + dot4I8Packed(w.y, x.y) + dot4I8Packed(w.z, x.z)
+        + dot4I8Packed(w.w, x.w);
+}
+
+// An integer below 2^22 as a number, without a conversion instruction, which are few on most hardware.
+fn number(i: i32) -> f32 {
+    return bitcast<f32>(u32(i + 0x4b400000)) - 12582912.0;
+}
+
+// Sixteen values of a row, by two neighbouring threads for each 32; all threads of the two come by.
+fn put_16(at: u32, v: array<vec4f, 4>) {
+    let a = max(max(bitcast<vec4u>(abs(v[0])), bitcast<vec4u>(abs(v[1]))),
+        max(bitcast<vec4u>(abs(v[2])), bitcast<vec4u>(abs(v[3]))));
+    var largest = max(max(a.x, a.y), max(a.z, a.w)); // as bits, so that NaN is the largest
+    largest = max(largest, subgroupShuffleXor(largest, 1u));
+    let m = bitcast<f32>(largest);
+    let inverse = select(0.0, 127.0 / m, largest != 0u);
+    x8[at] = vec4u(
+        pack4xI8(vec4i(round(inverse * v[0]))), pack4xI8(vec4i(round(inverse * v[1]))),
+        pack4xI8(vec4i(round(inverse * v[2]))), pack4xI8(vec4i(round(inverse * v[3]))));
+    x8_scales[at] = m * (1.0 / 127.0);
+}

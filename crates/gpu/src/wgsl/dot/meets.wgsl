@@ -1,0 +1,11 @@
+// What piece `i` of a row of $P meets of the x that begins at vector `start_at`.
+fn $P_meets(start_at: u32, i: u32) -> Meets {
+    var m: Meets;
+    //#repeat j 4
+    if $ju < $P_VECTORS {
+        m.v[$j] = x8[start_at + $P_x(i, $ju)];
+        m.d[$j] = x8_scales[start_at + $P_x(i, $ju)];
+    }
+    //#end
+    return m;
+}
