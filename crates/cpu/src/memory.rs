@@ -11,7 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 /// Smaller vectors come from the allocator, which keeps such memory itself.
 const LEAST_BYTES: usize = 64 << 10;
 
-/// Bytes of one kind of vectors that are kept, at most.
+/// Bytes of one kind of vectors that are kept, at most: room for what a chunk of 2048 tokens makes of the published
+/// model, whose queries alone take 256 MiB. It bounds what chunks of changing lengths leave behind.
 const MOST_BYTES: usize = 1 << 30;
 
 /// A vector that was passed over so many times is given back: a few passes through a model.
