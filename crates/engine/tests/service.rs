@@ -4,14 +4,16 @@ mod common;
 
 use common::{Loaded, golden, greedy, load, session};
 use cpu::Reference;
+use engine::constraint::{Calls, Rules, Shape, Tool};
 use engine::{
-    Cancel, Engine, EngineOptions, Event, Finish, Job, JobError, JobEvent, JobPrompt, Priority, Refusal,
-    Request, Sampling, Ticket,
+    Cancel, Engine, EngineOptions, Event, Finish, Form, Job, JobError, JobEvent, JobPrompt, Priority,
+    Refusal, Request, Sampling, Ticket,
 };
 use model::tap::{Place, Seen};
 use model::{KvFormat, Ops};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use text::ReplyOptions;
 
 fn options() -> EngineOptions {
     EngineOptions { kv: Some(KvFormat::F32), ..EngineOptions::default() }
@@ -331,6 +333,46 @@ fn a_reply_does_not_end_before_its_least_length() {
     assert_eq!(written(0), (0, Finish::Eos));
     assert_eq!(written(7), (7, Finish::Eos));
     assert_eq!(written(usize::MAX), (20, Finish::MaxTokens));
+}
+
+/// A model of chance calls a tool with text of its grammar, however it samples, alone and beside others.
+#[test]
+fn the_text_of_a_call_is_of_its_grammar() {
+    let loaded = load("mini-bf16.gguf");
+    let (prompt, _) = golden("mini-bf16.short");
+    let engine = engine(&loaded);
+    let parameters = serde_json::json!({"type": "object", "properties": {"input": {"type": "string"}}});
+    let shape = Shape::grammar("root ::= [a-c]{2,4} | \"<\" root \"</\" [a-c] \">\"".into());
+    let tool = Tool { name: "f".into(), parameters, strict: false, input: Some(shape) };
+    let rules = Rules { tools: vec![tool], calls: Calls::Required, single_call: true, ..Rules::default() };
+    let constraint = engine.constraints().build(&rules).unwrap();
+    assert!(constraint.is_some());
+    let tickets: Vec<_> = (0..12)
+        .map(|seed| {
+            let form = Form::Chat(ReplyOptions { tools_active: true, ..ReplyOptions::default() });
+            let request = Request { form, constraint: constraint.clone(), ..sampled(seed, 2000) };
+            engine.submit(job(&prompt, request)).unwrap()
+        })
+        .collect();
+    let mut seen = std::collections::HashSet::new();
+    for ticket in tickets {
+        let reply = ticket.wait().unwrap();
+        assert_eq!(reply.finish, Finish::Complete);
+        let arguments = &reply.message.tool_calls[0].arguments;
+        let arguments: serde_json::Value = serde_json::from_str(arguments).unwrap();
+        let text = arguments["input"].as_str().unwrap();
+        let (mut inner, mut closed) = (text, 0);
+        while let Some(rest) = inner.strip_prefix('<') {
+            let end = rest.len().checked_sub(4).filter(|&at| rest.is_char_boundary(at)).expect(text);
+            let tag = &rest.as_bytes()[end..];
+            assert!(tag.starts_with(b"</") && b"abc".contains(&tag[2]) && tag[3] == b'>', "{text}");
+            (inner, closed) = (&rest[..end], closed + 1);
+        }
+        let is_word = inner.bytes().all(|b| b"abc".contains(&b)) && (2..=4).contains(&inner.len());
+        assert!(is_word, "{text}, {closed} tags");
+        seen.insert(text.to_owned());
+    }
+    assert!(seen.len() > 3, "{seen:?}");
 }
 
 /// Whoever watches sees since when the engine is busy, and when it was last done with something.
