@@ -117,7 +117,7 @@ def test_counts_are_what_requests_cost():
     def text():
         return "".join(dice.choices(words, k=dice.randrange(25)))
 
-    for nth in range(60):
+    for nth in range(200):
         tools = [{"name": name, "description": text(), "input_schema": WEATHER} for name in ("Read", "Bash")[: dice.randrange(3)]]
         messages = [{"role": "user", "content": f"Do it. {text()}"}]
         for turn in range(dice.randrange(4)):

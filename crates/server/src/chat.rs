@@ -5,7 +5,7 @@ mod request;
 mod stream;
 
 pub use reply::logprob_entry;
-pub use request::{read_message, read_tools};
+pub use request::read_message;
 
 use crate::App;
 use crate::ask::Api;

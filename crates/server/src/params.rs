@@ -91,7 +91,12 @@ fn limit(fields: &Fields<'_>, least: i64) -> Result<Option<usize>, ApiError> {
     for name in LIMITS {
         // llama.cpp's way to say "as many as fit".
         let endless = name == "n_predict" && fields.get(name).and_then(whole).is_some_and(|n| n < 0);
-        let given = if endless { None } else { fields.whole(name, least..)? };
+        let huge = fields.get(name).and_then(Value::as_f64).is_some_and(|n| n >= i64::MAX as f64);
+        let given = match (endless, huge) {
+            (true, _) => None,
+            (false, true) => Some(i64::MAX),
+            _ => fields.whole(name, least..)?,
+        };
         most = most.or(given);
     }
     Ok(most.map(|n| usize::try_from(n).unwrap_or(usize::MAX)))
@@ -230,6 +235,7 @@ mod tests {
         for none in [json!({}), json!({"max_tokens": null}), json!({"n_predict": -1})] {
             assert_eq!(read(none).unwrap().max_tokens, None);
         }
+        assert_eq!(read(json!({"max_tokens": u64::MAX})).unwrap().max_tokens, Some(i64::MAX as usize));
         assert_eq!(read(json!({"max_tokens": 0})).unwrap_err(), "max_tokens");
     }
 

@@ -4,13 +4,13 @@
 //! its calls back into items of that kind, [`items`] writes items, [`stream`] tells of them as they come.
 
 pub mod flight;
-mod input_text;
+pub(crate) mod input_text;
 mod items;
 mod object;
 mod request;
 pub mod store;
 mod stream;
-mod tools;
+pub(crate) mod tools;
 
 use crate::App;
 use crate::ask::Api;

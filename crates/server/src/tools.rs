@@ -62,7 +62,8 @@ fn allowed_tools(value: &Value) -> Result<Choice, ApiError> {
     };
     let tools = value["tools"].as_array().ok_or_else(|| ApiError::missing("tool_choice.tools"))?;
     let name = |tool: &Value| {
-        let name = tool.pointer("/function/name").or_else(|| tool.get("name"));
+        let name = tool.pointer("/function/name").or_else(|| tool.pointer("/custom/name"));
+        let name = name.or_else(|| tool.get("name"));
         // Some tools have no name but their type.
         let kind = || tool.get("type").filter(|kind| *kind != "function" && *kind != "custom");
         Some(name.or_else(kind)?.as_str()?.to_owned())

@@ -516,6 +516,55 @@ async fn tools_of_every_kind_can_be_chosen() {
     }
 }
 
+/// A tool that takes plain text, in chat completions: its calls have the text, whole and streamed, and come back as they are.
+#[tokio::test]
+async fn a_tool_of_plain_text_can_be_called_in_a_chat() {
+    let said = "Hm.</think>\n\n<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"edit\">\n\
+                <｜DSML｜parameter name=\"input\" string=\"true\">a \"b\"\nc</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>";
+    let script = Script::new([Line::new(said), Line::new(said), Line::new("</think>ok")]);
+    let app = app(&script, Options::default());
+    let format =
+        json!({ "type": "grammar", "grammar": { "syntax": "lark", "definition": "start: /(.|\\n)+/" } });
+    let tools = json!([{ "type": "custom", "custom": { "name": "edit", "description": "Edits", "format": format } },
+                       { "type": "function", "function": { "name": "f" } }]);
+    let request = json!({ "messages": [user("Hi")], "tools": tools });
+    let text = stream(&app, CHAT, &request).await;
+    let deltas: Vec<Value> = events(&text)
+        .iter()
+        .filter_map(|chunk| {
+            chunk["choices"][0]["delta"]["tool_calls"].as_array().map(|calls| calls[0].clone())
+        })
+        .collect();
+    assert_eq!(
+        (&deltas[0]["type"], &deltas[0]["custom"]),
+        (&json!("custom"), &json!({ "name": "edit", "input": "" }))
+    );
+    let input: String = deltas.iter().map(|delta| delta["custom"]["input"].as_str().unwrap()).collect();
+    assert_eq!(input, "a \"b\"\nc");
+    assert!(deltas.iter().all(|delta| delta.get("function").is_none() && delta["index"] == 0));
+    let (_, reply) = ask(&app, CHAT, &request).await;
+    let message = reply["choices"][0]["message"].clone();
+    let call = message["tool_calls"][0].clone();
+    assert_eq!(call["custom"], json!({ "name": "edit", "input": input }));
+    assert!(script.prompt(0).contains("start: /") && script.prompt(0).contains("\"name\": \"f\""));
+    let back =
+        json!([user("Hi"), message, { "role": "tool", "tool_call_id": call["id"], "content": "done" }]);
+    let choice = json!({ "type": "allowed_tools", "allowed_tools": { "mode": "auto", "tools": [{ "type": "custom", "custom": { "name": "edit" } }] } });
+    let (status, reply) =
+        ask(&app, CHAT, &json!({ "messages": back, "tools": tools, "tool_choice": choice })).await;
+    assert_eq!(status, StatusCode::OK, "{reply}");
+    let mut want = script.prompt_tokens(1);
+    want.extend(script.vocabulary().encode_trusted(said));
+    assert!(script.prompt_tokens(2).starts_with(&want), "{}", script.prompt(2));
+}
+
+/// A user who says nothing has had a turn: what came before is not gone on with.
+#[tokio::test]
+async fn nothing_said_is_a_turn() {
+    let prompt = of_messages(json!([user("Hi"), assistant("Hello"), user(json!([]))])).await;
+    assert!(prompt.ends_with("Hello<｜end▁of▁sentence｜><｜User｜><｜Assistant｜><think>"), "{prompt}");
+}
+
 /// A function whose name already begins with its namespace is told with both, as the client knows it.
 #[tokio::test]
 async fn a_call_in_a_namespace_is_told_with_it() {

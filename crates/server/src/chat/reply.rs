@@ -4,6 +4,8 @@ use super::request::Style;
 use crate::App;
 use crate::error::ApiError;
 use crate::options::ReasoningField;
+use crate::responses::input_text::input_text;
+use crate::responses::tools::{Kind, Toolbox};
 use crate::usage::Usage;
 use crate::voice::{End, Outcome, Told, Voice};
 use crate::{app, ids};
@@ -33,7 +35,7 @@ pub(super) async fn whole(style: Style, app: &App, voices: Vec<Voice>) -> Result
         };
         choices.push(json!({
             "index": index,
-            "message": message(&outcome, app.options.reasoning_field),
+            "message": message(&outcome, app.options.reasoning_field, &style.toolbox),
             "logprobs": logprobs,
             "finish_reason": finish_reason(outcome.end),
         }));
@@ -62,7 +64,7 @@ pub(super) const OPEN: &str = "<think>";
 /// The end of it.
 pub(super) const CLOSE: &str = "</think>";
 
-fn message(outcome: &Outcome, field: ReasoningField) -> Value {
+fn message(outcome: &Outcome, field: ReasoningField, toolbox: &Toolbox) -> Value {
     let said = &outcome.message;
     let mut message = Map::new();
     message.insert("role".into(), json!("assistant"));
@@ -80,13 +82,19 @@ fn message(outcome: &Outcome, field: ReasoningField) -> Value {
     }
     message.insert("refusal".into(), Value::Null);
     if !said.tool_calls.is_empty() {
-        let calls = said.tool_calls.iter().zip(&outcome.call_ids).map(|(call, id)| {
-            json!({
-                "id": id,
-                "type": "function",
-                "function": { "name": call.name, "arguments": call.arguments },
-            })
-        });
+        let calls =
+            said.tool_calls.iter().zip(&outcome.call_ids).map(|(call, id)| match toolbox.kind(&call.name) {
+                Kind::Custom => json!({
+                    "id": id,
+                    "type": "custom",
+                    "custom": { "name": call.name, "input": input_text(&call.arguments) },
+                }),
+                _ => json!({
+                    "id": id,
+                    "type": "function",
+                    "function": { "name": call.name, "arguments": call.arguments },
+                }),
+            });
         message.insert("tool_calls".into(), calls.collect());
     }
     Value::Object(message)

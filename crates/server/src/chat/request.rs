@@ -7,11 +7,12 @@ use crate::error::{ApiError, Fault};
 use crate::fields::{Fields, kind};
 use crate::options::ReasoningField;
 use crate::params::Params;
+use crate::responses::tools::Toolbox;
 use crate::shape::Form;
 use crate::thinking::Think;
 use crate::tools;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use text::chat::request::{ChatRequest, Content, RequestMessage, RequestRole, RequestTool};
 
 /// A request and how to answer it.
@@ -27,6 +28,8 @@ pub(super) struct Style {
     pub include_usage: bool,
     pub progress: bool,
     pub logprobs: bool,
+    /// What the functions that the model calls are to the client.
+    pub toolbox: Toolbox,
     /// The model's name in the answer.
     pub model: String,
     pub warnings: Vec<String>,
@@ -52,9 +55,10 @@ impl ChatBody {
         params.logprobs = logprobs(&fields)?;
         let choice = tools::read_choice(fields.get("tool_choice"))?;
         let one_call = fields.flag("parallel_tool_calls")? == Some(false);
+        let (toolbox, functions) = read_tools(&fields)?;
         let mut chat = ChatRequest {
             messages: messages(&fields)?,
-            tools: read_tools(&fields)?,
+            tools: functions,
             tool_choice: choice.choice,
             continue_final_message: fields.flag("continue_final_message")?.unwrap_or(false)
                 || fields.flag("add_generation_prompt")? == Some(false),
@@ -74,6 +78,7 @@ impl ChatBody {
             include_usage: include_usage.unwrap_or(app.options.always_usage),
             progress: fields.flag("return_progress")?.unwrap_or(false),
             logprobs: params.logprobs.is_some(),
+            toolbox,
             model: model.clone(),
             warnings: Vec::new(),
         };
@@ -199,14 +204,11 @@ fn inline_reasoning(message: &mut RequestMessage) {
 }
 
 /// Reads `tools`, nested or flat.
-///
-/// # Errors
-///
-/// If one is no function.
-pub fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
-    let Some(list) = fields.list("tools")? else { return Ok(Vec::new()) };
+fn read_tools(fields: &Fields<'_>) -> Result<(Toolbox, Vec<RequestTool>), ApiError> {
+    let (mut toolbox, mut functions) = (Toolbox::default(), Vec::new());
+    let list = fields.list("tools")?.map_or(&[][..], Vec::as_slice);
     tools::check_count(list)?;
-    let read = |(at, tool): (usize, &Value)| {
+    for (at, tool) in list.iter().enumerate() {
         let field = format!("tools[{at}]");
         let Value::Object(object) = tool else {
             return Err(ApiError::invalid(
@@ -216,18 +218,36 @@ pub fn read_tools(fields: &Fields<'_>) -> Result<Vec<RequestTool>, ApiError> {
         };
         match object.get("type").filter(|kind| !kind.is_null()).map(|kind| kind.as_str().unwrap_or("?")) {
             None | Some("function") => {}
+            Some("custom") => {
+                toolbox.add(&flat(object), None, &field, &mut functions)?;
+                continue;
+            }
             Some(other) => {
                 let problem = format!("tools of type `{}` are not supported here", shortened(other));
                 return Err(ApiError::unsupported(&format!("{field}.type"), problem));
             }
         }
-        match object.get("function") {
-            Some(Value::Object(function)) => tools::function(function, &format!("{field}.function")),
-            Some(_) => Err(ApiError::invalid(&format!("{field}.function"), "an object was expected")),
-            None => tools::function(object, &field),
-        }
-    };
-    list.iter().enumerate().map(read).collect()
+        functions.push(match object.get("function") {
+            Some(Value::Object(function)) => tools::function(function, &format!("{field}.function"))?,
+            Some(_) => {
+                return Err(ApiError::invalid(&format!("{field}.function"), "an object was expected"));
+            }
+            None => tools::function(object, &field)?,
+        });
+    }
+    Ok((toolbox, functions))
+}
+
+/// A tool that takes plain text as Responses write it: `custom` and `format.grammar` are no objects of their own there.
+fn flat(tool: &Map<String, Value>) -> Value {
+    let mut flat = tool.get("custom").and_then(Value::as_object).unwrap_or(tool).clone();
+    flat.insert("type".to_owned(), "custom".into());
+    if let Some(Value::Object(format)) = flat.get_mut("format")
+        && let Some(Value::Object(grammar)) = format.remove("grammar")
+    {
+        format.extend(grammar);
+    }
+    Value::Object(flat)
 }
 
 /// A word of the client, in case it is no word.

@@ -3,6 +3,8 @@
 use super::reply::{CLOSE, OPEN, finish_reason, logprobs};
 use super::request::Style;
 use crate::options::ReasoningField;
+use crate::responses::input_text::InputText;
+use crate::responses::tools::Kind;
 use crate::stream::{Codec, Frames};
 use crate::usage::{Timings, Usage};
 use crate::voice::{Outcome, Told};
@@ -24,6 +26,8 @@ pub(super) struct ChatStream {
     cached: usize,
     /// Whether reasoning that is a part of the content is open, by choice.
     thinking: Vec<bool>,
+    /// The call that each choice is at, if that takes plain text.
+    inputs: Vec<Option<InputText>>,
     usages: Vec<Usage>,
     timings: Option<Timings>,
 }
@@ -75,7 +79,17 @@ struct CallDelta<'a> {
     id: Option<&'a str>,
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     kind: Option<&'static str>,
-    function: FunctionDelta<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    function: Option<FunctionDelta<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    custom: Option<CustomDelta<'a>>,
+}
+
+#[derive(Serialize)]
+struct CustomDelta<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    input: &'a str,
 }
 
 #[derive(Serialize)]
@@ -97,6 +111,7 @@ impl ChatStream {
             begun: Instant::now(),
             cached: 0,
             thinking: vec![false; n],
+            inputs: std::iter::repeat_with(|| None).take(n).collect(),
             usages: Vec::new(),
             timings: None,
         }
@@ -198,16 +213,26 @@ impl Codec for ChatStream {
             }
             Told::CallStart { index: call, id, name } => {
                 self.close_reasoning(index, out);
-                let function = FunctionDelta { name: Some(&name), arguments: "" };
-                self.call(
-                    index,
-                    CallDelta { index: call, id: Some(&id), kind: Some("function"), function },
-                    out,
-                );
+                let is_custom = self.style.toolbox.kind(&name) == Kind::Custom;
+                self.inputs[index] = is_custom.then(InputText::default);
+                let name = Some(&*name);
+                let delta = CallDelta {
+                    index: call,
+                    id: Some(&id),
+                    kind: Some(if is_custom { "custom" } else { "function" }),
+                    function: (!is_custom).then_some(FunctionDelta { name, arguments: "" }),
+                    custom: is_custom.then_some(CustomDelta { name, input: "" }),
+                };
+                self.call(index, delta, out);
             }
             Told::Arguments { index: call, delta } => {
-                let function = FunctionDelta { name: None, arguments: &delta };
-                self.call(index, CallDelta { index: call, id: None, kind: None, function }, out);
+                let text = self.inputs[index].as_mut().map(|input| input.push(&delta));
+                if text.as_deref() == Some("") {
+                    return; // around the text
+                }
+                let custom = text.as_deref().map(|input| CustomDelta { name: None, input });
+                let function = custom.is_none().then_some(FunctionDelta { name: None, arguments: &delta });
+                self.call(index, CallDelta { index: call, id: None, kind: None, function, custom }, out);
             }
             Told::CallEnd { .. } | Told::CallDropped { .. } => {}
             Told::Finished(outcome) => self.finish(index, &outcome, out),

@@ -72,6 +72,9 @@ impl CompletionBody {
         };
         let first = prompts.iter().map(|prompt| shown(&prompt[..1], tokenizer)).collect();
         let scored = !echo.is_empty() && params.logprobs.is_some();
+        if scored && params.max_tokens == Some(0) {
+            params.stop.clear(); // there is no reply that could end
+        }
         if scored && !params.stop.is_empty() {
             return Err(ApiError::unsupported("stop", "not together with `echo` and `logprobs`"));
         }

@@ -189,6 +189,7 @@ fn json_string(content: Option<&Value>) -> Value {
 /// What a user says: results of calls first, then text.
 fn user(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) -> Result<(), ApiError> {
     let mut texts = Vec::new();
+    let is_empty = blocks.is_empty();
     for (at, block) in blocks.iter().enumerate() {
         let field = format!("{field}.content[{at}]");
         match block["type"].as_str() {
@@ -206,7 +207,8 @@ fn user(blocks: &[Value], field: &str, messages: &mut Vec<RequestMessage>) -> Re
             None => return Err(ApiError::missing(&format!("{field}.type"))),
         }
     }
-    if !texts.is_empty() {
+    // Who says nothing has had a turn all the same.
+    if !texts.is_empty() || is_empty {
         messages.push(message(RequestRole::User, Some(Content::Text(texts.join("\n\n")))));
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 /// Reads `{"input": "…"}` as it comes and gives back what the string says.
 #[derive(Debug, Default)]
-pub(super) struct InputText {
+pub(crate) struct InputText {
     state: State,
     /// An escape that has not ended.
     escape: String,
@@ -76,7 +76,7 @@ impl InputText {
 }
 
 /// The text of complete arguments; the arguments themselves if they have none.
-pub(super) fn input_text(arguments: &str) -> String {
+pub(crate) fn input_text(arguments: &str) -> String {
     match serde_json::from_str::<serde_json::Value>(arguments) {
         Ok(value) => match value["input"].as_str() {
             Some(text) => text.to_owned(),

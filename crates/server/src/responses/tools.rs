@@ -11,7 +11,7 @@ use text::chat::request::{RequestTool, ToolChoice};
 
 /// What a function that the model calls stands for.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Toolbox {
+pub(crate) struct Toolbox {
     tools: Vec<Known>,
     /// What the client should know about tools that were left out.
     pub warnings: Vec<String>,
@@ -31,7 +31,7 @@ struct Known {
 
 /// How a call is told to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// As `function_call`.
     Function,
     /// As `custom_tool_call`, with plain text.
@@ -66,7 +66,12 @@ impl Toolbox {
         Ok((toolbox, functions))
     }
 
-    fn add(
+    /// Adds a tool, or those of a namespace, and the functions that stand for them.
+    ///
+    /// # Errors
+    ///
+    /// If it makes no sense.
+    pub fn add(
         &mut self,
         tool: &Value,
         namespace: Option<&str>,
