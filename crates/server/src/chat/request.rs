@@ -67,7 +67,8 @@ impl ChatBody {
         if app.options.reasoning_field == ReasoningField::Inline {
             chat.messages.iter_mut().for_each(inline_reasoning);
         }
-        let shape = Form::read(&fields, fields.get("response_format"), "response_format")?;
+        let form = Form::read(&fields, fields.get("response_format"), "response_format")?;
+        let shape = Form { inputs: toolbox.inputs(), ..form };
         let options = fields.object("stream_options")?;
         let include_usage = match options {
             Some(object) => Fields::new(object, "stream_options.").flag("include_usage")?,
