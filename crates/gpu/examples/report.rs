@@ -1,4 +1,5 @@
-//! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]`.
+//! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]`,
+//! and with `plain` behind them what it makes of it without matrix units.
 //!
 //! Prints one JSON object and a table: bandwidth of a copy, reading and writing speed, launches and host time
 //! of a token, the time of each kernel by the device's own clock, and what the device can do at most.
@@ -15,8 +16,9 @@ fn main() {
     let mut number = |usual: usize| args.next().map_or(usual, |n| n.parse().expect("a number"));
     let (context, chunk) = (number(1024), number(1024));
     let gguf = Gguf::open(path.as_ref()).expect("a GGUF file");
-    let plain = run(&gguf, context, chunk, false);
-    let watched = run(&gguf, context, chunk, true);
+    let matrices = args.next().as_deref() != Some("plain");
+    let plain = run(&gguf, context, chunk, Options { matrices, ..Options::default() });
+    let watched = run(&gguf, context, chunk, Options { matrices, profile: true, ..Options::default() });
     for (what, kernels) in ["prefill", "decode"].iter().zip(&watched.kernels) {
         println!("\n{what:<40} launches    µs each     ms    share");
         let total: f64 = kernels.iter().map(|k| k.2).sum();
@@ -104,8 +106,8 @@ const TOKENS: usize = 32;
 
 const LEADERS: LeadersAsk = LeadersAsk { margin: 4.0, temperature: 1.0 };
 
-fn run(gguf: &Gguf, context: usize, chunk: usize, profile: bool) -> Report {
-    let gpu = Gpu::open(Options { device: Choice::First, profile, ..Options::default() }).expect("a device");
+fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
+    let gpu = Gpu::open(Options { device: Choice::First, ..options }).expect("a device");
     let model = load(&gpu, gguf).expect("a model");
     let kv = KvFormat::usual(&model.config);
     let mut prefill = 0.0;

@@ -191,7 +191,7 @@ fn refusal(adapter: &wgpu::Adapter) -> Option<String> {
 }
 
 /// Bytes of workgroup memory of `linear_matrix`, the code book of IQ2_XXS included.
-const MATRIX_MEMORY: u32 = 38 << 10;
+const MATRIX_MEMORY: u32 = 47 << 10;
 
 /// Whether the device has the matrix operation that `linear_matrix` is written for.
 pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter) -> bool {

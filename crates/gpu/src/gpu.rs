@@ -30,8 +30,8 @@ pub struct Options {
     pub profile: bool,
     /// Whether kernels may use the subgroup operations that the device has.
     pub subgroups: bool,
-    /// Whether products of many rows, but for those of experts, may use the matrix units that the device has: rows then
-    /// meet weights of 8 bits and below in f16, and are summed in f32. Off, until whole models were tested with it.
+    /// Whether products of many rows may use the matrix units that the device has: rows then meet weights of 8 bits and
+    /// below in f16, and are summed in f32. Where there are none it changes nothing.
     pub matrices: bool,
     /// Whether few rows meet weights of 8 bits and below in 8 bits, as on the CPU. `None`: where the hardware
     /// multiplies bytes, and only there it is faster.
@@ -48,7 +48,7 @@ impl Default for Options {
             checks: false,
             profile: false,
             subgroups: true,
-            matrices: false,
+            matrices: true,
             bytes: None,
             largest_binding: None,
         }

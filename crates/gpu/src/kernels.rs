@@ -10,18 +10,19 @@ mod norm;
 mod pick;
 mod route;
 mod streams;
+mod tiles;
 
 pub(crate) use attend::attend;
 pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_rows};
 pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
 pub(crate) use leaders::read_leaders;
-pub use linear::TILE;
 pub(crate) use linear::{Linear, Output, linear, linears};
 pub(crate) use norm::{Norm, NormJob, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{collapse, enter, leave, turn};
+pub use tiles::TILE;
 
 use crate::gpu::Inner;
 use crate::shader::Variant;

@@ -72,6 +72,11 @@ impl Variant {
         for format in formats {
             label += &format!(" {format}");
         }
+        for what in ["GROUPED", "EXPERTS", "GATED", "SPLIT"] {
+            if self.constant(what).unwrap_or(0) != 0 {
+                label += &format!(" {}", what.to_lowercase());
+            }
+        }
         if let Some(units) = self.constant("UNITS") {
             let outputs = |(name, _): &&(&str, u32)| name.starts_with("OUT") || name.starts_with("FF");
             let rows: u32 = self.constants.iter().filter(outputs).map(|(_, rows)| rows).sum();
@@ -253,14 +258,14 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 27] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 28] = files!("kernels/":
     "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "move_rows", "norm", "peak", "peaks", "round_query", "route",
+    "group_experts", "halve", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 15] = files!("wgsl/":
-    "activation", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
+const SHARED: [(&str, &str); 16] = files!("wgsl/":
+    "activation", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
     "tile",
 );
 

@@ -19,7 +19,13 @@ use std::sync::OnceLock;
 fn device() -> Gpu {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
     let open = || {
-        Gpu::open(Options { device: Choice::First, checks: true, bytes: Some(false), ..Options::default() })
+        Gpu::open(Options {
+            device: Choice::First,
+            checks: true,
+            matrices: false,
+            bytes: Some(false),
+            ..Options::default()
+        })
     };
     DEVICE
         .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))

@@ -1,15 +1,15 @@
-//! Launches the experts: `gate_up.wgsl` and `down.wgsl` for few rows; for many rows, grouped by expert,
-//! `group_experts.wgsl`, `linear_tile.wgsl` and `sum_slots.wgsl`.
+//! Launches the experts: `gate_up.wgsl` and `down.wgsl` for few rows; many rows are grouped by expert and go by tiles,
+//! and `sum_slots.wgsl` adds up what comes of it.
 
 use crate::array::{Array, Routes};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::linear::{FEW, Pieces, TILE, fits_8_bits, steps, team_rows};
+use crate::kernels::linear::{FEW, Pieces, fits_8_bits, steps, team_rows};
+use crate::kernels::tiles::{Gate, Kind, Rows, Tiled, group, tiled};
 use crate::kernels::{Linear, THREADS, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
-use crate::shader::Variant;
 use model::weights::{Expert, Experts};
 
 /// Routed and shared experts of every row of x.
@@ -185,28 +185,6 @@ fn gate_up(
     }
 }
 
-/// The pairs of a batch by expert.
-struct Grouped {
-    order: Array,
-    tiles: Array,
-    /// Tiles that there may be, `tiles.n`; those beyond the last are empty.
-    most: usize,
-}
-
-fn group(gpu: &Inner, r: &mut Recorder, routes: &Routes, experts: usize) -> Grouped {
-    let pairs = routes.ids.n * routes.ids.width;
-    let most = pairs / TILE + experts.min(pairs);
-    let (order, tiles) = (Array::empty(gpu, 1, pairs), Array::empty(gpu, most, 4));
-    r.launch(
-        gpu,
-        threads("group_experts").with("EXPERTS", experts).with("TILE", TILE),
-        &[routes.ids.read(), order.write(), tiles.write()],
-        &[pairs as u32, experts as u32, most as u32],
-        [1, 1, 1],
-    );
-    Grouped { order, tiles, most }
-}
-
 fn many(
     gpu: &Inner,
     r: &mut Recorder,
@@ -215,14 +193,24 @@ fn many(
     experts: &Experts<Weights>,
     shared: &Expert<Weights>,
 ) -> Array {
-    let grouped = group(gpu, r, routes, experts.count);
-    let inner = inner_tiles(gpu, r, x, shared, None);
-    let y = linear(gpu, r, &Linear::new(&shared.down), &inner);
     let stack = &experts.stack;
-    let inner = inner_tiles(gpu, r, x, stack, Some((routes, &grouped)));
+    let formats = [&stack.gate, &stack.up, &stack.down].map(|w| w.format);
+    let grouped = group(gpu, r, routes, experts.count, &formats);
+    let gated = [&stack.gate, &stack.up, &shared.gate, &shared.up].map(|w| w.format);
+    let rows = Rows::new(gpu, r, x, gated.into_iter());
     let (n, used, d) = (x.n, routes.ids.width, x.width);
+    let inner = Array::empty(gpu, n, shared.ff);
+    gate_up_tiles(gpu, r, &rows, shared, &inner, &Kind::Plain { bias: None });
+    let y = linear(gpu, r, &Linear::new(&shared.down), &inner);
+    let inner = Array::empty(gpu, n * used, stack.ff);
+    gate_up_tiles(gpu, r, &rows, stack, &inner, &Kind::Experts { grouped: &grouped, pairs: false });
+    let rows = Rows::new(gpu, r, &inner, [stack.down.format].into_iter());
     let z = Array::empty(gpu, n * used, d);
-    tiles(gpu, r, &stack.down, d, &inner, &z, &Tiles { routes, grouped: &grouped, pairs: true, gate: None });
+    for part in &stack.down.parts {
+        let kind = Kind::Experts { grouped: &grouped, pairs: true };
+        let w = &stack.down;
+        tiled(gpu, r, &rows, &Tiled { w, part, outputs: d, y: &z, offset: 0, scale: 1.0, kind, gate: None });
+    }
     let vectors = (d / 4) as u32;
     r.launch(
         gpu,
@@ -235,95 +223,25 @@ fn many(
 }
 
 /// Inner activations of many rows.
-fn inner_tiles(
+fn gate_up_tiles(
     gpu: &Inner,
     r: &mut Recorder,
-    x: &Array,
+    x: &Rows<'_>,
     expert: &Expert<Weights>,
-    routed: Option<(&Routes, &Grouped)>,
-) -> Array {
-    let ff = expert.ff;
-    let Some((routes, grouped)) = routed else {
-        let gate = linear(gpu, r, &Linear::new(&expert.gate), x);
-        let inner = Array::empty(gpu, x.n, ff);
-        let up = &expert.up;
-        for part in &up.parts {
-            let [bits, scales] = part.bind();
-            r.launch(
-                gpu,
-                Variant::of("linear_tile").format("w", up.format).with("SWIGLU", 1u32),
-                // Bindings 4 and 5 are those of other variants.
-                &[x.read(), bits, scales, inner.write(), gate.read(), gate.read(), gate.read()],
-                &[
-                    part.rows as u32,
-                    up.units() as u32,
-                    x.n as u32,
-                    (x.width / 4) as u32,
-                    ff as u32,
-                    0,
-                    0,
-                    0,
-                    1f32.to_bits(),
-                    expert.clamp.to_bits(),
-                    part.first as u32,
-                    1,
-                ],
-                [part.rows.div_ceil(TILE) as u32, x.n.div_ceil(TILE) as u32, 1],
-            );
-        }
-        return inner;
-    };
-    let pairs = x.n * routes.ids.width;
-    let (gate, inner) = (Array::empty(gpu, pairs, ff), Array::empty(gpu, pairs, ff));
-    let plain = Tiles { routes, grouped, pairs: false, gate: None };
-    tiles(gpu, r, &expert.gate, ff, x, &gate, &plain);
-    let gated = Tiles { gate: Some((&gate, expert.clamp)), ..plain };
-    tiles(gpu, r, &expert.up, ff, x, &inner, &gated);
-    inner
-}
-
-/// What a product by tiles of experts needs besides its matrices.
-struct Tiles<'a> {
-    routes: &'a Routes,
-    grouped: &'a Grouped,
-    /// Whether x has a row for each pair.
-    pairs: bool,
-    /// The gate that the result is combined with, and the limit.
-    gate: Option<(&'a Array, f32)>,
-}
-
-fn tiles(gpu: &Inner, r: &mut Recorder, w: &Matrix, rows: usize, x: &Array, y: &Array, what: &Tiles<'_>) {
-    for part in &w.parts {
-        let [bits, scales] = part.bind();
-        let grouped = what.grouped;
-        let mut bindings =
-            vec![x.read(), bits, scales, y.write(), grouped.tiles.read(), grouped.order.read()];
-        if let Some((gate, _)) = what.gate {
-            bindings.extend([gate.read(), what.routes.shares.read()]);
-        }
-        r.launch(
-            gpu,
-            Variant::of("linear_tile")
-                .format("w", w.format)
-                .with("EXPERTS", 1u32)
-                .when("PAIRS", what.pairs)
-                .when("SWIGLU", what.gate.is_some()),
-            &bindings,
-            &[
-                rows as u32,
-                w.units() as u32,
-                x.n as u32,
-                (x.width / 4) as u32,
-                y.width as u32,
-                0,
-                part.rows as u32,
-                0,
-                1f32.to_bits(),
-                what.gate.map_or(0.0, |(_, limit)| limit).to_bits(),
-                part.first as u32,
-                what.routes.ids.width as u32,
-            ],
-            [rows.div_ceil(TILE) as u32, grouped.most as u32, 1],
-        );
+    inner: &Array,
+    kind: &Kind<'_>,
+) {
+    for (part, gate) in expert.up.parts.iter().zip(&expert.gate.parts) {
+        let what = Tiled {
+            w: &expert.up,
+            part,
+            outputs: expert.ff,
+            y: inner,
+            offset: 0,
+            scale: 1.0,
+            kind: kind.clone(),
+            gate: Some(Gate { w: &expert.gate, part: gate, limit: expert.clamp }),
+        };
+        tiled(gpu, r, x, &what);
     }
 }

@@ -1,10 +1,11 @@
-//! Launches `linear_vec.wgsl` for few rows, and `linear_tile.wgsl` or `linear_matrix.wgsl` for many.
+//! Products with weights: launches `linear_vec.wgsl` for few rows, and goes by tiles for many.
 
 use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::teams;
+use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
@@ -12,19 +13,6 @@ use quants::Format;
 
 /// The most rows that go the way of few.
 pub(crate) const FEW: usize = 8;
-
-/// Rows of a tile.
-pub const TILE: usize = 64;
-
-/// The kernel that multiplies many rows by weights of a format, and the outputs of its tiles. Weights in 8 bits and
-/// below go through matrix units, where there are any; float weights meet f32 everywhere.
-pub(crate) fn tiled(gpu: &Inner, format: Format) -> (Variant, usize) {
-    let floats = matches!(format, Format::F32 | Format::F16 | Format::BF16);
-    match gpu.abilities.matrices && !floats {
-        true => (Variant::of("linear_matrix").format("w", format), 128),
-        false => (Variant::of("linear_tile").format("w", format), 64),
-    }
-}
 
 /// A product and what surrounds it.
 pub(crate) struct Linear<'a> {
@@ -78,10 +66,7 @@ pub(crate) fn linears(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Outpu
         assert_eq!(x.width, what.w.cols * what.groups, "{}: input", what.w.name);
     }
     if x.n > FEW {
-        for Output { what, y, offset } in outputs {
-            many(gpu, r, what, x, y, *offset);
-        }
-        return;
+        return many(gpu, r, x, outputs);
     }
     let mut batch = Vec::new();
     for output in outputs {
@@ -345,48 +330,28 @@ fn passes(outputs: usize, of_a_group: usize) -> usize {
     outputs.div_ceil(of_a_group * AT_A_TIME)
 }
 
-fn bias(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>) -> Option<[Binding; 2]> {
-    what.bias.map(|(bias, rows)| [bias.read(), Binding::Read(r.put(gpu, rows))])
+/// Of many rows: first those without a norm, then those with it.
+fn many(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Output<'_>]) {
+    let (normed, plain): (Vec<_>, Vec<_>) = outputs.iter().partition(|output| output.what.norm.is_some());
+    by_tiles(gpu, r, x, &plain);
+    let Some((weight, eps)) = normed.first().and_then(|output| output.what.norm) else { return };
+    let y = Array::empty(gpu, x.n, x.width);
+    let rms = Norm { width: x.width, eps: Some(eps), weight: Some(weight), rotate: None, repeat: 1 };
+    norm(gpu, r, &rms, x, &y, [x.width, 0]);
+    by_tiles(gpu, r, &y, &normed);
 }
 
-fn many(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x: &Array, y: &Array, offset: usize) {
-    let normed = what.norm.map(|(weight, eps)| {
-        let normed = Array::empty(gpu, x.n, x.width);
-        let rms = Norm { width: x.width, eps: Some(eps), weight: Some(weight), rotate: None, repeat: 1 };
-        norm(gpu, r, &rms, x, &normed, [x.width, 0]);
-        normed
-    });
-    let x = normed.as_ref().unwrap_or(x);
-    let w = what.w;
-    let rows_a_group = w.rows / what.groups;
-    let bias = bias(gpu, r, what);
-    for part in &w.parts {
-        let grouped = what.groups > 1;
-        let (rows, groups) = if grouped { (rows_a_group, part.rows / rows_a_group) } else { (part.rows, 1) };
-        let (variant, outputs) = tiled(gpu, w.format);
-        let variant = variant.when("BIAS", what.bias.is_some()).when("GROUPED", grouped);
-        let [bits, scales] = part.bind();
-        let mut bindings = vec![x.read(), bits, scales, y.write()];
-        bindings.extend(bias.iter().flatten().cloned());
-        r.launch(
-            gpu,
-            variant,
-            &bindings,
-            &[
-                rows as u32,
-                w.units() as u32,
-                x.n as u32,
-                (x.width / 4) as u32,
-                y.width as u32,
-                offset as u32,
-                rows_a_group as u32,
-                (w.cols / 4) as u32,
-                what.scale.to_bits(),
-                0,
-                part.first as u32,
-                1,
-            ],
-            [rows.div_ceil(outputs) as u32, x.n.div_ceil(TILE) as u32, groups as u32],
-        );
+fn by_tiles(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[&Output<'_>]) {
+    let rows = Rows::new(gpu, r, x, outputs.iter().map(|output| output.what.w.format));
+    for Output { what, y, offset } in outputs {
+        let bias = what.bias.map(|(bias, rows)| [bias.read(), Binding::Read(r.put(gpu, rows))]);
+        for part in &what.w.parts {
+            let (outputs, kind) = match what.groups {
+                1 => (part.rows, Kind::Plain { bias: bias.clone() }),
+                groups => (what.w.rows / groups, Kind::Groups),
+            };
+            let (w, scale, offset) = (what.w, what.scale, *offset);
+            tiled(gpu, r, &rows, &Tiled { w, part, outputs, y, offset, scale, kind, gate: None });
+        }
     }
 }

@@ -6,6 +6,7 @@ use crate::adapter::Choice;
 use crate::array::Array;
 use crate::gpu::{Gpu, Options};
 use crate::kernels::linear::linear_into;
+use crate::kernels::tiles::{on_matrix_units, whole_rows};
 use gguf::Bytes;
 use model::Ops;
 use model::ops::{Blocks, IndexQuery, IndexView, Leaders, LeadersAsk, RowStore};
@@ -85,11 +86,15 @@ fn decoded(matrix: &Matrix) -> Vec<f32> {
     values
 }
 
-/// How far the product of so many rows may be from the exact one, of the sum of its magnitudes: through matrix units
-/// both factors are rounded to the 11 bits of f16.
+/// How far the product of so many rows may be from the exact one, of the sum of its magnitudes. Through matrix units
+/// both factors are rounded to the 11 bits of f16, unless weights are f16 themselves: then rows are two halves.
 fn limit(gpu: &Gpu, format: Format, n: usize) -> f64 {
-    let (variant, _) = crate::kernels::linear::tiled(&gpu.0, format);
-    if n > crate::kernels::linear::FEW && variant.kernel == "linear_matrix" { 1.0 / 1024.0 } else { 2e-6 }
+    let on_units = n > crate::kernels::linear::FEW && on_matrix_units(&gpu.0, format);
+    match on_units {
+        true if whole_rows(format) => 4e-6,
+        true => 1.0 / 1024.0,
+        false => 2e-6,
+    }
 }
 
 /// Holds a product to the sum of its magnitudes.
@@ -288,6 +293,142 @@ fn experts_of_bytes_are_near_those_of_floats() {
             let far = (far / square(&mut want.iter().copied())).sqrt();
             println!("{inner:?}, {outer:?}, {n} rows: {far:e}");
             assert!(far > 0.0 && far < 2e-2, "{inner:?}, {outer:?}, {n} rows: {far:e}");
+        }
+    }
+}
+
+/// Rows whose values are of all sizes that f32 has keep their precision, whatever goes into f16.
+#[test]
+fn products_keep_their_precision_at_every_magnitude() {
+    for gpu in devices() {
+        for (format, steps) in [(Format::Q8_0, 3), (Format::Mxfp4, 1), (Format::F16, 2)] {
+            let random = &mut Random(7);
+            let cols = 32 * steps;
+            let matrix = random_matrix(format, 40, cols, random);
+            let w = decoded(&matrix);
+            let on_device = gpu.matrix(matrix).unwrap();
+            let scales = [1.0, 1e-30, 1e-10, 1e-5, 1e5, 7e4, 1e10, 1e30, 0.0];
+            let x: Vec<f32> =
+                scales.iter().flat_map(|s| random.floats(cols).into_iter().map(move |x| s * x)).collect();
+            let array = gpu.array(x.clone(), cols).unwrap();
+            let y = linear(&gpu.0, &mut gpu.0.recorder(), &Linear::new(&on_device), &array);
+            let limit = limit(&gpu, format, scales.len());
+            let y = gpu.read(&y).unwrap();
+            for ((y, x), scale) in y.chunks_exact(40).zip(x.chunks_exact(cols)).zip(scales) {
+                let by = |v: &[f32]| v.iter().map(|v| v / f32::max(scale, 1e-37)).collect::<Vec<_>>();
+                assert_near(&by(y), &w, &by(x), cols, limit, &format!("{format:?} of {scale:e}"));
+            }
+        }
+    }
+}
+
+/// A number that is none is not lost on the way.
+#[test]
+fn what_is_no_number_stays_none() {
+    for gpu in devices() {
+        let random = &mut Random(3);
+        let matrix = gpu.matrix(random_matrix(Format::Q8_0, 40, 64, random)).unwrap();
+        for bad in [f32::NAN, f32::INFINITY] {
+            let mut x = random.floats(10 * 64);
+            x[64 + 9] = bad;
+            let x = gpu.array(x, 64).unwrap();
+            let y = linear(&gpu.0, &mut gpu.0.recorder(), &Linear::new(&matrix), &x);
+            for (i, y) in gpu.read(&y).unwrap().chunks_exact(40).enumerate() {
+                assert_eq!(y.iter().all(|y| y.is_finite()), i != 1, "row {i}: {y:?}");
+                assert!(i != 1 || y.iter().all(|y| !y.is_finite()), "row {i}: {y:?}");
+            }
+        }
+    }
+}
+
+fn f64s(values: &[f32]) -> Vec<f64> {
+    values.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// The product of a matrix with one row.
+fn times(w: &[f64], x: &[f64]) -> Vec<f64> {
+    w.chunks_exact(x.len()).map(|w| w.iter().zip(x).map(|(w, x)| w * x).sum()).collect()
+}
+
+/// `down · share · swiglu(gate·x, up·x)`
+fn expert([gate, up, down]: [&[f64]; 3], x: &[f64], share: f64, limit: f64) -> Vec<f64> {
+    let gated = |(g, u): (f64, f64)| {
+        let g = g.min(limit);
+        share * g / (1.0 + (-g).exp()) * u.clamp(-limit, limit)
+    };
+    let inner: Vec<f64> = times(gate, x).into_iter().zip(times(up, x)).map(gated).collect();
+    times(down, &inner)
+}
+
+/// Experts in every format, with as many rows as come: one of them with most, one with none.
+#[test]
+fn experts_are_those_of_the_decoded_weights_in_every_format() {
+    const COUNT: usize = 5;
+    const USED: usize = 2;
+    for gpu in devices() {
+        for (seed, format) in (1..).zip(Format::ALL) {
+            let random = &mut Random(seed);
+            let (d, ff) = if format.block_len() == 256 { (512, 256) } else { (96, 160) };
+            let clamp = if seed % 2 == 0 { 10.0 } else { 0.5 };
+            let mut weights = |rows: usize, cols: usize| {
+                let matrix = random_matrix(format, rows, cols, random);
+                (f64s(&decoded(&matrix)), gpu.matrix(matrix).unwrap())
+            };
+            let stack = [weights(COUNT * ff, d), weights(COUNT * ff, d), weights(COUNT * d, ff)];
+            let shared = [weights(ff, d), weights(ff, d), weights(d, ff)];
+            let of = |m: &[(Vec<f64>, crate::matrix::Matrix); 3]| model::weights::Expert::<Gpu> {
+                gate: m[0].1.clone(),
+                up: m[1].1.clone(),
+                down: m[2].1.clone(),
+                ff,
+                clamp,
+            };
+            let experts = model::weights::Experts { stack: of(&stack), count: COUNT };
+            let shared_expert = of(&shared);
+            for n in [2, 9, 100, 200] {
+                let mut x = random.floats(n * d);
+                // So large that gates are around 1, where they are neither open nor shut.
+                let gates = times(&stack[0].0[..ff * d], &f64s(&x[..d]));
+                let size = (gates.iter().map(|g| g * g).sum::<f64>() / ff as f64).sqrt();
+                x.iter_mut().for_each(|x| *x /= size as f32);
+                let ids: Vec<u32> = (0..n as u32).flat_map(|i| [i * i % 3, 3]).collect();
+                let shares: Vec<f32> = random.floats(n * USED);
+                let words = |ids: &[u32]| ids.iter().map(|&id| f32::from_bits(id)).collect::<Vec<_>>();
+                let routes = crate::array::Routes {
+                    ids: gpu.array(words(&ids), USED).unwrap(),
+                    shares: gpu.array(shares.clone(), USED).unwrap(),
+                };
+                let y = gpu.moe(&gpu.array(x.clone(), d).unwrap(), &routes, &experts, &shared_expert);
+                let y = gpu.read(&y).unwrap();
+                let limit = match limit(&gpu, format, n) {
+                    exact if exact < 1e-4 => 2e-5,
+                    _ => 1e-2,
+                };
+                let mut worst = 0f64;
+                for (i, (x, y)) in x.chunks_exact(d).zip(y.chunks_exact(d)).enumerate() {
+                    let x = f64s(x);
+                    let clamp = f64::from(clamp);
+                    let mut want = expert([0, 1, 2].map(|m| &shared[m].0[..]), &x, 1.0, clamp);
+                    for slot in USED * i..USED * (i + 1) {
+                        let at = ids[slot] as usize * ff * d;
+                        let own = [0, 1, 2].map(|m| &stack[m].0[at..at + ff * d]);
+                        let part = expert(own, &x, f64::from(shares[slot]), clamp);
+                        want.iter_mut().zip(part).for_each(|(want, part)| *want += part);
+                    }
+                    let square = |x: f64| x * x;
+                    let far: f64 = y.iter().zip(&want).map(|(y, want)| square(f64::from(*y) - want)).sum();
+                    let far = (far / want.iter().copied().map(square).sum::<f64>()).sqrt();
+                    assert!(
+                        far <= limit,
+                        "{format:?}, row {i} of {n}: {far:e}, {:?} for {:?}, {:?}",
+                        &y[..4],
+                        &want[..4],
+                        gpu.abilities()
+                    );
+                    worst = worst.max(far);
+                }
+                println!("{format:?}, {n} rows: {worst:.1e} of {limit:.0e}");
+            }
         }
     }
 }

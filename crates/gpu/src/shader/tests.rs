@@ -206,31 +206,42 @@ fn variants() -> Vec<Variant> {
     }
     for format in Format::ALL {
         all.push(plain("embed").format("w", format));
-        all.extend(["linear_tile", "linear_matrix"].map(|kernel| Variant::of(kernel).format("w", format)));
     }
-    for flags in [
-        &["BIAS"][..],
-        &["GROUPED"],
-        &["SWIGLU"],
-        &["EXPERTS"],
-        &["EXPERTS", "PAIRS"],
-        &["EXPERTS", "SWIGLU"],
-    ] {
-        for kernel in ["linear_tile", "linear_matrix"] {
-            if kernel == "linear_matrix" && !matches!(flags, ["BIAS"] | ["GROUPED"]) {
-                continue;
-            }
-            let variant = Variant::of(kernel).format("w", Format::Q8_0);
-            all.push(flags.iter().fold(variant, |v, f| v.with(f, 1u32)));
+    all.extend([plain("halve"), plain("halve").with("SPLIT", 1u32)].map(|v| v.with("PAD", 4u32)));
+    for matrices in [false, true] {
+        for format in Format::ALL {
+            all.push(tiles(matrices, 64).format("w", format));
+            all.push(tiles(matrices, 64).format("w", format).with("GATED", 1u32).format("gate", format));
+        }
+        for flags in [&["BIAS"][..], &["GROUPED"], &["EXPERTS"], &["EXPERTS", "PAIRS"], &["EXPERTS", "GATED"]]
+        {
+            let variant = tiles(matrices, 64).format("w", Format::Q8_0);
+            let variant = flags.iter().fold(variant, |v, f| v.with(f, 1u32));
+            all.push(if flags.contains(&"GATED") { variant.format("gate", Format::Iq2Xxs) } else { variant });
         }
     }
+    all.extend([32, 128].map(|rows| tiles(true, rows).format("w", Format::Q4K)));
+    all.push(tiles(true, 64).format("w", Format::F16).with("SPLIT", 1u32));
     all
+}
+
+fn tiles(matrices: bool, rows: u32) -> Variant {
+    match matrices {
+        false => Variant::of("linear_tile").with("ROWS", rows),
+        true => Variant::of("linear_matrix")
+            .with("ROWS", rows)
+            .with("HALVES", 1u32)
+            .with("PAD", 4u32)
+            .with("LOADS", rows / 16)
+            .with("BANDS", rows / 32)
+            .with("STEEP", 64u32),
+    }
 }
 
 /// Kernels of devices that have matrices of 16 × 16, or whose last workgroup goes on: not on Metal.
 fn on_vulkan_only(variant: &Variant) -> bool {
     let given = |name| variant.constant(name).unwrap_or(0) != 0;
-    variant.kernel == "linear_matrix" || given("MERGE") || given("FINISH")
+    ["halve", "linear_matrix"].contains(&variant.kernel) || given("MERGE") || given("FINISH")
 }
 
 fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {

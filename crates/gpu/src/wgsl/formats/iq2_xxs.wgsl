@@ -4,9 +4,9 @@
 // The eighth sign of each eight makes their number even. Four signed bytes are made at a time, 128 added:
 // a byte 128 + m becomes 128 - m by inverting it and adding one, which never carries since m is not zero.
 //#include formats/iq2_grid
-fn $P_signed(magnitudes: u32, signs: u32) -> vec4f {
+fn $P_signed(magnitudes: u32, signs: u32) -> u32 {
     let minus = ((signs & 15u) * 0x00204081u) & 0x01010101u;
-    return signed_bytes((magnitudes ^ (minus * 255u)) + minus);
+    return (magnitudes ^ (minus * 255u)) + minus;
 }
 fn $P_unit(i: u32) -> Unit {
     let block = i >> 3u;
@@ -18,8 +18,26 @@ fn $P_unit(i: u32) -> Unit {
     let row$k = iq2_grid[(g.x >> (8u * $ku)) & 255u];
     let seven$k = (g.y >> (7u * $ku)) & 127u;
     let signs$k = seven$k | ((countOneBits(seven$k) & 1u) << 7u);
-    u.w[2 * $k] = $P_signed(row$k.x, signs$k);
-    u.w[2 * $k + 1] = $P_signed(row$k.y, signs$k >> 4u);
+    u.w[2 * $k] = signed_bytes($P_signed(row$k.x, signs$k));
+    u.w[2 * $k + 1] = signed_bytes($P_signed(row$k.y, signs$k >> 4u));
     //#end
     return u;
 }
+//#if HALVES
+fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> {
+    let block = i >> 3u;
+    let v = $P_q[i >> 1u];
+    let g = select(v.xy, v.zw, (i & 1u) == 1u);
+    let d = half_at($P_s[128u + (block >> 1u)], block & 1u) * (0.5 + f32(g.y >> 28u)) * 0.25;
+    let scale = half_scale(d, there, 43.0);
+    var h: array<vec4<f16>, 8>;
+    //#repeat k 4
+    let row$k = iq2_grid[(g.x >> (8u * $ku)) & 255u];
+    let seven$k = (g.y >> (7u * $ku)) & 127u;
+    let signs$k = seven$k | ((countOneBits(seven$k) & 1u) << 7u);
+    h[2 * $k] = scale * (half_bytes($P_signed(row$k.x, signs$k)) - 1152.0h);
+    h[2 * $k + 1] = scale * (half_bytes($P_signed(row$k.y, signs$k >> 4u)) - 1152.0h);
+    //#end
+    return h;
+}
+//#endif

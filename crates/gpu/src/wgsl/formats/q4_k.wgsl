@@ -16,3 +16,22 @@ fn $P_unit(i: u32) -> Unit {
     //#end
     return u;
 }
+//#if HALVES
+fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> {
+    let at = 9u * (i >> 3u);
+    let j = i & 7u;
+    let s = $P_scales($P_q[at], j);
+    let d = half_scale(s.x, there, 30.0);
+    let m = half_scale(s.y, there, 2.0);
+    let start_at = at + 1u + 2u * (j >> 1u);
+    var h: array<vec4<f16>, 8>;
+    //#repeat k 2
+    let v$k = ($P_q[start_at + $ku] >> vec4u(4u * (j & 1u))) & vec4u(0x0f0f0f0fu);
+    h[4 * $k] = d * (half_bytes(v$k.x) - 1024.0h) - m;
+    h[4 * $k + 1] = d * (half_bytes(v$k.y) - 1024.0h) - m;
+    h[4 * $k + 2] = d * (half_bytes(v$k.z) - 1024.0h) - m;
+    h[4 * $k + 3] = d * (half_bytes(v$k.w) - 1024.0h) - m;
+    //#end
+    return h;
+}
+//#endif

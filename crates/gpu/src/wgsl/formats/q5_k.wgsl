@@ -17,3 +17,6 @@ fn $P_unit(i: u32) -> Unit {
     //#end
     return u;
 }
+//#if HALVES
+fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> { return halves($P_unit(i), there); }
+//#endif

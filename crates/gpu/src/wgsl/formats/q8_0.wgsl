@@ -12,3 +12,17 @@ fn $P_unit(i: u32) -> Unit {
     //#end
     return u;
 }
+//#if HALVES
+fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> {
+    let scale = half_scale(half_at($P_s[i >> 1u], i & 1u), there, 128.0);
+    var h: array<vec4<f16>, 8>;
+    //#repeat k 2
+    let v$k = $P_q[2u * i + $ku] ^ vec4u(0x80808080u);
+    h[4 * $k] = scale * (half_bytes(v$k.x) - 1152.0h);
+    h[4 * $k + 1] = scale * (half_bytes(v$k.y) - 1152.0h);
+    h[4 * $k + 2] = scale * (half_bytes(v$k.z) - 1152.0h);
+    h[4 * $k + 3] = scale * (half_bytes(v$k.w) - 1152.0h);
+    //#end
+    return h;
+}
+//#endif
