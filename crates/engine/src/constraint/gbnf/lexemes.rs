@@ -162,7 +162,8 @@ impl Plan {
         }
     }
 
-    /// The ways of a node that can be lexemes, and the others, if there are both.
+    /// The ways of a node that can be lexemes, and the others, if there are both. Nodes that were made since nodes were
+    /// measured are among the others.
     fn mixture(&self, mut node: usize) -> Option<(Vec<usize>, Vec<usize>)> {
         while let Node::Rule(rule) = self.grammar.nodes[node] {
             let body = self.grammar.rules[rule];
@@ -173,7 +174,7 @@ impl Plan {
         }
         let Node::Alt(ways) = &self.grammar.nodes[node] else { return None };
         let (texts, others): (Vec<usize>, Vec<usize>) =
-            ways.iter().copied().partition(|&way| self.sizes[way].is_some());
+            ways.iter().copied().partition(|&way| self.sizes.get(way).is_some_and(Option::is_some));
         (!texts.is_empty() && !others.is_empty()).then_some((texts, others))
     }
 

@@ -157,6 +157,13 @@ fn no_text_is_lost_where_a_longer_word_is_possible() {
 }
 
 #[test]
+fn repetitions_of_texts_and_rules_inside_each_other() {
+    let yes = ["", "a", "aa", "()", "a()a", "(a(aa)a)()"];
+    check(r#"root ::= (("a" | "(" root ")")+)*"#, &yes, &["(", "a)", "b"]);
+    check("root ::= x*\nx ::= y+\ny ::= \"a\" | \"(\" root \")\"", &yes, &["(", "a)", "b"]);
+}
+
+#[test]
 fn errors_say_where() {
     let check = |grammar: &str, want: &str| assert_eq!(to_lark(grammar).unwrap_err(), want, "{grammar}");
     check("root ::= \"a\" [b\n", "line 1, column 14: this class of characters is not closed");
