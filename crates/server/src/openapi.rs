@@ -271,12 +271,12 @@ pub struct ResponseObject {
     usage: ResponseUsage,
 }
 
-/// A response that was taken back.
+/// A response that was taken back, or was complete before.
 #[derive(ToSchema)]
 #[allow(dead_code)]
 pub struct CancelledResponse {
     id: String,
-    #[schema(pattern = "^cancelled$")]
+    #[schema(pattern = "^(cancelled|completed|incomplete|failed)$")]
     status: String,
 }
 

@@ -175,13 +175,14 @@ pub async fn delete(
     }
 }
 
-/// `POST /v1/responses/{id}/cancel`: ends a response that is being written. Whoever waits for it is told so.
+/// `POST /v1/responses/{id}/cancel`: ends a response that is being written. Whoever waits for it is told so. One that is
+/// complete stays as it is, and is returned.
 #[utoipa::path(
     post, path = "/v1/responses/{id}/cancel", tag = "OpenAI", operation_id = "cancelResponse",
     params(("id" = String, Path, description = "The response")),
     responses(
-        (status = 200, description = "It is written no further", body = crate::openapi::CancelledResponse),
-        (status = "4XX", description = "There is no such response, or it is complete", body = crate::openapi::ErrorBody),
+        (status = 200, description = "It is written no further; or it is complete, and as it was", body = crate::openapi::CancelledResponse),
+        (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
     ),
 )]
 pub async fn cancel(
@@ -193,10 +194,8 @@ pub async fn cancel(
         response["status"] = json!("cancelled");
         return Ok(Json(response));
     }
-    match app.responses().get(&id, &client) {
-        Some(_) => Err(ApiError::invalid("id", "the response is complete: there is nothing to cancel")),
-        None => Err(no_response()),
-    }
+    let mut store = app.responses();
+    store.get(&id, &client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
 }
 
 fn no_response() -> ApiError {
