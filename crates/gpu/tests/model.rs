@@ -15,33 +15,22 @@ use model::{
 };
 use std::sync::OnceLock;
 
+fn open(matrices: bool) -> Gpu {
+    let exact = Options { matrices, bytes: Some(false), ..Options::default() };
+    Gpu::open(Options { device: Choice::First, checks: true, ..exact })
+        .expect("a Vulkan driver; `cargo xtask setup` installs a software one")
+}
+
 /// One device for all tests of this process, without its matrix units.
 fn device() -> Gpu {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
-    let options = Options {
-        device: Choice::First,
-        checks: true,
-        matrices: false,
-        bytes: Some(false),
-        ..Options::default()
-    };
-    let open = || Gpu::open(options);
-    DEVICE
-        .get_or_init(|| open().expect("a Vulkan driver; `cargo xtask setup` installs a software one"))
-        .clone()
+    DEVICE.get_or_init(|| open(false)).clone()
 }
 
 /// The same with its matrix units, if it has some.
 fn device_with_matrices() -> Option<Gpu> {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
-    let options = Options {
-        device: Choice::First,
-        checks: true,
-        matrices: true,
-        bytes: Some(false),
-        ..Options::default()
-    };
-    let gpu = DEVICE.get_or_init(|| Gpu::open(options).expect("the device of the other tests")).clone();
+    let gpu = DEVICE.get_or_init(|| open(true)).clone();
     if !gpu.abilities().matrices {
         println!("skipped: {} has no matrix units that are used", gpu.device().name);
         return None;

@@ -126,8 +126,7 @@ pub async fn retrieve(
     if let Some(response) = app.flights().get(&id, &client) {
         return Ok(Json(response.clone()));
     }
-    let mut store = app.responses();
-    store.get(&id, &client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
+    stored(&app, &id, &client)
 }
 
 /// `GET /v1/responses/{id}/input_items`
@@ -194,8 +193,13 @@ pub async fn cancel(
         response["status"] = json!("cancelled");
         return Ok(Json(response));
     }
+    stored(&app, &id, &client)
+}
+
+/// A response that is complete, if it is kept.
+fn stored(app: &App, id: &str, client: &Client) -> Result<Json<Value>, ApiError> {
     let mut store = app.responses();
-    store.get(&id, &client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
+    store.get(id, client).map(|kept| Json(kept.response.clone())).ok_or_else(no_response)
 }
 
 fn no_response() -> ApiError {
