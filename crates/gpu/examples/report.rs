@@ -150,7 +150,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
-        matrices: gpu.abilities().matrices,
+        matrices: gpu.abilities().matrices.is_some(),
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
         peak: gpu.arithmetic_peak().expect("arithmetic"),
         launch: gpu.launch_seconds().expect("launches"),

@@ -1,5 +1,6 @@
 //! Which devices there are, and which one to use.
 
+use crate::kernels::Side;
 use model::ops::DeviceError;
 use std::fmt;
 
@@ -105,9 +106,8 @@ pub(crate) fn describe(index: usize, adapter: &wgpu::Adapter) -> Device {
         largest_buffer: limits.max_buffer_size.min(limits.max_storage_buffer_binding_size),
         memory: memory(adapter),
         subgroup: (
-            info.subgroup_max_size,
-            adapter.features().contains(wgpu::Features::SUBGROUP)
-                && info.subgroup_min_size == info.subgroup_max_size,
+            subgroup(adapter).unwrap_or(info.subgroup_max_size),
+            adapter.features().contains(wgpu::Features::SUBGROUP) && subgroup(adapter).is_some(),
         ),
         name: info.name,
     }
@@ -190,21 +190,37 @@ fn refusal(adapter: &wgpu::Adapter) -> Option<String> {
     None
 }
 
-/// Bytes of workgroup memory of `linear_matrix`, the code book of IQ2_XXS included.
-const MATRIX_MEMORY: u32 = 47 << 10;
+/// Threads of a subgroup, where all kernels have as many.
+///
+/// Metal says it of a kernel only once that is compiled, and `wgpu` says 4 to 64 of every device there. Apple's own
+/// have always had 32; those of others in older Macs do without.
+pub(crate) fn subgroup(adapter: &wgpu::Adapter) -> Option<u32> {
+    let info = adapter.get_info();
+    match (info.subgroup_min_size, info.subgroup_max_size) {
+        (least, most) if least == most => Some(most),
+        _ if info.backend == wgpu::Backend::Metal && info.name.starts_with("Apple") => Some(32),
+        _ => None,
+    }
+}
 
-/// Whether the device has the matrix operation that `linear_matrix` is written for.
-pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter) -> bool {
+/// The side of the matrices that the device multiplies as `linear_matrix` wants it: f16 by f16, summed in f32.
+pub(crate) fn multiplies_matrices(adapter: &wgpu::Adapter) -> Option<Side> {
     use wgpu::{CooperativeScalarType, Features};
-    let (info, limits) = (adapter.get_info(), adapter.limits());
     let needed = Features::EXPERIMENTAL_COOPERATIVE_MATRIX | Features::SHADER_F16 | Features::SUBGROUP;
-    adapter.features().contains(needed)
-        && (info.subgroup_min_size, info.subgroup_max_size) == (32, 32)
-        && limits.max_compute_workgroup_storage_size >= MATRIX_MEMORY
-        && adapter.cooperative_matrix_properties().iter().any(|p| {
-            (p.m_size, p.n_size, p.k_size) == (16, 16, 16)
-                && (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32)
-        })
+    if !adapter.features().contains(needed) || subgroup(adapter) != Some(32) {
+        return None;
+    }
+    let (memory, properties) =
+        (adapter.limits().max_compute_workgroup_storage_size, adapter.cooperative_matrix_properties());
+    let has = |side: &Side| {
+        let side_by_side = [*side as u32; 3];
+        memory >= side.memory()
+            && properties.iter().any(|p| {
+                [p.m_size, p.n_size, p.k_size] == side_by_side
+                    && (p.ab_type, p.cr_type) == (CooperativeScalarType::F16, CooperativeScalarType::F32)
+            })
+    };
+    [Side::Sixteen, Side::Eight].into_iter().find(has)
 }
 
 /// Which device to use.

@@ -3,10 +3,11 @@
 use crate::adapter::{self, Choice, Device, Kind};
 use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled, Slice};
 use crate::heap::Heap;
-use crate::kernels;
+use crate::kernels::{self, Side};
 use crate::profile::Profile;
 use crate::recorder::{Binding, Pipeline, Recorder};
 use crate::shader::Variant;
+use crate::trial;
 use model::ops::DeviceError;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,8 +63,8 @@ pub struct Abilities {
     pub lanes: u32,
     /// Whether teams are subgroups.
     pub subgroups: bool,
-    /// Whether products of 16 × 16 × 16 in f16, summed in f32, are one operation of a subgroup of 32.
-    pub matrices: bool,
+    /// Whether products of matrices of f16 of this size, summed in f32, are one operation of a subgroup of 32.
+    pub matrices: Option<Side>,
     /// Whether products of few rows with weights of 8 bits and below are made of bytes.
     pub bytes: bool,
     /// Whether the last workgroup of a launch to come so far can go on with what the others wrote.
@@ -83,6 +84,7 @@ pub(crate) struct Inner {
     pub(crate) limits: wgpu::Limits,
     pub(crate) abilities: Abilities,
     pub(crate) about: Device,
+    refused_matrices: Option<String>,
     pub(crate) profile: Option<Profile>,
     /// Whether kernels and the host can use the same buffers without one copying for the other.
     pub(crate) shares_memory: bool,
@@ -107,12 +109,22 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Gpu {
-    /// Opens a device.
+    /// Opens a device. Its matrix units are used only if a small product through them comes out right.
     ///
     /// # Errors
     ///
     /// If there is none as wanted, or it cannot be opened.
     pub fn open(options: Options) -> Result<Gpu, DeviceError> {
+        let gpu = Gpu::open_as_told(options, None)?;
+        let proof = gpu.abilities().matrices.map_or(Ok(()), |_| trial::multiply(&gpu));
+        match proof {
+            Ok(()) => Ok(gpu),
+            Err(why) => Gpu::open_as_told(Options { matrices: false, ..options }, Some(why.0)),
+        }
+    }
+
+    /// Opens a device, without asking whether its matrix units can be trusted; `refused` says why they could not.
+    fn open_as_told(options: Options, refused: Option<String>) -> Result<Gpu, DeviceError> {
         let (index, adapter) = adapter::choose(options.device)?;
         let mut about = adapter::describe(index, &adapter);
         let mut limits = adapter.limits();
@@ -130,8 +142,9 @@ impl Gpu {
         if shares_memory {
             features |= wgpu::Features::MAPPABLE_PRIMARY_BUFFERS;
         }
-        let matrices = options.matrices && options.subgroups && adapter::multiplies_matrices(&adapter);
-        if matrices {
+        let wanted = options.matrices && options.subgroups;
+        let matrices = wanted.then(|| adapter::multiplies_matrices(&adapter)).flatten();
+        if matrices.is_some() {
             features |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
         }
         // Metal orders memory inside a workgroup only.
@@ -152,7 +165,7 @@ impl Gpu {
             required_features: features,
             required_limits: limits.clone(),
             memory_hints: wgpu::MemoryHints::Performance,
-            experimental_features: match matrices {
+            experimental_features: match matrices.is_some() {
                 // SAFETY: the one experimental feature that is asked for is that of `linear_matrix`, which keeps
                 // to its rules: subgroups of a known size, and the same operations on all their threads.
                 true => unsafe { wgpu::ExperimentalFeatures::enabled() },
@@ -163,11 +176,11 @@ impl Gpu {
         .map_err(|error| DeviceError(format!("opening {}: {error}", about.name)))?;
         let fault = Arc::new(Mutex::new(None));
         watch(&device, &about.name, &fault);
-        let info = adapter.get_info();
-        let fixed = info.subgroup_min_size == info.subgroup_max_size;
-        let subgroups = options.subgroups && features.contains(wgpu::Features::SUBGROUP) && fixed;
+        let usable = options.subgroups && features.contains(wgpu::Features::SUBGROUP);
+        let subgroup = adapter::subgroup(&adapter).filter(|_| usable);
+        let subgroups = subgroup.is_some();
         let abilities = Abilities {
-            lanes: if subgroups { info.subgroup_min_size } else { 32 },
+            lanes: subgroup.unwrap_or(32),
             subgroups,
             matrices,
             bytes: subgroups && options.bytes.unwrap_or_else(|| adapter::multiplies_bytes(&adapter)),
@@ -190,6 +203,7 @@ impl Gpu {
             limits,
             abilities,
             about,
+            refused_matrices: refused,
             shares_memory,
             checks: options.checks,
             pool: Arc::default(),
@@ -206,6 +220,11 @@ impl Gpu {
     /// What is known of the device.
     pub fn device(&self) -> &Device {
         &self.0.about
+    }
+
+    /// Why matrix units that the device offers are not used, if a product through them failed.
+    pub fn refused_matrices(&self) -> Option<&str> {
+        self.0.refused_matrices.as_deref()
     }
 
     /// What kernels can rely on.

@@ -10,7 +10,7 @@ mod norm;
 mod pick;
 mod route;
 mod streams;
-mod tiles;
+pub(crate) mod tiles;
 
 pub(crate) use attend::attend;
 pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_rows};
@@ -22,7 +22,7 @@ pub(crate) use norm::{Norm, NormJob, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{collapse, enter, leave, turn};
-pub use tiles::TILE;
+pub use tiles::{Side, TILE};
 
 use crate::gpu::Inner;
 use crate::shader::Variant;

@@ -22,13 +22,14 @@ mod profile;
 mod recorder;
 mod rows;
 mod shader;
+mod trial;
 mod watch;
 
 pub use adapter::{Choice, Device, Kind, devices, hardware_may_exist};
 pub use array::{Array, Mix, Picks, Routes};
 pub use exchange::Routed;
 pub use gpu::{Abilities, Gpu, Options, megabytes};
-pub use kernels::TILE;
+pub use kernels::{Side, TILE};
 pub use matrix::Matrix;
 pub use plan::{Plan, Refusal};
 pub use profile::{Profile, Time};

@@ -31,7 +31,7 @@ fn device() -> Gpu {
 fn device_with_matrices() -> Option<Gpu> {
     static DEVICE: OnceLock<Gpu> = OnceLock::new();
     let gpu = DEVICE.get_or_init(|| open(true)).clone();
-    if !gpu.abilities().matrices {
+    if gpu.abilities().matrices.is_none() {
         println!("skipped: {} has no matrix units that are used", gpu.device().name);
         return None;
     }

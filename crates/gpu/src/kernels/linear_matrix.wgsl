@@ -1,24 +1,43 @@
 // Y = X Wᵀ for many rows of X on a device with cooperative matrices: a workgroup computes a tile of ROWS rows of
-// X by 128 outputs, each of its eight subgroups of 32 threads a quarter of the outputs for half of the rows.
+// X by OUTS outputs, each of its subgroups of 32 threads 32 of the outputs for half of the rows.
 //
-// 64 inputs at a time go to workgroup memory in f16, W decoded, X as `halve` made it; products of 16 × 16 × 16 are
-// summed in f32. While they are, the next inputs are on their way. `tile` says which variants there are. With GATED
-// the outputs are 64 of each of two matrices, in turns of 16, and a subgroup has both for its 16. With SPLIT X is
-// the sum of two halves, and exact as far as f32 is.
+// 64 inputs at a time go to workgroup memory in f16, W decoded, X as `halve` made it; products of SIZE × SIZE × SIZE
+// are summed in f32. While they are, the next inputs are on their way. `tile` says which variants there are. With
+// GATED the outputs are half of each of two matrices, in turns of 16, and a subgroup has both for its 16. With SPLIT X
+// is the sum of two halves, and exact as far as f32 is.
+//
+// SIZE is 16; with EIGHT it is 8, as on Metal. There matrices are loaded from single numbers in memory rather than
+// from vectors of four, and nothing says that a new one is zero, so the first is loaded, too.
 enable f16;
 enable wgpu_cooperative_matrix;
 //#include formats/common
 //#include tile
 
-const OUTS = 128u;
-const PITCH = 18u; // vectors of a row of 64: two more than it needs, so that rows begin at different banks
-var<workgroup> ws: array<vec4<f16>, OUTS * PITCH>; // [output, input / 4]
-var<workgroup> xs: array<vec4<f16>, ROWS * PITCH>; // [row, input / 4]
-//#if SPLIT
-var<workgroup> rest: array<vec4<f16>, ROWS * PITCH>; // what xs lacks
+//#if EIGHT
+alias Left = coop_mat8x8<f16, A>;
+alias Right = coop_mat8x8<f16, B>;
+alias Sum = coop_mat8x8<f32, C>;
+alias Element = f16;
+const FOUR = 4u; // elements that are four numbers
+//#else
+alias Left = coop_mat16x16<f16, A>;
+alias Right = coop_mat16x16<f16, B>;
+alias Sum = coop_mat16x16<f32, C>;
+alias Element = vec4<f16>;
+const FOUR = 1u;
 //#endif
-var<workgroup> factors: array<f32, ROWS>;   // what sums of a row are multiplied by
-var<workgroup> sums: array<f32, 8u * 256u>; // [subgroup, row, output]: one product of each
+const OUTS = THREADS / 2u;
+// Elements of a row of 64 numbers: eight numbers more than it needs, so that rows begin at different banks.
+const PITCH = 18u * FOUR;
+const STEP = SIZE / 4u * FOUR; // elements of SIZE numbers
+const STRIP = 16u * SIZE;      // sums of SIZE rows and 16 outputs
+var<workgroup> ws: array<Element, OUTS * PITCH>; // [output, input]
+var<workgroup> xs: array<Element, ROWS * PITCH>; // [row, input]
+//#if SPLIT
+var<workgroup> rest: array<Element, ROWS * PITCH>; // what xs lacks
+//#endif
+var<workgroup> factors: array<f32, ROWS>; // what sums of a row are multiplied by
+var<workgroup> sums: array<f32, THREADS / 32u * STRIP>; // [subgroup, row, output]
 
 //#include formats/halves
 //#formats
@@ -37,7 +56,7 @@ fn factor(tile: Tile, r: u32) -> f32 {
     return bitcast<f32>(u32(exponent + 127) << 23u) / f32(STEEP);
 }
 
-@compute @workgroup_size(256)
+@compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
 //#if PREPARED
     prepare(thread);
@@ -49,7 +68,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     if (tiles[group.y].z == 0u) | (first < p.first_row) | (first - p.first_row >= p.group_rows) { return; }
 //#endif
     let tile = tile_of(group);
-    // A thread brings one unit of W, and one vector of every 16th row of X.
+    // A thread brings one unit of W, and one vector of some rows of X, which lie BETWEEN apart.
     let w_half = thread % 2u;
 //#if GATED
     let out0 = group.x * (OUTS / 2u);
@@ -59,21 +78,37 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let w_out = out0 + thread / 2u;
 //#endif
     let w_at = (tile.w_row + min(w_out, p.rows - 1u)) * p.units;
-    let w_to = (thread / 2u) * PITCH + 8u * w_half;
+    let w_to = (thread / 2u) * PITCH + 8u * FOUR * w_half;
     let x_k = thread % 16u;
-    let x_to = (thread / 16u) * PITCH + x_k;
+    let x_to = (thread / 16u) * PITCH + FOUR * x_k;
     if thread < ROWS { factors[thread] = factor(tile, thread); }
-    // Where this subgroup's part of the tile begins.
-    let part_row = (ROWS / 2u) * (thread / 128u);
-    let part_out = 32u * ((thread / 32u) % 4u);
+    // Where this subgroup's part of the tile begins, and its strip of sums.
+    let part_row = (ROWS / 2u) * (thread / (THREADS / 2u));
+    let part_out = 32u * ((thread / 32u) % (OUTS / 32u));
+    let strip = STRIP * (thread / 32u);
+    let mine = strip + thread % 32u;
+//#if EIGHT
+    //#repeat m PUTS
+    sums[mine + 32u * $mu] = 0.0;
+    //#end
+    workgroupBarrier();
+    let zero = coopLoadT<Sum>(&sums[strip], 16u);
+//#endif
+    // [rows by SIZE, outputs by 16, those by SIZE]
     //#repeat i BANDS
     //#repeat j 2
-    var sum$i_$j: coop_mat16x16<f32, C>;
+    //#repeat s SIDES
+//#if EIGHT
+    var sum$i_$j_$s: Sum = zero;
+//#else
+    var sum$i_$j_$s: Sum;
+//#endif
+    //#end
     //#end
     //#end
     var w = weights(thread, w_at + min(w_half, p.units - 1u), w_half < p.units);
     //#repeat i LOADS
-    let x_at$i = x_begin(tile, thread / 16u + 16u * $iu) + x_k;
+    let x_at$i = x_begin(tile, thread / 16u + BETWEEN * $iu) + x_k;
     var x$i = vec4<f16>();
     if x_k < 8u * p.units { x$i = x[x_at$i]; }
 //#if SPLIT
@@ -82,15 +117,29 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 //#endif
     //#end
     for (var u = 0u; u < p.units; u += 2u) {
+//#if EIGHT
+        //#repeat e 4
+        //#repeat k 8
+        ws[w_to + 4u * $ku + $eu] = w[$k][$e];
+        //#end
+        //#repeat i LOADS
+        xs[x_to + BETWEEN * $iu * PITCH + $eu] = x$i[$e];
+//#if SPLIT
+        rest[x_to + BETWEEN * $iu * PITCH + $eu] = rest$i[$e];
+//#endif
+        //#end
+        //#end
+//#else
         //#repeat k 8
         ws[w_to + $ku] = w[$k];
         //#end
         //#repeat i LOADS
-        xs[x_to + 16u * $iu * PITCH] = x$i;
+        xs[x_to + BETWEEN * $iu * PITCH] = x$i;
 //#if SPLIT
-        rest[x_to + 16u * $iu * PITCH] = rest$i;
+        rest[x_to + BETWEEN * $iu * PITCH] = rest$i;
 //#endif
         //#end
+//#endif
         workgroupBarrier();
         if u + 2u < p.units {
             let k = 8u * (u + 2u);
@@ -104,20 +153,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 //#endif
             //#end
         }
-        //#repeat k 4
+        //#repeat k STEPS
         {
             //#repeat j 2
-            let b$j = coopLoad<coop_mat16x16<f16, B>>(&ws[(part_out + 16u * $ju) * PITCH + 4u * $ku], PITCH);
+            //#repeat s SIDES
+            let b$j_$s = coopLoad<Right>(&ws[(part_out + 16u * $ju + SIZE * $su) * PITCH + STEP * $ku], PITCH);
+            //#end
             //#end
             //#repeat i BANDS
-            let a$i = coopLoadT<coop_mat16x16<f16, A>>(&xs[(part_row + 16u * $iu) * PITCH + 4u * $ku], PITCH);
+            let a$i = coopLoadT<Left>(&xs[(part_row + SIZE * $iu) * PITCH + STEP * $ku], PITCH);
             //#repeat j 2
-            sum$i_$j = coopMultiplyAdd(a$i, b$j, sum$i_$j);
+            //#repeat s SIDES
+            sum$i_$j_$s = coopMultiplyAdd(a$i, b$j_$s, sum$i_$j_$s);
+            //#end
             //#end
 //#if SPLIT
-            let c$i = coopLoadT<coop_mat16x16<f16, A>>(&rest[(part_row + 16u * $iu) * PITCH + 4u * $ku], PITCH);
+            let c$i = coopLoadT<Left>(&rest[(part_row + SIZE * $iu) * PITCH + STEP * $ku], PITCH);
             //#repeat j 2
-            sum$i_$j = coopMultiplyAdd(c$i, b$j, sum$i_$j);
+            //#repeat s SIDES
+            sum$i_$j_$s = coopMultiplyAdd(c$i, b$j_$s, sum$i_$j_$s);
+            //#end
             //#end
 //#endif
             //#end
@@ -125,21 +180,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         //#end
         workgroupBarrier();
     }
-    // Each subgroup has a place for one product of 16 × 16, of which each thread puts every second row of an output.
-    let mine = 256u * (thread / 32u) + thread % 32u;
+    // A strip at a time; each thread puts every second row of an output.
     let out = thread % 16u;
     //#repeat i BANDS
-    let row$i = part_row + 16u * $iu + (thread / 16u) % 2u;
+    let row$i = part_row + SIZE * $iu + (thread / 16u) % 2u;
 //#if GATED
-    coopStoreT(sum$i_0, &sums[mine - thread % 32u], 16u);
+    //#repeat s SIDES
+    coopStoreT(sum$i_0_$s, &sums[strip + SIZE * $su], 16u);
+    //#end
     workgroupBarrier();
-    //#repeat m 8
+    //#repeat m PUTS
     let gate$i_$m = sums[mine + 32u * $mu];
     //#end
     workgroupBarrier();
-    coopStoreT(sum$i_1, &sums[mine - thread % 32u], 16u);
+    //#repeat s SIDES
+    coopStoreT(sum$i_1_$s, &sums[strip + SIZE * $su], 16u);
+    //#end
     workgroupBarrier();
-    //#repeat m 8
+    //#repeat m PUTS
     {
         let by = factors[row$i + 2u * $mu];
         let value = swiglu(by * gate$i_$m, by * sums[mine + 32u * $mu], p.limit);
@@ -149,9 +207,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     workgroupBarrier();
 //#else
     //#repeat j 2
-    coopStoreT(sum$i_$j, &sums[mine - thread % 32u], 16u);
+    //#repeat s SIDES
+    coopStoreT(sum$i_$j_$s, &sums[strip + SIZE * $su], 16u);
+    //#end
     workgroupBarrier();
-    //#repeat m 8
+    //#repeat m PUTS
     {
         let r = row$i + 2u * $mu;
         put(tile, r, out0 + part_out + 16u * $ju + out, factors[r] * sums[mine + 32u * $mu]);

@@ -21,18 +21,49 @@ const AT_A_TIME: usize = 256;
 
 /// Whether products with weights of a format go through matrix units. Weights of f32 have more bits than those take.
 pub(crate) fn on_matrix_units(gpu: &Inner, format: Format) -> bool {
-    gpu.abilities.matrices && format != Format::F32
+    gpu.abilities.matrices.is_some() && format != Format::F32
+}
+
+/// The side of matrices that a device multiplies at once, which decides what a tile is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// 8 × 8: Apple's, whose workgroups have 32 KB of memory.
+    Eight = 8,
+    /// 16 × 16: those of most devices with Vulkan.
+    Sixteen = 16,
+}
+
+impl Side {
+    /// Threads of a workgroup. It makes half as many outputs; of a gated product, a quarter.
+    fn threads(self) -> usize {
+        match self {
+            Side::Eight => 128,
+            Side::Sixteen => 256,
+        }
+    }
+
+    /// The most rows of a tile that workgroup memory has room for, on Metal for that of another workgroup, too.
+    pub(crate) fn most_rows(self, split: bool) -> usize {
+        match (self, split) {
+            (Side::Eight, true) => 32,
+            (Side::Eight, false) | (Side::Sixteen, true) => 64,
+            (Side::Sixteen, false) => 128,
+        }
+    }
+
+    /// Bytes of workgroup memory that the largest tile takes, the code book of IQ2_XXS included.
+    pub(crate) fn memory(self) -> u32 {
+        match self {
+            Side::Eight => 23 << 10,
+            Side::Sixteen => 47 << 10,
+        }
+    }
 }
 
 /// Whether rows go to matrix units as two halves each, so that nothing of them is lost: where the weights lose nothing
 /// either.
 pub(crate) fn whole_rows(format: Format) -> bool {
     matches!(format, Format::F16 | Format::BF16)
-}
-
-/// The most rows of a tile that workgroup memory has room for.
-fn most_rows(split: bool) -> usize {
-    if split { 64 } else { 128 }
 }
 
 /// Rows of a product, in the forms in which kernels want them.
@@ -56,7 +87,7 @@ impl<'a> Rows<'a> {
 }
 
 /// Vectors behind a row of halves: the first has the exponent, the others keep rows aligned.
-const PAD: usize = 4;
+pub(crate) const PAD: usize = 4;
 
 fn halve(gpu: &Inner, r: &mut Recorder, x: &Array, split: bool) -> Array {
     let vectors = x.width / 4;
@@ -120,12 +151,15 @@ pub(crate) fn group<'a>(
 ) -> Grouped<'a> {
     let pairs = routes.ids.n * routes.ids.width;
     // A tile takes little longer with more rows, so most experts get one or two.
-    let rows = match pairs / experts {
-        _ if !formats.iter().all(|&format| on_matrix_units(gpu, format)) => TILE,
-        0..=24 => 32,
-        25..=56 => 64,
-        _ => most_rows(formats.iter().copied().any(whole_rows)),
-    };
+    let side = gpu.abilities.matrices.filter(|_| formats.iter().all(|&format| on_matrix_units(gpu, format)));
+    let rows = side.map_or(TILE, |side| {
+        let most = side.most_rows(formats.iter().copied().any(whole_rows));
+        match pairs / experts {
+            0..=24 => 32,
+            25..=56 => most.min(64),
+            _ => most,
+        }
+    });
     let most = pairs / rows + experts.min(pairs);
     let (order, tiles) = (Array::empty(gpu, 1, pairs), Array::empty(gpu, most, 4));
     r.launch(
@@ -143,22 +177,19 @@ pub(crate) fn tiled(gpu: &Inner, r: &mut Recorder, x: &Rows<'_>, what: &Tiled<'_
     let Tiled { w, part, outputs, y, offset, scale, ref kind, ref gate } = *what;
     let formats = [w.format, gate.as_ref().map_or(w.format, |gate| gate.w.format)];
     let halves = x.halves.as_ref().filter(|_| formats.iter().all(|&format| on_matrix_units(gpu, format)));
+    let side = gpu.abilities.matrices.filter(|_| halves.is_some());
     let (n, rows_of_x) = (x.x.n, halves.unwrap_or(x.x));
-    let wide = match (halves.is_some(), gate.is_some()) {
-        (true, false) => 128,
-        _ => 64,
-    };
+    let wide = side.map_or(64, |side| side.threads() / if gate.is_some() { 4 } else { 2 });
     let across = outputs.div_ceil(wide);
     let groups = if matches!(kind, Kind::Groups) { part.rows / outputs } else { 1 };
     let split = formats.into_iter().any(whole_rows);
     let rows = match kind {
         Kind::Experts { grouped, .. } => grouped.rows,
-        _ if halves.is_none() => TILE,
-        _ => tile_rows(n, across * groups, split),
+        _ => side.map_or(TILE, |side| tile_rows(n, across * groups, side.most_rows(split))),
     };
-    let mut variant = match halves {
-        Some(_) => on_units(rows, split, formats.contains(&Format::F16)),
-        None => Variant::of("linear_tile").with("ROWS", rows),
+    let mut variant = match side {
+        Some(side) => on_units(side, rows, split, formats.contains(&Format::F16)),
+        None => on_threads(rows),
     };
     variant = variant.format("w", w.format);
     let [bits, scales] = part.bind();
@@ -208,23 +239,36 @@ pub(crate) fn tiled(gpu: &Inner, r: &mut Recorder, x: &Rows<'_>, what: &Tiled<'_
 }
 
 /// Rows of a tile on matrix units, so that there is work for all cores: for so many rows of x, if a row of tiles has
-/// this many.
-fn tile_rows(n: usize, across: usize, split: bool) -> usize {
-    let enough = |rows: &usize| *rows <= most_rows(split) && across * n.div_ceil(*rows) >= AT_A_TIME;
+/// this many, and `most` is all that a tile can have.
+fn tile_rows(n: usize, across: usize, most: usize) -> usize {
+    let enough = |rows: &usize| *rows <= most && across * n.div_ceil(*rows) >= AT_A_TIME;
     [128, 64].into_iter().find(enough).unwrap_or(32)
+}
+
+/// `linear_tile` with tiles of so many rows.
+pub(crate) fn on_threads(rows: usize) -> Variant {
+    threads("linear_tile").with("ROWS", rows)
 }
 
 /// `linear_matrix` with tiles of so many rows.
 ///
 /// - `split`: rows of x are two halves each
 /// - `exact`: weights have the range of f16, and are taken as they are
-fn on_units(rows: usize, split: bool, exact: bool) -> Variant {
+pub(crate) fn on_units(side: Side, rows: usize, split: bool, exact: bool) -> Variant {
+    let (threads, size) = (side.threads(), side as usize);
     Variant::of("linear_matrix")
         .with("ROWS", rows)
+        .with("THREADS", threads)
+        .with("SIZE", size)
+        .when("EIGHT", side == Side::Eight)
         .with("HALVES", 1u32)
         .with("PAD", PAD)
-        .with("LOADS", rows / 16)
-        .with("BANDS", rows / 32)
+        .with("BETWEEN", threads / 16)
+        .with("LOADS", 16 * rows / threads)
+        .with("BANDS", rows / 2 / size)
+        .with("SIDES", 16 / size)
+        .with("STEPS", 64 / size)
+        .with("PUTS", size / 2)
         .with("STEEP", if exact { 1 } else { STEEP })
         .when("SPLIT", split)
 }

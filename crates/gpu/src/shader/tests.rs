@@ -1,6 +1,8 @@
 //! Every kernel is valid WGSL and becomes valid MSL, SPIR-V and HLSL.
 
 use super::*;
+use crate::kernels::Side;
+use crate::kernels::tiles::{on_threads, on_units};
 use naga::back::{hlsl, msl, spv};
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 
@@ -208,40 +210,51 @@ fn variants() -> Vec<Variant> {
         all.push(plain("embed").format("w", format));
     }
     all.extend([plain("halve"), plain("halve").with("SPLIT", 1u32)].map(|v| v.with("PAD", 4u32)));
-    for matrices in [false, true] {
+    for side in SIDES {
         for format in Format::ALL {
-            all.push(tiles(matrices, 64).format("w", format));
-            all.push(tiles(matrices, 64).format("w", format).with("GATED", 1u32).format("gate", format));
+            all.push(tiles(side, 64).format("w", format));
+            all.push(tiles(side, 64).format("w", format).with("GATED", 1u32).format("gate", format));
         }
         for flags in [&["BIAS"][..], &["GROUPED"], &["EXPERTS"], &["EXPERTS", "PAIRS"], &["EXPERTS", "GATED"]]
         {
-            let variant = tiles(matrices, 64).format("w", Format::Q8_0);
+            let variant = tiles(side, 64).format("w", Format::Q8_0);
             let variant = flags.iter().fold(variant, |v, f| v.with(f, 1u32));
             all.push(if flags.contains(&"GATED") { variant.format("gate", Format::Iq2Xxs) } else { variant });
         }
     }
-    all.extend([32, 128].map(|rows| tiles(true, rows).format("w", Format::Q4K)));
-    all.push(tiles(true, 64).format("w", Format::F16).with("SPLIT", 1u32));
+    for side in SIDES.into_iter().flatten() {
+        for split in [false, true] {
+            for rows in [32, side.most_rows(split)] {
+                let variant = on_units(side, rows, split, false);
+                all.push(variant.format("w", if split { Format::F16 } else { Format::Iq2Xxs }));
+            }
+        }
+        let mixed = on_units(side, side.most_rows(true), true, true).with("GATED", 1u32);
+        all.push(mixed.format("w", Format::F16).format("gate", Format::Iq2Xxs));
+    }
     all
 }
 
-fn tiles(matrices: bool, rows: u32) -> Variant {
-    match matrices {
-        false => Variant::of("linear_tile").with("ROWS", rows),
-        true => Variant::of("linear_matrix")
-            .with("ROWS", rows)
-            .with("HALVES", 1u32)
-            .with("PAD", 4u32)
-            .with("LOADS", rows / 16)
-            .with("BANDS", rows / 32)
-            .with("STEEP", 64u32),
-    }
+/// How products of many rows are made.
+const SIDES: [Option<Side>; 3] = [None, Some(Side::Eight), Some(Side::Sixteen)];
+
+fn tiles(side: Option<Side>, rows: usize) -> Variant {
+    side.map_or(on_threads(rows), |side| on_units(side, rows, false, false))
 }
 
-/// Kernels of devices that have matrices of 16 × 16, or whose last workgroup goes on: not on Metal.
+fn given(variant: &Variant, name: &str) -> bool {
+    variant.constant(name).unwrap_or(0) != 0
+}
+
+/// Kernels of devices whose last workgroup goes on, or that have matrices of 16 × 16: not on Metal.
 fn on_vulkan_only(variant: &Variant) -> bool {
-    let given = |name| variant.constant(name).unwrap_or(0) != 0;
-    ["halve", "linear_matrix"].contains(&variant.kernel) || given("MERGE") || given("FINISH")
+    let sixteen = variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
+    sixteen || given(variant, "MERGE") || given(variant, "FINISH")
+}
+
+/// Kernels of devices with matrix units, which need more than others.
+fn about_matrices(variant: &Variant) -> bool {
+    ["halve", "linear_matrix"].contains(&variant.kernel)
 }
 
 fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
@@ -250,10 +263,11 @@ fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
         .unwrap_or_else(|error| panic!("{variant:?}: {}", error.emit_to_string(&source)));
     let mut capabilities =
         Capabilities::IMMEDIATES | Capabilities::SUBGROUP | Capabilities::SHADER_FLOAT16_IN_FLOAT32;
-    if on_vulkan_only(variant) {
-        capabilities |= Capabilities::COOPERATIVE_MATRIX
-            | Capabilities::SHADER_FLOAT16
-            | Capabilities::MEMORY_DECORATION_COHERENT;
+    if about_matrices(variant) {
+        capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
+    }
+    if given(variant, "MERGE") || given(variant, "FINISH") {
+        capabilities |= Capabilities::MEMORY_DECORATION_COHERENT;
     }
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
@@ -288,7 +302,8 @@ fn every_kernel_becomes_msl_and_spirv() {
 /// What DX12 gets: of shader model 5.1 where a device has no subgroups, as with the compiler that is part of Windows.
 #[test]
 fn every_kernel_becomes_hlsl() {
-    for variant in variants().iter().filter(|variant| !on_vulkan_only(variant)) {
+    let on_dx12 = |variant: &&Variant| !on_vulkan_only(variant) && !about_matrices(variant);
+    for variant in variants().iter().filter(on_dx12) {
         let (module, info) = validated(variant);
         let subgroups = variant.constant("SUBGROUPS").unwrap_or(0) != 0;
         let options = hlsl::Options {
@@ -301,6 +316,19 @@ fn every_kernel_becomes_hlsl() {
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{variant:?}: {error}"));
         assert!(text.contains("[numthreads("), "{variant:?}");
+    }
+}
+
+/// A tile on matrix units has room in the memory that a device is asked for.
+#[test]
+fn tiles_fit_workgroup_memory() {
+    for variant in variants().iter().filter(|variant| variant.kernel == "linear_matrix") {
+        let (module, _) = validated(variant);
+        let globals = module.global_variables.iter().map(|(_, global)| global);
+        let in_workgroup = globals.filter(|global| global.space == naga::AddressSpace::WorkGroup);
+        let bytes: u32 = in_workgroup.map(|global| module.types[global.ty].inner.size(module.to_ctx())).sum();
+        let side = if given(variant, "EIGHT") { Side::Eight } else { Side::Sixteen };
+        assert!(bytes <= side.memory(), "{variant:?} takes {bytes}");
     }
 }
 
@@ -342,7 +370,8 @@ fn msl_without_checks(variant: &Variant) -> String {
 /// clamped, no loop counted by a guard, no divisor asked whether it is 0. `docs/gpu.md` shows some of it.
 #[test]
 fn hot_kernels_become_plain_msl() {
-    const HOT: [&str; 9] = [
+    const HOT: [&str; 10] = [
+        "linear_matrix",
         "linear_dot",
         "gate_up_dot",
         "down_dot",
@@ -357,7 +386,8 @@ fn hot_kernels_become_plain_msl() {
         ["loop_bound", "naga_div", "naga_mod", "DefaultConstructible", "metal::min(unsigned("];
     let all = variants();
     for kernel in HOT {
-        let of_kernel: Vec<_> = all.iter().filter(|variant| variant.kernel == kernel).collect();
+        let on_metal = |variant: &&Variant| variant.kernel == kernel && !on_vulkan_only(variant);
+        let of_kernel: Vec<_> = all.iter().filter(on_metal).collect();
         assert!(!of_kernel.is_empty(), "{kernel}");
         for variant in of_kernel {
             let text = msl_without_checks(variant);

@@ -7,7 +7,7 @@ fn iq2_magnitudes(level: u32) -> u32 {
     return 0x88888888u + 17u * c + ((c >> 1u) & 0x01010101u);
 }
 fn prepare(thread: u32) {
-    for (var i = thread; i < 256u; i += 256u) {
+    for (var i = thread; i < 256u; i += THREADS) {
         let levels = ($P_s[i >> 1u] >> (16u * (i & 1u))) & 0xffffu;
         iq2_grid[i] = vec2u(iq2_magnitudes(levels & 255u), iq2_magnitudes(levels >> 8u));
     }
