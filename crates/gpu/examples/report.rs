@@ -5,7 +5,7 @@
 //! of a token, the time of each kernel by the device's own clock, and what the device can do at most.
 
 use gguf::Gguf;
-use gpu::{Choice, Gpu, Options};
+use gpu::{Choice, Clocked, Gpu, LaunchSeconds, Options};
 use model::ops::LeadersAsk;
 use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward, load};
 use std::time::Instant;
@@ -30,11 +30,15 @@ fn main() {
     }
     let weights = weights_a_token(&gguf, plain.used);
     let flops = 2.0 * products_a_token(&gguf, plain.used);
+    let device = plain.clocked;
+    let launch_share =
+        device.zip(plain.launch.device).map(|(times, launch)| launch * plain.launches as f64 / times.busy);
     println!(
         "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
          \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"matrix_units\": {}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
          \"decode_ms\": {:.3}, \"leaders_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
-         \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"gap_share\": {:.3}}}",
+         \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"launch_device_us\": {}, \
+         \"device_ms\": {}, \"busy_ms\": {}, \"launch_share\": {}}}",
         plain.device,
         weights / 1e9,
         weights / plain.decode_ms * 1e3 / plain.copy / 1e9,
@@ -48,9 +52,17 @@ fn main() {
         plain.launches,
         plain.prefill * flops / 1e12,
         plain.peak / 1e12,
-        1e6 * plain.launch,
-        1e3 * plain.launch * plain.launches as f64 / plain.decode_ms
+        1e6 * plain.launch.recorded,
+        or_null(plain.launch.device.map(|seconds| 1e6 * seconds)),
+        or_null(device.map(|times| 1e3 * times.span)),
+        or_null(device.map(|times| 1e3 * times.busy)),
+        or_null(launch_share),
     );
+}
+
+/// A number in JSON, if it is known.
+fn or_null(number: Option<f64>) -> String {
+    number.map_or("null".to_owned(), |number| format!("{number:.3}"))
 }
 
 /// Products with weights that a token of a prompt needs: of all matrices but the embedding and the head, and of the
@@ -88,8 +100,9 @@ struct Report {
     copy: f64,
     /// Operations on f32 a second at most.
     peak: f64,
-    /// Seconds from one launch to the next.
-    launch: f64,
+    launch: LaunchSeconds,
+    /// Of a token, by the device's clock.
+    clocked: Option<Clocked>,
     /// Whether prompts go through matrix units.
     matrices: bool,
     prefill: f64,
@@ -154,6 +167,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
         peak: gpu.arithmetic_peak().expect("arithmetic"),
         launch: gpu.launch_seconds().expect("launches"),
+        clocked: clocked_token(&model, &gpu, &mut timeline),
         prefill,
         decode_ms,
         leaders_ms: leading[TOKENS / 2],
@@ -161,6 +175,21 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
         launches,
         kernels,
     }
+}
+
+/// What a token takes by the device's clock: the median of some.
+fn clocked_token(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> Option<Clocked> {
+    let token = |token: u32| {
+        let mut batch = [Entry { timeline, tokens: &[token % 97], wanted: Wanted::Last }];
+        let work = || forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");
+        gpu.clocked(work).expect("an answer").1
+    };
+    let mut times: Vec<Clocked> = (0..TOKENS as u32).map(token).collect::<Option<_>>()?;
+    let mut median = |what: fn(&Clocked) -> f64| {
+        times.sort_by(|a, b| what(a).total_cmp(&what(b)));
+        what(&times[TOKENS / 2])
+    };
+    Some(Clocked { span: median(|times| times.span), busy: median(|times| times.busy) })
 }
 
 fn reset(gpu: &Gpu) {

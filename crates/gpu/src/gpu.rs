@@ -2,6 +2,7 @@
 
 use crate::adapter::{self, Choice, Device, Kind};
 use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled, Slice};
+use crate::clock::Clock;
 use crate::heap::Heap;
 use crate::kernels::{self, Side};
 use crate::profile::Profile;
@@ -86,6 +87,8 @@ pub(crate) struct Inner {
     pub(crate) about: Device,
     refused_matrices: Option<String>,
     pub(crate) profile: Option<Profile>,
+    /// Where the device has one.
+    pub(crate) clock: Option<Clock>,
     /// Whether kernels and the host can use the same buffers without one copying for the other.
     pub(crate) shares_memory: bool,
     checks: bool,
@@ -135,7 +138,7 @@ impl Gpu {
         }
         let have = adapter.features();
         let mut features = wgpu::Features::IMMEDIATES;
-        features |= have & wgpu::Features::SUBGROUP;
+        features |= have & (wgpu::Features::SUBGROUP | wgpu::Features::TIMESTAMP_QUERY);
         // A GPU of its own could be written to as well, but over its bus and slowly.
         let shares_memory = matches!(about.kind, Kind::Integrated | Kind::Software)
             && have.contains(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS);
@@ -154,11 +157,9 @@ impl Gpu {
         if merges {
             features |= wgpu::Features::MEMORY_DECORATION_COHERENT;
         }
-        if options.profile {
-            if !have.contains(wgpu::Features::TIMESTAMP_QUERY) {
-                return Err(DeviceError(format!("{} cannot take the time of kernels", about.name)));
-            }
-            features |= wgpu::Features::TIMESTAMP_QUERY;
+        let clocked = features.contains(wgpu::Features::TIMESTAMP_QUERY);
+        if options.profile && !clocked {
+            return Err(DeviceError(format!("{} cannot take the time of kernels", about.name)));
         }
         let (device, queue) = pollster::block_on(adapter.request_device(&wgpu::DeviceDescriptor {
             label: None,
@@ -198,6 +199,7 @@ impl Gpu {
         let inner = Inner {
             counters,
             profile: options.profile.then(|| Profile::new(&device, &queue)),
+            clock: clocked.then(|| Clock::new(&device, &queue)),
             device,
             queue,
             limits,

@@ -10,6 +10,7 @@
 mod adapter;
 mod array;
 mod buffers;
+mod clock;
 mod exchange;
 mod gpu;
 mod heap;
@@ -27,11 +28,13 @@ mod watch;
 
 pub use adapter::{Choice, Device, Kind, devices, hardware_may_exist};
 pub use array::{Array, Mix, Picks, Routes};
+pub use clock::Clocked;
 pub use exchange::Routed;
 pub use gpu::{Abilities, Gpu, Options, megabytes};
 pub use kernels::{Side, TILE};
 pub use matrix::Matrix;
 pub use plan::{Plan, Refusal};
+pub use probe::LaunchSeconds;
 pub use profile::{Profile, Time};
 pub use rows::Rows;
 pub use watch::{Bound, Holds, Launch};

@@ -11,6 +11,15 @@ use std::time::Instant;
 /// Of how many measurements the best counts.
 const TRIES: usize = 4;
 
+/// What a launch costs, in seconds.
+#[derive(Clone, Copy, Debug)]
+pub struct LaunchSeconds {
+    /// With recording it and handing it over, which the device does not wait for while it has work.
+    pub recorded: f64,
+    /// By the device's own clock, if it has one.
+    pub device: Option<f64>,
+}
+
 impl Gpu {
     /// Operations on f32 a second, a multiplication and an addition counted apart, of kernels that do nothing else.
     ///
@@ -35,49 +44,81 @@ impl Gpu {
     /// # Errors
     ///
     /// If the device fails.
-    pub fn launch_seconds(&self) -> Result<f64, DeviceError> {
+    pub fn launch_seconds(&self) -> Result<LaunchSeconds, DeviceError> {
         const LAUNCHES: u32 = 500;
-        Ok(self.time("sum_slots", 1, LAUNCHES)? / f64::from(LAUNCHES))
+        let each = |all: f64| all / f64::from(LAUNCHES);
+        let mut device = f64::INFINITY;
+        for _ in 0..TRIES {
+            let ((), clocked) = self.clocked(|| self.launch_often("sum_slots", 1, LAUNCHES))?;
+            device = clocked.map_or(device, |clocked| device.min(clocked.busy));
+        }
+        let recorded = each(self.time("sum_slots", 1, LAUNCHES)?);
+        Ok(LaunchSeconds { recorded, device: device.is_finite().then(|| each(device)) })
     }
 
-    /// Seconds of so many launches of a kernel, each of which writes where the one before it wrote.
+    /// Seconds of so many launches of a kernel, with recording.
     fn time(&self, kernel: &'static str, groups: u32, launches: u32) -> Result<f64, DeviceError> {
-        let mut recorder = self.0.recorder();
-        let y = Array::empty(&self.0, 1, groups.max(4) as usize);
-        let other = Array::empty(&self.0, 1, 4);
         let mut best = f64::INFINITY;
         for _ in 0..TRIES {
-            self.0.wait(&mut recorder)?;
+            self.0.wait(&mut self.0.recorder())?;
             let start = Instant::now();
-            for _ in 0..launches {
-                match kernel {
-                    "sum_slots" => recorder.launch(
-                        &self.0,
-                        threads("sum_slots"),
-                        &[other.read(), y.write()],
-                        &[1, 0],
-                        [1, 1, 1],
-                    ),
-                    _ => recorder.launch(&self.0, threads(kernel), &[y.write()], &[], [groups, 1, 1]),
-                }
-            }
-            self.0.wait(&mut recorder)?;
+            self.launch_often(kernel, groups, launches);
+            self.0.wait(&mut self.0.recorder())?;
             best = best.min(start.elapsed().as_secs_f64());
         }
         Ok(best)
+    }
+
+    /// Asks for a kernel so many times, each of which writes where the one before it wrote.
+    fn launch_often(&self, kernel: &'static str, groups: u32, launches: u32) {
+        let mut recorder = self.0.recorder();
+        let y = Array::empty(&self.0, 1, groups.max(4) as usize);
+        let other = Array::empty(&self.0, 1, 4);
+        for _ in 0..launches {
+            match kernel {
+                "sum_slots" => recorder.launch(
+                    &self.0,
+                    threads("sum_slots"),
+                    &[other.read(), y.write()],
+                    &[1, 0],
+                    [1, 1, 1],
+                ),
+                _ => recorder.launch(&self.0, threads(kernel), &[y.write()], &[], [groups, 1, 1]),
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Choice, Options};
+    use crate::{Choice, Clocked, Options};
 
     #[test]
     fn a_device_has_limits() {
         let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
         let (peak, launch) = (gpu.arithmetic_peak().unwrap(), gpu.launch_seconds().unwrap());
         assert!(peak > 1e6 && peak < 1e17, "{peak}");
-        assert!(launch > 0.0 && launch < 1.0, "{launch}");
+        assert!(launch.recorded > 0.0 && launch.recorded < 1.0, "{launch:?}");
+        assert!(launch.device.is_some() || gpu.device().api != "Vulkan", "no clock");
+        assert!(launch.device.is_none_or(|device| device > 0.0 && device < 1.0), "{launch:?}");
+    }
+
+    #[test]
+    fn the_device_is_not_busy_while_the_host_sleeps() {
+        let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+        let sleep = std::time::Duration::from_millis(50);
+        let work = || {
+            gpu.launch_often("sum_slots", 1, 3);
+            model::Ops::wait(&gpu).unwrap();
+            std::thread::sleep(sleep);
+            gpu.launch_often("sum_slots", 1, 3);
+        };
+        let ((), clocked) = gpu.clocked(work).unwrap();
+        assert!(clocked.is_some() || gpu.device().api != "Vulkan", "no clock");
+        if let Some(Clocked { span, busy }) = clocked {
+            assert!(busy > 0.0, "{busy}");
+            assert!(span - busy > 0.9 * sleep.as_secs_f64(), "{span} {busy}");
+        }
     }
 }

@@ -209,6 +209,8 @@ impl Recorder {
         self.arena.page = 0;
         self.arena.put.clear();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+        let stamp = |encoder: &mut _| gpu.clock.iter().for_each(|clock| clock.stamp(encoder));
+        stamp(&mut encoder);
         let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, self.commands.len()));
         let mut commands = self.commands.drain(..).peekable();
         let mut index = 0;
@@ -246,6 +248,7 @@ impl Recorder {
         if let Some(profile) = &profile {
             profile.end(&mut encoder, index);
         }
+        stamp(&mut encoder);
         let submission = gpu.queue.submit([encoder.finish()]);
         self.ahead += 1;
         if let Some(profile) = profile {
