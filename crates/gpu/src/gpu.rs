@@ -77,6 +77,9 @@ pub struct Abilities {
 /// Bytes of counters of one kernel.
 const COUNTERS: u64 = 16 << 10;
 
+/// Kernels that have counters.
+const KINDS_OF_COUNTERS: u64 = 3;
+
 type Progress = Box<dyn Fn(u64) + Send>;
 
 pub(crate) struct Inner {
@@ -191,7 +194,7 @@ impl Gpu {
         // New buffers are zero.
         let descriptor = wgpu::BufferDescriptor {
             label: Some("counters"),
-            size: 2 * COUNTERS,
+            size: KINDS_OF_COUNTERS * COUNTERS,
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         };
@@ -321,7 +324,8 @@ impl Inner {
         lock(&self.recorder)
     }
 
-    /// Counters of workgroups that have come so far, zero between launches: those of one of two kernels.
+    /// Counters of workgroups that have come so far, zero between launches: those of one of the kernels that have
+    /// some.
     pub(crate) fn counters(&self, which: u64) -> Slice {
         Slice { buffer: self.counters.clone(), offset: which * COUNTERS, size: COUNTERS }
     }

@@ -72,7 +72,7 @@ impl Variant {
         for format in formats {
             label += &format!(" {format}");
         }
-        for what in ["GROUPED", "EXPERTS", "GATED", "SPLIT"] {
+        for what in ["GROUPED", "EXPERTS", "GATED", "SPLIT", "ROUTE"] {
             if self.constant(what).unwrap_or(0) != 0 {
                 label += &format!(" {}", what.to_lowercase());
             }
@@ -264,8 +264,8 @@ pub const KERNELS: [(&str, &str); 28] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 16] = files!("wgsl/":
-    "activation", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
+const SHARED: [(&str, &str); 18] = files!("wgsl/":
+    "activation", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
     "tile",
 );
 

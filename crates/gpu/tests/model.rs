@@ -267,7 +267,7 @@ fn pages_travel_between_the_device_and_the_cpu() {
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
     let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
-    for (ratio, ceiling) in [(0, 14), (128, 16), (4, 20)] {
+    for (ratio, ceiling) in [(0, 13), (128, 15), (4, 19)] {
         let mut description = Synthetic::tiny(Recipe::Q8, 1);
         description.sizes.ratios = vec![0];
         let launches = |description: &Synthetic| {

@@ -5,7 +5,7 @@
 // Keys are the window rows, oldest first, then compressed rows. KEYS of them at a time are decoded into
 // workgroup memory, for all heads; a team of threads holds the query and the sum of each of its HEADS
 // heads in registers, spread over the lanes. `attend_merge` puts the stretches together; with MERGE the last workgroup
-// of some heads to come so far does it instead, which spares a launch (as `streams` with FINISH).
+// of some heads to come does it instead: see `last`.
 struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32 } // stride in vectors
 
 struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_len: u32, pad: u32 }
@@ -35,7 +35,7 @@ var<immediate> p: Params;
 const VECTORS = WIDTH / 4u;
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
 //#if MERGE
-var<workgroup> last: u32;
+//#include last
 var<workgroup> shares: array<f32, TEAMS * 64u>; // what each stretch of a team's head counts for
 //#endif
 
@@ -151,12 +151,7 @@ fn main(
     }
     //#end
 //#if MERGE
-    storageBarrier();
-    let count_at = n * groups.x + group.x;
-    if thread == 0u { last = u32(atomicAdd(&arrived[count_at], 1u) == p.splits - 1u); }
-    if workgroupUniformLoad(&last) == 0u { return; }
-    storageBarrier();
-    if thread == 0u { atomicStore(&arrived[count_at], 0u); }
+    if !comes_last(n * groups.x + group.x, p.splits, thread) { return; }
     // Each team puts its own heads together: what each stretch counts for, by lanes, then the sums.
     //#repeat h HEADS
     {

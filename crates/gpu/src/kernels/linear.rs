@@ -151,9 +151,58 @@ fn alike(batch: &[Segment<'_>]) -> bool {
 }
 
 fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
-    if few_bytes(gpu, r, x, batch) {
-        return;
+    let launch = in_8_bits(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch));
+    launch.go(gpu, r);
+}
+
+/// What goes on with a router's outputs, in the last workgroup of the product: see `route.wgsl`.
+pub(crate) struct Choice {
+    /// `ids`, `shares` and `given`.
+    pub(crate) bindings: [Binding; 3],
+    pub(crate) used: usize,
+    pub(crate) scale: f32,
+    /// Whether experts are given.
+    pub(crate) table: bool,
+}
+
+/// The product of few rows with a router, and its choice of experts, in one launch; says whether that can be done.
+pub(crate) fn routed(gpu: &Inner, r: &mut Recorder, x: &Array, gate: &Matrix, choice: &Choice) -> bool {
+    let [part] = &gate.parts[..] else { return false };
+    if !gpu.abilities.merges || x.n > FEW {
+        return false;
     }
+    let y = Array::empty(gpu, x.n, gate.rows);
+    let output = Output { what: Linear::new(gate), y: &y, offset: 0 };
+    let mut launch = in_floats(gpu, r, x, &[Segment { output: &output, part }]);
+    launch.variant = launch
+        .variant
+        .with("ROUTE", launch.bindings.len())
+        .with("EXPERTS", gate.rows)
+        .with("USED", choice.used)
+        .when("TABLE", choice.table);
+    launch.bindings.push(Binding::Write(gpu.counters(2)));
+    launch.bindings.extend(choice.bindings.clone());
+    launch.params.push(choice.scale.to_bits());
+    launch.go(gpu, r);
+    true
+}
+
+/// A launch of a product that is not asked for yet.
+struct Launch {
+    variant: Variant,
+    bindings: Vec<Binding>,
+    params: Vec<u32>,
+    grid: [u32; 3],
+}
+
+impl Launch {
+    fn go(self, gpu: &Inner, r: &mut Recorder) {
+        r.launch(gpu, self.variant, &self.bindings, &self.params, self.grid);
+    }
+}
+
+/// By `linear_vec`.
+fn in_floats(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Launch {
     let first = &batch[0].output.what;
     let units = first.w.units();
     let lanes = gpu.abilities.lanes as usize;
@@ -170,14 +219,14 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
         .with("CHUNK", chunk)
         .when("WHOLE", passes > 1)
         .when("EXACT", exact);
-    launch_few(gpu, r, x, batch, variant, [columns, rows, passes], |_| unroll);
+    launch_of_few(gpu, r, x, batch, variant, [columns, rows, passes], |_| unroll)
 }
 
-/// Launches `linear_vec` or `linear_dot`: of `variant` all that the two have in common is still missing.
+/// A launch of `linear_vec` or `linear_dot`: of `variant` all that the two have in common is still missing.
 ///
 /// - `[columns, rows, passes]`: rows of x and outputs of a team at a time, and how often it takes further outputs
 /// - `unroll`: steps of a team under way at a time, for a segment
-fn launch_few(
+fn launch_of_few(
     gpu: &Inner,
     r: &mut Recorder,
     x: &Array,
@@ -185,7 +234,7 @@ fn launch_few(
     variant: Variant,
     [columns, rows, passes]: [usize; 3],
     unroll: impl Fn(usize) -> usize,
-) {
+) -> Launch {
     let first = &batch[0].output.what;
     let lanes = gpu.abilities.lanes as usize;
     let biased = batch.iter().any(|s| s.output.what.bias.is_some());
@@ -238,7 +287,7 @@ fn launch_few(
         params.push((y.offset / 4) as u32 + (offset + segment.part.first) as u32);
     }
     let grid = [groups as u32, x.n.div_ceil(columns) as u32, batch[0].outputs().1 as u32];
-    r.launch(gpu, variant, &bindings, &params, grid);
+    Launch { variant, bindings, params, grid }
 }
 
 /// Pieces of a format's rows, as kernels `.._dot` take them.
@@ -274,22 +323,18 @@ pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
     20 * vectors + (4 << 10) <= gpu.abilities.workgroup_memory as usize
 }
 
-/// As [`few`] with x in 8 bits, if all formats allow it; says whether it was launched.
-fn few_bytes(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> bool {
+/// By `linear_dot`, with x in 8 bits, if all formats allow it.
+fn in_8_bits(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Option<Launch> {
     let first = &batch[0].output.what;
     let units = first.w.units();
     let pieces = batch
         .iter()
         .map(|s| Pieces::of(gpu, s.output.what.w.format).filter(|_| s.output.what.bias.is_none()));
-    let Some(pieces) = pieces.collect::<Option<Vec<_>>>() else { return false };
-    let Some(columns) = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))
-    else {
-        return false;
-    };
+    let pieces = pieces.collect::<Option<Vec<_>>>()?;
+    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))?;
     let variant = teams(gpu, "linear_dot", 256).with("COLUMNS", columns);
     let unroll = |s: usize| pieces[s].steps(gpu, units);
-    launch_few(gpu, r, x, batch, variant, [columns, 1, 1], unroll);
-    true
+    Some(launch_of_few(gpu, r, x, batch, variant, [columns, 1, 1], unroll))
 }
 
 /// How a team goes over a chunk of units.

@@ -7,7 +7,8 @@
 // and multiplied by a weight: the workgroup sees all of x anyway, and the division commutes with the product.
 // With BIAS, a row of a bias is added, the one that `bias_rows` names. With GROUPED, outputs
 // [g·group_rows, (g+1)·group_rows) read the g-th part of x; the third dimension of the grid goes over the
-// groups.
+// groups. With ROUTE the outputs are a router's, and the last workgroup to come chooses experts by them: see `last`
+// and `choose`.
 //#include formats/common
 struct Params {
     n: u32, x_stride: u32, // in vectors
@@ -15,10 +16,25 @@ struct Params {
     //#repeat s SEGMENTS
     base$s: u32, // where the first output goes, in y
     //#end
+//#if ROUTE
+    route_scale: f32,
+//#endif
 }
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;    // [n, x_stride]
+//#if ROUTE
+@group(0) @binding(1) @coherent var<storage, read_write> y: array<f32>; // as below
+@group(0) @binding(ROUTE) var<storage, read_write> arrived: array<atomic<u32>>; // [n / COLUMNS]
+@group(0) @binding(ROUTE + 1) var<storage, read_write> ids: array<u32>;         // these as in `route`
+@group(0) @binding(ROUTE + 2) var<storage, read_write> shares: array<f32>;
+//#if TABLE
+@group(0) @binding(ROUTE + 3) var<storage, read> given: array<u32>;
+//#else
+@group(0) @binding(ROUTE + 3) var<storage, read> given: array<f32>;
+//#endif
+//#else
 @group(0) @binding(1) var<storage, read_write> y: array<f32>;      // [n, STRIDE] from a matrix' base on
+//#endif
 //#if NORM
 @group(0) @binding(2) var<storage, read>       norm: array<vec4f>; // [32·UNITS]
 //#endif
@@ -45,6 +61,11 @@ const PITCH = CHUNK + 1u;
 var<workgroup> xs: array<vec4f, COLUMNS * 8u * PITCH>;
 //#if NORM
 var<private> squares: array<f32, COLUMNS>; // of what this thread brought
+//#endif
+//#if ROUTE
+//#include last
+fn gate_at(n: u32, expert: u32) -> f32 { return y[p.base0 + n * STRIDE0 + expert]; }
+//#include choose
 //#endif
 
 // Brings units [start, start + here) of COLUMNS rows of x.
@@ -180,11 +201,21 @@ fn segment$s(group: vec3u, thread: u32) {
 //#end
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(num_workgroups) groups: vec3u,
+) {
     //#if PREPARED
     prepare(thread);
     //#endif
     //#repeat s SEGMENTS
     if group.x >= START$s && group.x < END$s { segment$s(group, thread); }
     //#end
+//#if ROUTE
+    if !comes_last(group.y, groups.x, thread) { return; }
+    //#repeat c COLUMNS
+    if group.y * COLUMNS + $cu < p.n { choose(group.y * COLUMNS + $cu, p.route_scale, thread); }
+    //#end
+//#endif
 }

@@ -1,7 +1,8 @@
-//! Launches `route.wgsl`: which experts each row goes to.
+//! Which experts each row goes to: launches `route.wgsl`, or has `linear_vec.wgsl` choose after the product.
 
 use crate::array::{Array, Routes};
 use crate::gpu::Inner;
+use crate::kernels::linear::{Choice, routed};
 use crate::kernels::{Linear, linear, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -16,26 +17,24 @@ pub(crate) fn route(
     router: &Router<Weights>,
 ) -> Routes {
     let (n, used, experts) = (x.n, router.used, router.gate.rows);
-    let gate = linear(gpu, r, &Linear::new(&router.gate), x);
     let routes = Routes { ids: Array::empty(gpu, n, used), shares: Array::empty(gpu, n, used) };
-    let given = router.table.as_ref().map(|table| {
-        let mut ids: Vec<u32> =
-            tokens.iter().flat_map(|&token| &table[token as usize * used..][..used]).copied().collect();
-        ids.chunks_exact_mut(used).for_each(<[u32]>::sort_unstable);
-        r.put(gpu, &ids)
-    });
-    let zeros = (given.is_none() && router.bias.is_none()).then(|| r.put(gpu, &vec![0; experts]));
-    let last = match (&given, &router.bias, &zeros) {
-        (Some(ids), _, _) => Binding::Read(ids.clone()),
-        (None, Some(bias), _) => bias.read(),
-        (None, None, zeros) => Binding::Read(zeros.clone().expect("made for this case")),
+    let given = match (&router.table, &router.bias) {
+        (Some(table), _) => {
+            let of_token = |&token: &u32| &table[token as usize * used..][..used];
+            Binding::Read(r.put(gpu, &tokens.iter().flat_map(of_token).copied().collect::<Vec<_>>()))
+        }
+        (None, Some(bias)) => bias.read(),
+        (None, None) => Binding::Read(r.put(gpu, &vec![0; experts])),
     };
-    r.launch(
-        gpu,
-        threads("route").with("EXPERTS", experts).with("USED", used).when("TABLE", given.is_some()),
-        &[gate.read(), routes.ids.write(), routes.shares.write(), last],
-        &[experts as u32, router.scale.to_bits()],
-        [n as u32, 1, 1],
-    );
+    let (table, scale) = (router.table.is_some(), router.scale);
+    let bindings = [routes.ids.write(), routes.shares.write(), given];
+    let choice = Choice { bindings, used, scale, table };
+    if routed(gpu, r, x, &router.gate, &choice) {
+        return routes;
+    }
+    let gate = linear(gpu, r, &Linear::new(&router.gate), x);
+    let bindings: Vec<_> = [gate.read()].into_iter().chain(choice.bindings).collect();
+    let variant = threads("route").with("EXPERTS", experts).with("USED", used).when("TABLE", table);
+    r.launch(gpu, variant, &bindings, &[scale.to_bits()], [n as u32, 1, 1]);
     routes
 }

@@ -6,8 +6,7 @@
 // One workgroup per row and CHUNK columns of every stream. The chunk stays in workgroup memory while
 // its OUT dot products are taken: a thread takes one row of `fn` and one unit of 32 columns at a time.
 //
-// With FINISH the last workgroup of a row to come so far goes on with what `enter` does, and spares a launch: what
-// the others wrote reaches it since the bindings are coherent and a storage barrier is on either side of the count.
+// With FINISH the last workgroup of a row to come goes on with what `enter` does: see `last`.
 //#include formats/common
 struct Params {
     d: u32,
@@ -63,7 +62,7 @@ fn product(w: Unit, unit: u32) -> f32 {
 //#endif
 //#if FINISH
 //#include entry
-var<workgroup> last: u32;
+//#include last
 //#endif
 
 @compute @workgroup_size(THREADS)
@@ -119,11 +118,7 @@ fn main(
     if thread == 0u { dots[to + OUT] = square; }
 //#endif
 //#if FINISH
-    storageBarrier();
-    if thread == 0u { last = u32(atomicAdd(&arrived[row], 1u) == groups.x - 1u); }
-    if workgroupUniformLoad(&last) == 0u { return; }
-    storageBarrier();
-    if thread == 0u { atomicStore(&arrived[row], 0u); }
+    if !comes_last(row, groups.x, thread) { return; }
     let old = streams_of(row, thread);
     let inverse = inverse_rms(row, thread);
     enter_x(row, inverse, old, thread);

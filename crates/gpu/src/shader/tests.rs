@@ -205,6 +205,11 @@ fn variants() -> Vec<Variant> {
                 .with("UNROLL0", 1u32);
             all.push(flag.iter().fold(variant, |v, f| v.with(f, if *f == "BIAS0" { 6u32 } else { 1 })));
         }
+        for table in [false, true].into_iter().filter(|_| team.1) {
+            let variant = vec(Format::F16).with("PASSES", 1u32).with("ROWS", 1u32).with("CHUNK", 128u32);
+            let variant = variant.with("COLUMNS", 2u32).with("UNROLL0", 1u32).with("ROUTE", 6u32);
+            all.push(variant.with("EXPERTS", 255u32).with("USED", 6u32).when("TABLE", table));
+        }
     }
     for format in Format::ALL {
         all.push(plain("embed").format("w", format));
@@ -249,7 +254,12 @@ fn given(variant: &Variant, name: &str) -> bool {
 /// Kernels of devices whose last workgroup goes on, or that have matrices of 16 × 16: not on Metal.
 fn on_vulkan_only(variant: &Variant) -> bool {
     let sixteen = variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
-    sixteen || given(variant, "MERGE") || given(variant, "FINISH")
+    sixteen || merges(variant)
+}
+
+/// Kernels whose last workgroup goes on.
+fn merges(variant: &Variant) -> bool {
+    ["MERGE", "FINISH", "ROUTE"].iter().any(|name| given(variant, name))
 }
 
 /// Kernels of devices with matrix units, which need more than others.
@@ -266,7 +276,7 @@ fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
     if about_matrices(variant) {
         capabilities |= Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16;
     }
-    if given(variant, "MERGE") || given(variant, "FINISH") {
+    if merges(variant) {
         capabilities |= Capabilities::MEMORY_DECORATION_COHERENT;
     }
     let info = Validator::new(ValidationFlags::all(), capabilities)
