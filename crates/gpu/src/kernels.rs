@@ -18,7 +18,7 @@ pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
 pub(crate) use leaders::read_leaders;
 pub(crate) use linear::{Linear, Output, linear, linears};
-pub(crate) use norm::{Norm, NormJob, norm, norms};
+pub(crate) use norm::{Norm, NormJob, Norms, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{collapse, enter, leave, turn};

@@ -6,7 +6,7 @@
 
 use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::Inner;
-use crate::kernels::{APPENDS, Append, append_all};
+use crate::kernels::{APPENDS, Append, Norms, append_all};
 use crate::shader::Variant;
 use crate::watch::Watch;
 use std::collections::HashMap;
@@ -71,6 +71,7 @@ type GroupKey = (usize, Vec<(u64, u64, u64)>);
 pub struct Recorder {
     pub(crate) commands: Vec<Command>,
     /// Held back, to go in one launch.
+    norms: Option<Norms>,
     appends: Vec<Append>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
@@ -139,6 +140,13 @@ impl Recorder {
         self.commands.push(Command::Dispatch { pipeline, group, params: params.to_vec(), groups });
     }
 
+    /// Asks for norms, whose results may be appended next: they are launched together, ahead of whatever is asked for
+    /// after that.
+    pub(crate) fn hold(&mut self, gpu: &Inner, norms: Norms) {
+        self.settle(gpu);
+        self.norms = Some(norms);
+    }
+
     /// Asks for rows to be appended; they are launched ahead of whatever is asked for next.
     pub(crate) fn append(&mut self, gpu: &Inner, append: Append) {
         if let Some(first) = self.appends.first()
@@ -150,8 +158,10 @@ impl Recorder {
     }
 
     pub(crate) fn settle(&mut self, gpu: &Inner) {
-        if !self.appends.is_empty() {
-            let held = std::mem::take(&mut self.appends);
+        let held = std::mem::take(&mut self.appends);
+        let norms = self.norms.take();
+        let appended = norms.is_some_and(|norms| norms.launch(gpu, self, &held));
+        if !held.is_empty() && !appended {
             append_all(gpu, self, &held);
         }
     }

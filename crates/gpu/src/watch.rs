@@ -93,10 +93,10 @@ impl Gpu {
         self.0.recorder().watch = on.then(Watch::default);
     }
 
-    /// What was launched since this was asked last; nothing if nobody watches.
+    /// What was launched since this was asked last; nothing if nobody watches. What is held back to be launched with
+    /// something else comes when it is.
     pub fn launched(&self) -> Vec<Launch> {
         let mut recorder = self.0.recorder();
-        recorder.settle(&self.0);
         recorder.watch.as_mut().map(|watch| std::mem::take(&mut watch.launches)).unwrap_or_default()
     }
 }

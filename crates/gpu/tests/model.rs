@@ -261,28 +261,34 @@ fn pages_travel_between_the_device_and_the_cpu() {
     assert!(worst < 2e-2, "{worst}");
 }
 
-/// A launch costs microseconds whatever it does, so their number is part of the speed. A ceiling for a
-/// token, by kind of layer; it only goes down.
+/// A launch costs microseconds whatever it does, so their number is part of the speed. Ceilings for a token, by kind of
+/// layer: for most tokens, and for one that completes a window to be compressed. They only go down.
 #[test]
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
     let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
-    for (ratio, ceiling) in [(0, 13), (128, 15), (4, 19)] {
+    for (ratio, ceilings) in [(0, [11, 11]), (128, [11, 11]), (4, [13, 16])] {
         let mut description = Synthetic::tiny(Recipe::Q8, 1);
         description.sizes.ratios = vec![0];
         let launches = |description: &Synthetic| {
             let model = load(&gpu, &Gguf::from_vec(description.to_vec().unwrap()).unwrap()).unwrap();
             let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+            // Regions of cached rows grow at the first tokens after it; a window is complete at 172 and at 176.
             feed(&model, &gpu, &mut timeline, &prompt(170), 256);
-            let before = gpu.launches();
-            feed(&model, &gpu, &mut timeline, &[1], 1);
-            gpu.launches() - before
+            feed(&model, &gpu, &mut timeline, &[1, 1, 1, 1], 1);
+            let mut of_token = || {
+                let before = gpu.launches();
+                feed(&model, &gpu, &mut timeline, &[1], 1);
+                gpu.launches() - before
+            };
+            [of_token(), of_token()]
         };
         let one = launches(&description);
         description.sizes.ratios.push(ratio);
-        let layer = launches(&description) - one;
-        println!("ratio {ratio}: {layer} launches a layer, {one} for one layer with both ends");
-        assert!(layer <= ceiling, "ratio {ratio}: {layer} launches in a layer");
+        let two = launches(&description);
+        let layer = [two[0] - one[0], two[1] - one[1]];
+        println!("ratio {ratio}: {layer:?} launches a layer, {one:?} for one layer with both ends");
+        assert!(layer[0] <= ceilings[0] && layer[1] <= ceilings[1], "ratio {ratio}: {layer:?} in a layer");
     }
 }
 

@@ -3,6 +3,8 @@
 use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
+#[cfg(doc)]
+use crate::kernels::norms;
 use crate::kernels::{THREADS, teams, threads};
 use crate::ops::{Weights, angles_slice};
 use crate::recorder::{Binding, Recorder};
@@ -26,12 +28,12 @@ pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize
 }
 
 /// Rows on their way to a store. What one layer appends for one timeline goes in one launch, so it is held
-/// back until something else is launched.
+/// back until something else is launched; behind norms that are held back in one launch with them, see [`norms`].
 pub(crate) struct Append {
-    x: Slice,
-    store: Binding,
-    layout: RowLayout,
-    rows: u32,
+    pub(crate) x: Slice,
+    pub(crate) store: Binding,
+    pub(crate) layout: RowLayout,
+    pub(crate) rows: u32,
     /// First row of x.
     first: u32,
     /// Where the rows go, in vectors.
@@ -46,6 +48,11 @@ impl Append {
             && other.rows == self.rows
             && same(self.store.slice(), other.store.slice())
     }
+
+    /// What a kernel has to know of it: the first row of x, where it goes and how far apart rows are, in words.
+    pub(crate) fn params(&self) -> [u32; 3] {
+        [self.first, 4 * self.at, 4 * stride(self.layout) as u32]
+    }
 }
 
 /// The most stores of one launch.
@@ -55,11 +62,8 @@ pub(crate) const APPENDS: usize = 3;
 pub(crate) fn append_all(gpu: &Inner, r: &mut Recorder, held: &[Append]) {
     let (one, more) = held.split_first().expect("something to append");
     let mut bindings = vec![Binding::Read(one.x.clone()), one.store.clone()];
-    let mut params = vec![one.first, 4 * one.at, 4 * stride(one.layout) as u32];
-    for other in more {
-        bindings.push(Binding::Read(other.x.clone()));
-        params.extend([other.first, 4 * other.at, other.layout.width() as u32]);
-    }
+    bindings.extend(more.iter().map(|other| Binding::Read(other.x.clone())));
+    let params: Vec<u32> = held.iter().flat_map(Append::params).collect();
     let variant = threads("append").rows(one.layout).with("MORE", more.len());
     r.launch(gpu, variant, &bindings, &params, [one.rows, held.len() as u32, 1]);
 }

@@ -5,12 +5,19 @@
 //
 // One workgroup per vector; JOBS sets of vectors, one after the other. NORM, WEIGHT and ROTATE choose what is
 // done. Vector i of x belongs to row i / heads of the batch, whose angles are used; x is read at vector
-// i / repeat.
+// i / repeat. With STORE the last set's rows are appended to cached rows, too, and MORE workgroups a row do what those
+// of `append` do.
 struct Params {
     y_stride: u32, y_offset: u32, repeat: u32, // of the only job, where there is one
     //#repeat s JOBS
     heads$s: u32, count$s: u32, eps$s: f32,
     //#end
+//#if STORE
+    rows: u32, first: u32, at: u32, stride: u32, // rows from `first` on; `at` and `stride` in words
+    //#repeat m MORE
+    first$m: u32, at$m: u32, width$m: u32,
+    //#end
+//#endif
 }
 
 @group(0) @binding(0) var<storage, read>       angles: array<vec2f>; // [n, ROPE / 2] of (cos, sin)
@@ -19,9 +26,18 @@ struct Params {
 @group(0) @binding(2 + 3 * $s) var<storage, read_write> y$s: array<f32>;       // [vectors, y_stride]
 @group(0) @binding(3 + 3 * $s) var<storage, read>       weight$s: array<f32>;  // [WIDTH]
 //#end
+//#if STORE
+@group(0) @binding(STORE) var<storage, read_write> store: array<u32>;
+//#repeat m MORE
+@group(0) @binding(STORE + 1 + $m) var<storage, read> more$m: array<u32>; // [n, width]
+//#end
+//#endif
 var<immediate> p: Params;
 
 //#include reduce
+//#if STORE
+//#include rows_write
+//#endif
 
 //#repeat s JOBS
 fn job$s(i: u32, thread: u32) {
@@ -51,7 +67,14 @@ fn job$s(i: u32, thread: u32) {
 //#endif
         y$s[to + 2u * c] = pair.x;
         y$s[to + 2u * c + 1u] = pair.y;
+//#if STORE$s
+        row_values[2u * c] = pair.x;
+        row_values[2u * c + 1u] = pair.y;
+//#endif
     }
+//#if STORE$s
+    if i >= p.first && i - p.first < p.rows { store_row(p.at + (i - p.first) * p.stride, thread); }
+//#endif
 }
 //#end
 
@@ -68,6 +91,17 @@ fn main(
     //#repeat s JOBS
     if i < p.count$s { job$s(i, thread); return; }
     i -= p.count$s;
+    //#end
+//#endif
+//#if STORE
+    //#repeat m MORE
+    if i < p.rows {
+        for (var c = thread; c < p.width$m; c += THREADS) {
+            store[p.at$m + i * p.width$m + c] = more$m[(p.first$m + i) * p.width$m + c];
+        }
+        return;
+    }
+    i -= p.rows;
     //#end
 //#endif
 }

@@ -54,6 +54,17 @@ fn variants() -> Vec<Variant> {
             all.push(with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32));
         }
         for team in TEAMS {
+            let norm = teams("norm", team)
+                .with("JOBS", 2u32)
+                .with("WIDTH0", 128u32)
+                .with("WIDTH1", 512u32)
+                .with("ROTATE", 1u32)
+                .with("STORE", 7u32)
+                .with("STORE1", 1u32)
+                .with("MORE", 2u32);
+            if layout.iter().all(|(name, _)| *name != "INDEX4") {
+                all.push(with_all(norm.with("ROPE", 64u32), &layout));
+            }
             for overlap in [false, true] {
                 all.push(
                     with_all(teams("compress", team), &layout)
