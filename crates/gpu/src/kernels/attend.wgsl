@@ -36,7 +36,7 @@ const VECTORS = WIDTH / 4u;
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
 //#if MERGE
 //#include last
-var<workgroup> shares: array<f32, TEAMS * 64u>; // what each stretch of a team's head counts for
+var<workgroup> shares: array<vec2f, TEAMS * 64u>; // of each stretch of a team's head: m, or what it counts for; sum
 //#endif
 
 fn address(n: u32, row: Row, j: u32) -> u32 {
@@ -160,13 +160,17 @@ fn main(
         let share = (thread / LANES) * 64u;
         let sink = sinks[head];
         var largest = sink;
-        for (var i = lane; i < p.splits; i += LANES) { largest = max(largest, stats[first + i].x); }
+        for (var i = lane; i < p.splits; i += LANES) {
+            let s = stats[first + i];
+            shares[share + i] = s;
+            largest = max(largest, s.x);
+        }
         largest = subgroupMax(largest);
         var total = select(0.0, exp(sink - largest), lane == 0u);
         for (var i = lane; i < p.splits; i += LANES) {
-            let s = stats[first + i];
+            let s = shares[share + i];
             let weight = exp(s.x - largest);
-            shares[share + i] = weight;
+            shares[share + i].x = weight;
             total += weight * s.y;
         }
         let inverse = 1.0 / team_sum(total, thread);
@@ -177,7 +181,7 @@ fn main(
         //#end
         for (var i = 0u; i < p.splits; i += 4u) {
             //#repeat k 4
-            let share$k = select(0.0, shares[share + min(i + $ku, p.splits - 1u)], i + $ku < p.splits);
+            let share$k = select(0.0, shares[share + min(i + $ku, p.splits - 1u)].x, i + $ku < p.splits);
             let from$k = (first + min(i + $ku, p.splits - 1u)) * VECTORS;
             //#repeat v SPREAD
             let part$k_$v = parts[from$k + c$v];
