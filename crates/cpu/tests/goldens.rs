@@ -2,26 +2,10 @@
 
 mod common;
 
-use common::{Golden, feed};
+use common::{EXACT, Golden, assert_golden_draft, assert_near, feed, worst_by_row};
 use cpu::{Cpu, Reference};
 use model::tap::{Place, Seen};
-use model::{DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, Timeline, Wanted, draft, forward, load};
-
-/// Largest difference in each row.
-fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
-    assert_eq!(got.len(), want.len());
-    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect()
-}
-
-/// The limits of exact arithmetic: f32 activations and an f32 cache.
-fn assert_float_class(name: &str, got: &[f32], want: &[f32], vocab: usize) {
-    let mut rows = worst_by_row(got, want, vocab);
-    rows.sort_by(f32::total_cmp);
-    let (median, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
-    println!("{name}: median row {median:.2e}, worst row {worst:.2e}");
-    assert!(worst <= 3e-4 && median <= 5e-5, "{name}: median row {median:.2e}, worst row {worst:.2e}");
-}
+use model::{Entry, KvFormat, Ops, Timeline, Wanted, forward, load};
 
 #[test]
 fn the_reference_gives_the_golden_logits() {
@@ -31,9 +15,7 @@ fn the_reference_gives_the_golden_logits() {
         let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
         let logits = feed(&model, &Reference, &mut timeline, &golden.tokens, 97);
         let vocab = model.config.vocab;
-        let stored: Vec<f32> =
-            golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
-        assert_float_class(name, &stored, &golden.logits, vocab);
+        assert_near(name, &golden.stored(&logits, vocab), &golden.logits, vocab, EXACT);
     }
 }
 
@@ -49,7 +31,7 @@ fn greedy_text_is_that_of_the_golden() {
         for (i, (token, want)) in
             golden.member("/greedy/tokens").as_array().unwrap().iter().zip(want.chunks_exact(512)).enumerate()
         {
-            assert_float_class(&format!("{name} greedy {i}"), &row, want, 512);
+            assert_near(&format!("{name} greedy {i}"), &row, want, 512, EXACT);
             let best = (0..512u32).max_by(|&a, &b| row[a as usize].total_cmp(&row[b as usize])).unwrap();
             assert_eq!(u64::from(best), token.as_u64().unwrap(), "{name} greedy {i}");
             row = feed(&model, &Reference, &mut timeline, &[best], 1);
@@ -82,24 +64,7 @@ fn streams_after_each_layer_are_those_of_the_golden() {
 #[test]
 fn the_draft_block_gives_the_golden_logits() {
     for name in ["mini-bf16.short", "mini-bf16.mid"] {
-        let golden = Golden::load(name);
-        let model = load(&Reference, &golden.gguf()).unwrap();
-        let mut timeline = Timeline::new(&Reference, &model.config, KvFormat::F32);
-        let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
-        let streams = forward(&model, &Reference, &mut batch, &mut NoTap).unwrap().streams.unwrap();
-        let mut state = DraftState::new(&Reference, &model, KvFormat::F32, 1);
-        let mut entries = [DraftEntry { state: &mut state, tokens: next }];
-        let output = draft(&model, &Reference, &streams, &mut entries, &mut NoTap).unwrap();
-        let logits = Reference.read(&output.logits.unwrap()).unwrap();
-        let positions = golden.member("/mtp/positions").as_array().unwrap();
-        let got: Vec<f32> = positions
-            .iter()
-            .flat_map(|p| &logits[p.as_u64().unwrap() as usize * 512..][..512])
-            .copied()
-            .collect();
-        let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
-        assert_float_class(&format!("{name} draft"), &got, &want, 512);
+        assert_golden_draft(&Reference, &Golden::load(name), name);
     }
 }
 
@@ -114,10 +79,7 @@ fn the_fast_backend_is_near_the_golden() {
         let mut timeline = Timeline::new(&cpu, &model.config, KvFormat::F32);
         let logits = feed(&model, &cpu, &mut timeline, &golden.tokens, 97);
         let vocab = model.config.vocab;
-        let stored: Vec<f32> =
-            golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
-        let mut rows = worst_by_row(&stored, &golden.logits, vocab);
-        rows.sort_by(f32::total_cmp);
+        let rows = worst_by_row(&golden.stored(&logits, vocab), &golden.logits, vocab);
         let median = rows[rows.len() / 2];
         println!("{name}: median row {median:.2e}, worst {:.2e}", rows[rows.len() - 1]);
         assert!(median <= median_limit, "{name}: median row {median}");

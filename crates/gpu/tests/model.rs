@@ -4,15 +4,13 @@
 #[path = "../../cpu/tests/common/mod.rs"]
 mod common;
 
-use common::{Golden, feed};
+use common::{EXACT, Golden, assert_golden_draft, assert_near, feed, worst_by_row};
 use cpu::Reference;
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options, Plan};
 use model::tap::{Place, Seen};
-use model::{
-    DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, draft, forward, load,
-};
+use model::{Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, forward, load};
 use std::sync::OnceLock;
 
 fn open(matrices: bool) -> Gpu {
@@ -161,30 +159,6 @@ fn rounded_caches_agree_with_the_reference() {
     }
 }
 
-/// Largest difference in each row, sorted.
-fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
-    assert_eq!(got.len(), want.len());
-    // `max` would pass over what is not a number.
-    let far = |(a, b): (&f32, &f32)| if a.is_nan() { f32::INFINITY } else { (a - b).abs() };
-    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(far).fold(0.0, f32::max);
-    let mut rows: Vec<f32> = got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect();
-    rows.sort_by(f32::total_cmp);
-    rows
-}
-
-/// The limits of exact arithmetic: f32 activations and an f32 cache; for the worst row and the median.
-const EXACT: [f32; 2] = [3e-4, 5e-5];
-
-fn assert_near(name: &str, got: &[f32], want: &[f32], vocab: usize, limits: [f32; 2]) {
-    let rows = worst_by_row(got, want, vocab);
-    let (median, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
-    println!("{name}: median row {median:.2e}, worst row {worst:.2e}");
-    assert!(
-        worst <= limits[0] && median <= limits[1],
-        "{name}: median row {median:.2e}, worst row {worst:.2e}"
-    );
-}
-
 #[test]
 fn the_device_gives_the_golden_logits() {
     golden_logits(&device(), EXACT, EXACT);
@@ -208,8 +182,7 @@ fn golden_logits(gpu: &Gpu, floats: [f32; 2], bits: [f32; 2]) {
             let mut timeline = Timeline::new(gpu, &model.config, KvFormat::F32);
             let logits = feed(&model, gpu, &mut timeline, &golden.tokens, chunk);
             let vocab = model.config.vocab;
-            let stored: Vec<f32> =
-                golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
+            let stored = golden.stored(&logits, vocab);
             let limits = if name.contains("bf16") { floats } else { bits };
             assert_near(&format!("{name} by {chunk}"), &stored, &golden.logits, vocab, limits);
         }
@@ -218,22 +191,7 @@ fn golden_logits(gpu: &Gpu, floats: [f32; 2], bits: [f32; 2]) {
 
 #[test]
 fn the_draft_block_gives_the_golden_logits() {
-    let golden = Golden::load("mini-bf16.short");
-    let gpu = device();
-    let model = load(&gpu, &golden.gguf()).unwrap();
-    let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
-    let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-    let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
-    let streams = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap().streams.unwrap();
-    let mut state = DraftState::new(&gpu, &model, KvFormat::F32, 1);
-    let mut entries = [DraftEntry { state: &mut state, tokens: next }];
-    let output = draft(&model, &gpu, &streams, &mut entries, &mut NoTap).unwrap();
-    let logits = gpu.read(&output.logits.unwrap()).unwrap();
-    let positions = golden.member("/mtp/positions").as_array().unwrap();
-    let row = |p: &serde_json::Value| logits[p.as_u64().unwrap() as usize * 512..][..512].to_vec();
-    let got: Vec<f32> = positions.iter().flat_map(row).collect();
-    let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
-    assert_near("draft", &got, &want, 512, EXACT);
+    assert_golden_draft(&device(), &Golden::load("mini-bf16.short"), "device");
 }
 
 /// A conversation that one backend saved goes on at the other, over the end of a page.

@@ -4,15 +4,13 @@
 #[path = "../../cpu/tests/common/mod.rs"]
 mod common;
 
-use common::{Golden, feed};
+use common::{EXACT, Golden, assert_golden_draft, assert_near, feed, worst_by_row};
 use cpu::{Cpu, Reference};
 use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
 use gpu::{Choice, Device, Gpu, Options};
 use hybrid::{Host, Hybrid, Plan, Split};
-use model::{
-    Config, DraftEntry, DraftState, Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, draft, forward, load,
-};
+use model::{Config, KvFormat, Ops, PAGE, Timeline, load};
 use std::sync::OnceLock;
 
 /// One device for all tests of this process.
@@ -47,32 +45,15 @@ fn prompt(len: u32) -> Vec<u32> {
     (0..len).map(|i| (i * i + 5 * i + 3) % 512).collect()
 }
 
-/// Largest difference in each row, sorted.
-fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
-    assert_eq!(got.len(), want.len());
-    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-    let mut rows: Vec<f32> = got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect();
-    rows.sort_by(f32::total_cmp);
-    rows
-}
-
-/// The limits of exact arithmetic: f32 activations and an f32 cache.
-fn assert_float_class(what: &str, got: &[f32], want: &[f32], vocab: usize) {
-    let rows = worst_by_row(got, want, vocab);
-    let (median, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
-    assert!(worst <= 3e-4 && median <= 5e-5, "{what}: median row {median:.2e}, worst row {worst:.2e}");
-}
-
 fn assert_golden<H: Host>(host: H, golden: &Golden, on_gpu: usize, cpu_moe: bool, chunk: usize) {
     let ops = hybrid(host, &golden.gguf(), on_gpu, cpu_moe);
     let model = load(&ops, &golden.gguf()).unwrap();
     let mut timeline = Timeline::new(&ops, &model.config, KvFormat::F32);
     let logits = feed(&model, &ops, &mut timeline, &golden.tokens, chunk);
     let vocab = model.config.vocab;
-    let stored: Vec<f32> =
-        golden.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect();
+    let stored = golden.stored(&logits, vocab);
     let what = format!("{on_gpu} layers on the GPU, cpu_moe {cpu_moe}, by {chunk}");
-    assert_float_class(&what, &stored, &golden.logits, vocab);
+    assert_near(&what, &stored, &golden.logits, vocab, EXACT);
 }
 
 #[test]
@@ -126,20 +107,7 @@ fn the_draft_block_gives_the_golden_logits() {
     let golden = Golden::load("mini-bf16.short");
     for (on_gpu, cpu_moe) in [(1, false), (2, true)] {
         let ops = hybrid(Reference, &golden.gguf(), on_gpu, cpu_moe);
-        let model = load(&ops, &golden.gguf()).unwrap();
-        let mut timeline = Timeline::new(&ops, &model.config, KvFormat::F32);
-        let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
-        let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
-        let streams = forward(&model, &ops, &mut batch, &mut NoTap).unwrap().streams.unwrap();
-        let mut state = DraftState::new(&ops, &model, KvFormat::F32, 1);
-        let mut entries = [DraftEntry { state: &mut state, tokens: next }];
-        let output = draft(&model, &ops, &streams, &mut entries, &mut NoTap).unwrap();
-        let logits = ops.read(&output.logits.unwrap()).unwrap();
-        let positions = golden.member("/mtp/positions").as_array().unwrap();
-        let row = |p: &serde_json::Value| logits[p.as_u64().unwrap() as usize * 512..][..512].to_vec();
-        let got: Vec<f32> = positions.iter().flat_map(row).collect();
-        let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
-        assert_float_class("draft", &got, &want, 512);
+        assert_golden_draft(&ops, &golden, &format!("{on_gpu} layers on the GPU, cpu_moe {cpu_moe}"));
     }
 }
 

@@ -2,7 +2,9 @@
 #![allow(dead_code)] // not every test binary uses all of it
 
 use gguf::Gguf;
-use model::{Entry, Model, NoTap, Ops, Timeline, Wanted, forward};
+use model::{
+    DraftEntry, DraftState, Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, draft, forward, load,
+};
 use serde_json::Value;
 use std::path::PathBuf;
 
@@ -41,6 +43,11 @@ impl Golden {
         self.json.pointer(pointer).unwrap()
     }
 
+    /// Of the logits of all tokens, those of the positions that the golden has.
+    pub fn stored(&self, logits: &[f32], vocab: usize) -> Vec<f32> {
+        self.positions.iter().flat_map(|&p| &logits[p * vocab..(p + 1) * vocab]).copied().collect()
+    }
+
     pub fn floats(&self, file: &str) -> Vec<f32> {
         let bytes = std::fs::read(self.dir.join(file)).unwrap();
         bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
@@ -65,4 +72,48 @@ pub fn feed<B: Ops>(
         rest = later;
     }
     logits
+}
+
+/// Largest difference in each row, sorted.
+pub fn worst_by_row(got: &[f32], want: &[f32], vocab: usize) -> Vec<f32> {
+    assert_eq!(got.len(), want.len());
+    // `max` would pass over what is not a number.
+    let far = |(a, b): (&f32, &f32)| if a.is_nan() { f32::INFINITY } else { (a - b).abs() };
+    let row = |(a, b): (&[f32], &[f32])| a.iter().zip(b).map(far).fold(0.0, f32::max);
+    let mut rows: Vec<f32> = got.chunks_exact(vocab).zip(want.chunks_exact(vocab)).map(row).collect();
+    rows.sort_by(f32::total_cmp);
+    rows
+}
+
+/// The limits of exact arithmetic: f32 activations and an f32 cache; for the worst row and the median.
+pub const EXACT: [f32; 2] = [3e-4, 5e-5];
+
+/// Holds rows to limits for the worst of them and the median.
+pub fn assert_near(name: &str, got: &[f32], want: &[f32], vocab: usize, limits: [f32; 2]) {
+    let rows = worst_by_row(got, want, vocab);
+    let (median, worst) = (rows[rows.len() / 2], rows[rows.len() - 1]);
+    println!("{name}: median row {median:.2e}, worst row {worst:.2e}");
+    assert!(
+        worst <= limits[0] && median <= limits[1],
+        "{name}: median row {median:.2e}, worst row {worst:.2e}"
+    );
+}
+
+/// The draft block, which is fed each token with the streams of the one before, against a golden.
+pub fn assert_golden_draft<B: Ops>(ops: &B, golden: &Golden, name: &str) {
+    let model = load(ops, &golden.gguf()).unwrap();
+    let vocab = model.config.vocab;
+    let mut timeline = Timeline::new(ops, &model.config, KvFormat::F32);
+    let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
+    let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
+    let streams = forward(&model, ops, &mut batch, &mut NoTap).unwrap().streams.unwrap();
+    let mut state = DraftState::new(ops, &model, KvFormat::F32, 1);
+    let mut entries = [DraftEntry { state: &mut state, tokens: next }];
+    let output = draft(&model, ops, &streams, &mut entries, &mut NoTap).unwrap();
+    let logits = ops.read(&output.logits.unwrap()).unwrap();
+    let positions = golden.member("/mtp/positions").as_array().unwrap();
+    let row = |p: &Value| &logits[p.as_u64().unwrap() as usize * vocab..][..vocab];
+    let got: Vec<f32> = positions.iter().flat_map(row).copied().collect();
+    let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
+    assert_near(&format!("{name} draft"), &got, &want, vocab, EXACT);
 }
