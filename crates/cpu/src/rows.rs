@@ -97,6 +97,13 @@ impl RowStore for Rows {
         Rows { layout: self.layout, bytes: self.bytes[range.start * size..range.end * size].to_vec() }
     }
 
+    /// With the room that the first row appended would make anyway, so that nothing is copied twice.
+    fn copy_to_grow(&self) -> Self {
+        let mut bytes = Vec::with_capacity(2 * self.bytes.len());
+        bytes.extend_from_slice(&self.bytes);
+        Rows { layout: self.layout, bytes }
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         self.bytes.clone()
     }

@@ -210,6 +210,16 @@ fn a_fork_goes_its_own_way() {
     assert_eq!(on.continued(&mut third, &[5, 6], 2), want, "from the shared page");
 }
 
+/// What it copied has room for what comes, so that nothing is copied again by its first token.
+#[test]
+fn a_fork_takes_no_more_memory_for_its_first_token() {
+    let on = fast();
+    let mut fork = on.started(&prompt(300)).fork();
+    let before = fork.tail_memory();
+    on.continued(&mut fork, &[5], 1);
+    assert!(fork.tail_memory() <= before, "{before} bytes became {}", fork.tail_memory());
+}
+
 #[test]
 fn a_loaded_timeline_goes_on_as_if_it_had_never_stopped() {
     let on = fast();

@@ -63,6 +63,13 @@ impl RowStore for Rows {
         }
     }
 
+    fn copy_to_grow(&self) -> Self {
+        match self {
+            Rows::Host(rows) => Rows::Host(rows.copy_to_grow()),
+            Rows::Gpu(rows) => Rows::Gpu(rows.copy_to_grow()),
+        }
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         on_either!(self, rows => rows.to_bytes())
     }

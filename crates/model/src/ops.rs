@@ -461,6 +461,10 @@ pub trait RowStore: Sized + Send + Sync {
     fn drop_front(&mut self, count: usize);
     /// A copy of some rows.
     fn slice(&self, range: Range<usize>) -> Self;
+    /// A copy of all rows that others will be appended to.
+    fn copy_to_grow(&self) -> Self {
+        self.slice(0..self.len())
+    }
     /// The rows as bytes, [`RowLayout::row_bytes`] each.
     fn to_bytes(&self) -> Vec<u8>;
     /// Appends rows given as bytes; their length is a multiple of [`RowLayout::row_bytes`].

@@ -104,7 +104,7 @@ impl<B: Ops> Log<B> {
     }
 
     fn copy(&self) -> Self {
-        Log { rows: self.rows.slice(0..self.rows.len()), base: self.base }
+        Log { rows: self.rows.copy_to_grow(), base: self.base }
     }
 }
 
@@ -167,7 +167,7 @@ impl<B: Ops> LayerTail<B> {
     fn copy(&self) -> Self {
         let part = |p: &CompressorTail<B>| CompressorTail {
             frontier: p.frontier.copy(),
-            rows: p.rows.slice(0..p.rows.len()),
+            rows: p.rows.copy_to_grow(),
         };
         LayerTail {
             window: self.window.copy(),
