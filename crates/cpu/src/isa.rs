@@ -210,41 +210,18 @@ pub trait Isa: Copy {
     /// [`dot_fours`](Self::dot_fours) of a run of vectors, `N` from each panel and `N` fours of activations from
     /// each column, if this instruction set has a better way than one by one: returns whether it did it.
     ///
-    /// - `largest`: no weight is above it; where it is small, sums fit fewer bits for longer
+    /// - `SIGNED`: it is [`dot_fours_signed`](Self::dot_fours_signed), with weights as [`stored`](Self::stored) has
+    ///   them
+    /// - `largest`: no magnitude of a weight is above it; where it is small, sums fit fewer bits for longer
+    /// - `scale`: what the sums of the run are multiplied by before they are added, if anything: 16 little-endian
+    ///   i32 of each panel, 0 to 127
     #[inline(always)]
-    fn dot_run<const N: usize, const P: usize, const C: usize>(
+    fn dot_run<const SIGNED: bool, const N: usize, const P: usize, const C: usize>(
         self,
         _largest: u8,
         _w: [&[Line; N]; P],
         _a: [&[[i8; 4]; N]; C],
-        _sums: &mut [[Self::Ints; C]; P],
-    ) -> bool {
-        false
-    }
-    /// The same of [`dot_fours_signed`](Self::dot_fours_signed), with weights as [`stored`](Self::stored) has
-    /// them.
-    ///
-    /// - `largest`: no magnitude is above it
-    #[inline(always)]
-    fn dot_run_signed<const N: usize, const P: usize, const C: usize>(
-        self,
-        _largest: u8,
-        _w: [&[Line; N]; P],
-        _a: [&[[i8; 4]; N]; C],
-        _sums: &mut [[Self::Ints; C]; P],
-    ) -> bool {
-        false
-    }
-    /// The same as [`dot_run`](Self::dot_run), with the sums of the run times an integer for each row.
-    ///
-    /// - `scale`: 16 little-endian i32 of each panel, 0 to 127
-    #[inline(always)]
-    fn dot_run_scaled<const N: usize, const P: usize, const C: usize>(
-        self,
-        _largest: u8,
-        _w: [&[Line; N]; P],
-        _a: [&[[i8; 4]; N]; C],
-        _scale: [&Line; P],
+        _scale: Option<[&Line; P]>,
         _sums: &mut [[Self::Ints; C]; P],
     ) -> bool {
         false

@@ -308,39 +308,18 @@ impl Isa for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_run<const N: usize, const P: usize, const C: usize>(
+    fn dot_run<const SIGNED: bool, const N: usize, const P: usize, const C: usize>(
         self,
         largest: u8,
         w: [&[Line; N]; P],
         a: [&[[i8; 4]; N]; C],
+        scale: Option<[&Line; P]>,
         sums: &mut [[Two; C]; P],
     ) -> bool {
-        run::add::<false, N, P, C>(self, largest, w, a, sums);
-        true
-    }
-
-    #[inline(always)]
-    fn dot_run_signed<const N: usize, const P: usize, const C: usize>(
-        self,
-        largest: u8,
-        w: [&[Line; N]; P],
-        a: [&[[i8; 4]; N]; C],
-        sums: &mut [[Two; C]; P],
-    ) -> bool {
-        run::add::<true, N, P, C>(self, largest, w, a, sums);
-        true
-    }
-
-    #[inline(always)]
-    fn dot_run_scaled<const N: usize, const P: usize, const C: usize>(
-        self,
-        largest: u8,
-        w: [&[Line; N]; P],
-        a: [&[[i8; 4]; N]; C],
-        scale: [&Line; P],
-        sums: &mut [[Two; C]; P],
-    ) -> bool {
-        run::add_scaled(self, largest, w, a, scale, sums);
+        match scale {
+            None => run::add::<SIGNED, N, P, C>(self, largest, w, a, sums),
+            Some(scale) => run::add_scaled::<SIGNED, N, P, C>(self, largest, w, a, scale, sums),
+        }
         true
     }
 

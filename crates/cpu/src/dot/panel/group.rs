@@ -173,7 +173,7 @@ fn block_sums<I: Isa, B: Grouped, const P: usize, const C: usize>(
                         scale[p] = &parts[p].numbers[v + 4 * half];
                     }
                     let (w, a) = run_of::<8, P, C>(parts, chunks, v, half);
-                    if !isa.dot_run_scaled(B::LARGEST, w, a, scale, &mut sums) {
+                    if !isa.dot_run::<false, 8, P, C>(B::LARGEST, w, a, Some(scale), &mut sums) {
                         let mut step = [[isa.splat_int(0); C]; P];
                         add_run::<I, B, 8, P, C>(isa, w, a, &mut step);
                         add_scaled(isa, parts, v + 4 * half, &step, &mut sums);
@@ -259,7 +259,7 @@ fn add_run<I: Isa, B: Grouped, const N: usize, const P: usize, const C: usize>(
     a: [&[[i8; 4]; N]; C],
     sums: &mut [[I::Ints; C]; P],
 ) {
-    if isa.dot_run(B::LARGEST, w, a, sums) {
+    if isa.dot_run::<false, N, P, C>(B::LARGEST, w, a, None, sums) {
         return;
     }
     for i in 0..N {

@@ -101,7 +101,7 @@ impl<B: Paired> Panelled for PairTile<B> {
                 for c in 1..C {
                     a[c] = fours(&chunks[c].q[pair % 4], half);
                 }
-                if !isa.dot_run_signed(B::LARGEST, w, a, &mut sums) {
+                if !isa.dot_run::<true, 8, P, C>(B::LARGEST, w, a, None, &mut sums) {
                     for i in 0..8 {
                         let mut weights = [isa.loaded(isa.bytes(&w[0][i].0)); P];
                         for p in 1..P {

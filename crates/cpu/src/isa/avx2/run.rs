@@ -16,7 +16,7 @@ fn that_fit(largest: u8) -> usize {
     i16::MAX as usize / (2 * 127 * largest as usize)
 }
 
-/// [`Isa::dot_run`], or if `SIGNED` [`Isa::dot_run_signed`].
+/// [`Isa::dot_run`] without scales.
 #[inline(always)]
 pub(super) fn add<const SIGNED: bool, const N: usize, const P: usize, const C: usize>(
     isa: Avx2,
@@ -49,9 +49,9 @@ pub(super) fn add<const SIGNED: bool, const N: usize, const P: usize, const C: u
     }
 }
 
-/// [`Isa::dot_run_scaled`].
+/// [`Isa::dot_run`] with scales.
 #[inline(always)]
-pub(super) fn add_scaled<const N: usize, const P: usize, const C: usize>(
+pub(super) fn add_scaled<const SIGNED: bool, const N: usize, const P: usize, const C: usize>(
     isa: Avx2,
     largest: u8,
     w: [&[Line; N]; P],
@@ -67,13 +67,13 @@ pub(super) fn add_scaled<const N: usize, const P: usize, const C: usize>(
                 _mm256_or_si256(scale[0], _mm256_slli_epi32::<16>(scale[0])),
                 _mm256_or_si256(scale[1], _mm256_slli_epi32::<16>(scale[1])),
             ]);
-            let words = words::<false, N, C>(isa, w[p], a);
+            let words = words::<SIGNED, N, C>(isa, w[p], a);
             for c in 0..C {
                 widen(isa, &mut sums[p][c], words[c], twice);
             }
         } else {
             let mut run = [[isa.splat_int(0); C]; 1];
-            add::<false, N, 1, C>(isa, largest, [w[p]], a, &mut run);
+            add::<SIGNED, N, 1, C>(isa, largest, [w[p]], a, &mut run);
             for c in 0..C {
                 sums[p][c] = isa.add_times(sums[p][c], run[0][c], scale);
             }
