@@ -2,14 +2,11 @@
 //!
 //! Loading eight magnitudes at a time from a table is bound by loads and inserts. Here the 256 rows
 //! of the code book are 512 bytes, 2 bits a magnitude, and byte permutations look up the 64 rows of two
-//! blocks at once. From code to magnitude is an affine map over the two bits, which GFNI has an instruction
-//! for. So a register of 64 code bytes becomes, by four maps, four registers of weights: byte `p` of each
-//! belongs to row `p`, and a lane of four bytes is one group of 32 weights with one scale. Its eight dot
-//! products with activations in the same order ([`Turned256`]) add up in the lane, and the scale is applied
-//! once.
-//!
-//! The signs need to be turned the same way: a mask for each place in a row. With the sign bits as its
-//! matrix, GFNI turns eight rows and adds the parity; a permutation brings together what belongs to a mask.
+//! blocks at once. The signs come from GFNI's maps over bits, which also make the parity. Two codes with their
+//! signs are six bits, and a byte permutation makes one weight of them or the other: so a register of bytes
+//! becomes two registers of weights, of which byte `p` belongs to row `p`, and a lane of four bytes is one
+//! group of 32 weights with one scale. Its eight dot products with activations in the same order
+//! ([`Turned256`]) add up in the lane, and the scale is applied once.
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
@@ -33,22 +30,43 @@ static CODES: Aligned<[[u8; 256]; 2]> = {
     Aligned(codes)
 };
 
-/// The magnitude plus the bias of level 0.
-const LEVEL_0: u8 = MAGNITUDES[0] + BIAS;
-
-/// The map from a byte of four codes to what its code `f` changes about [`LEVEL_0`]: a matrix of eight bytes,
-/// of which byte `7 - i` says which bits of the codes meet in bit `i`.
-const fn map(f: usize) -> i64 {
-    let changes = [LEVEL_0 ^ (MAGNITUDES[1] + BIAS), LEVEL_0 ^ (MAGNITUDES[2] + BIAS)];
+/// A map over the bits of each byte, from the input bits that meet in each output bit.
+const fn map(inputs: [u8; 8]) -> i64 {
     let mut map = [0; 8];
     let mut i = 0;
     while i < 8 {
-        let bits = (changes[0] >> i & 1) | (changes[1] >> i & 1) << 1;
-        map[7 - i] = bits << (2 * f);
+        map[7 - i] = inputs[i];
         i += 1;
     }
     i64::from_le_bytes(map)
 }
+
+/// Takes codes `2 p` and `2 p + 1` of a row out of a byte that has four of them: to bits 0 and 1, and 3 and 4.
+const fn codes_of(p: usize) -> i64 {
+    let at = 4 * (p % 2);
+    map([1 << at, 2 << at, 0, 4 << at, 8 << at, 0, 0, 0])
+}
+
+/// Takes their signs out of the seven of a row: to bits 2 and 5. The eighth sign is the parity of the others.
+const fn signs_of(p: usize) -> i64 {
+    let first = 1 << (2 * p);
+    let second = if p == 3 { 0x7f } else { 2 << (2 * p) };
+    map([0, 0, first, 0, 0, second, 0, 0])
+}
+
+/// The weight plus [`BIAS`] of the code and sign in the lower three of six bits, and of those in the upper three.
+static WEIGHTS: Aligned<[[u8; 64]; 2]> = {
+    let mut weights = [[0; 64]; 2];
+    let mut i = 0;
+    while i < 2 * 64 {
+        let (which, bits) = (i / 64, i % 64);
+        let (code, minus) = (bits >> (3 * which) & 3, bits >> (3 * which) & 4 != 0);
+        let magnitude = if code < 3 { MAGNITUDES[code] } else { 0 }; // there is no fourth
+        weights[which][bits] = if minus { BIAS - magnitude } else { BIAS + magnitude };
+        i += 1;
+    }
+    Aligned(weights)
+};
 
 /// Which byte comes to each place when eight times eight bytes are turned.
 static TURN: Aligned<[u8; 64]> = {
@@ -94,8 +112,8 @@ pub(super) unsafe fn products<const C: usize>(
                 prefetch(isa, SIXTEEN_ROWS, block, g, blocks);
                 units.0[r] = block.d.get().into();
             }
-            // Rows are paired so that their totals come out in order. The signs take a while to get ready, so the
-            // next rows are begun before these are used.
+            // Rows are paired so that their totals come out in order. It takes a while until they are looked up, so
+            // the next rows are begun before these are used.
             let at_2 = four_blocks(&rows, 2, g);
             let from_0 = pair_totals(&at_0, chunks);
             let at_8 = four_blocks(&rows, 8, g);
@@ -202,15 +220,12 @@ unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned25
         for c in 0..C {
             sums[c][0] = [twice(_mm256_load_si256(cols[c].unbias.as_ptr().cast())); 2];
         }
-        for f in 0..4 {
-            let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
-            for h in 0..2 {
-                let (w_ab, w_cd) = (ab.weights(map, h, 4 * h + f), cd.weights(map, h, 4 * h + f));
-                for c in 0..C {
-                    let a = twice(_mm256_load_si256(cols[c].turned[4 * h + f].as_ptr().cast()));
-                    sums[c][h][0] = _mm512_dpbusd_epi32(sums[c][h][0], w_ab, a);
-                    sums[c][h][1] = _mm512_dpbusd_epi32(sums[c][h][1], w_cd, a);
-                }
+        for place in 0..8 {
+            let (w_ab, w_cd, chain) = (ab.weights(place), cd.weights(place), place / 4);
+            for c in 0..C {
+                let a = twice(_mm256_load_si256(cols[c].turned[place].as_ptr().cast()));
+                sums[c][chain][0] = _mm512_dpbusd_epi32(sums[c][chain][0], w_ab, a);
+                sums[c][chain][1] = _mm512_dpbusd_epi32(sums[c][chain][1], w_cd, a);
             }
         }
         let scales = [ab.scales(), cd.scales()];
@@ -240,18 +255,14 @@ pub(super) unsafe fn panel(blocks: [&[Group; 8]; 16], w: &mut [[Line; 16]; 4], s
             let first = i + 4 * (i / 4);
             looked_up[i] = TwoBlocks::new(blocks[first], blocks[first + 4]);
         }
-        for h in 0..2 {
-            for f in 0..4 {
-                let map = _mm512_set1_epi64(const { [map(0), map(1), map(2), map(3)] }[f]);
-                let place = 4 * h + f;
-                let mut rows = [map; 8];
-                for (row, two) in rows.iter_mut().zip(&looked_up) {
-                    *row = two.weights(map, h, place);
-                }
-                let lanes = eights_to_lanes(rows);
-                for g in 0..8 {
-                    put_line(&mut w[place / 2][8 * (place % 2) + g], lanes[g]);
-                }
+        for place in 0..8 {
+            let mut rows = [_mm512_setzero_si512(); 8];
+            for (row, two) in rows.iter_mut().zip(&looked_up) {
+                *row = two.weights(place);
+            }
+            let lanes = eights_to_lanes(rows);
+            for g in 0..8 {
+                put_line(&mut w[place / 2][8 * (place % 2) + g], lanes[g]);
             }
         }
         let mut rows = [_mm512_setzero_si512(); 8];
@@ -320,10 +331,8 @@ pub(super) unsafe fn turn(q: &[[i8; 64]; 4], to: &mut [[i8; 32]; 8]) {
 /// Two blocks of different rows of weights, their 64 rows of the code book looked up.
 #[derive(Clone, Copy)]
 struct TwoBlocks {
-    /// Weights 0 to 3 of each row of the code book, and weights 4 to 7.
-    codes: [__m512i; 2],
-    /// For each place in a row: which of the 64 rows have a minus there.
-    minus: Aligned<[u64; 8]>,
+    /// For each two places in a row: the codes of the 64 rows there and their signs, as [`WEIGHTS`] wants them.
+    pairs: [__m512i; 4],
     /// One word a group, whose top four bits are `s`.
     signs_scale: __m512i,
 }
@@ -344,23 +353,32 @@ impl TwoBlocks {
             let rows = _mm512_permutex2var_epi32(a, even, b);
             let signs_scale = _mm512_permutex2var_epi32(a, odd, b);
             let codes = [look_up(&CODES.0[0], rows), look_up(&CODES.0[1], rows)];
-            Self { codes, minus: masks(signs_scale), signs_scale }
+            // Bits 0, 7, 14 and 21 of each word begin the seven signs of a row.
+            let signs = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x352e_2720_150e_0700), signs_scale);
+            let mut pairs = [signs; 4];
+            for p in 0..4 {
+                let take_codes = const { [codes_of(0), codes_of(1), codes_of(2), codes_of(3)] }[p];
+                let take_signs = const { [signs_of(0), signs_of(1), signs_of(2), signs_of(3)] }[p];
+                pairs[p] = _mm512_xor_si512(
+                    _mm512_gf2p8affine_epi64_epi8::<0>(codes[p / 2], _mm512_set1_epi64(take_codes)),
+                    _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(take_signs)),
+                );
+            }
+            Self { pairs, signs_scale }
         }
     }
 
-    /// Weight `place` of each row plus [`BIAS`]: one of four in half `h` of its codes, by its map.
+    /// Weight `place` of each row plus [`BIAS`].
     ///
     /// # Safety
     ///
     /// As [`dots`].
     #[inline(always)]
-    unsafe fn weights(&self, map: __m512i, h: usize, place: usize) -> __m512i {
-        // SAFETY: the caller has the features. The read is volatile because a word goes from memory to a mask
-        // register with a mere load, where the compiler would use the shuffle units, which are busy.
+    unsafe fn weights(&self, place: usize) -> __m512i {
+        // SAFETY: the caller has the features; the load is of 64 bytes from an array of that size.
         unsafe {
-            let minus = (&raw const self.minus.0[place]).read_volatile();
-            let plus = _mm512_gf2p8affine_epi64_epi8::<{ LEVEL_0 as i32 }>(self.codes[h], map);
-            _mm512_mask_sub_epi8(plus, minus, _mm512_set1_epi8(2 * BIAS as i8), plus)
+            let table = _mm512_load_si512(WEIGHTS.0[place % 2].as_ptr().cast());
+            _mm512_permutexvar_epi8(self.pairs[place / 2], table)
         }
     }
 
@@ -403,27 +421,5 @@ unsafe fn look_up(table: &[u8; 256], index: __m512i) -> __m512i {
         let first = _mm512_permutex2var_epi8(part(0), index, part(1));
         let second = _mm512_permutex2var_epi8(part(2), index, part(3));
         _mm512_mask_mov_epi8(first, _mm512_movepi8_mask(index), second)
-    }
-}
-
-/// For each place in a row: which of the 64 rows have a minus there, from four times seven bits in each 32.
-///
-/// # Safety
-///
-/// Needs AVX-512 F, VBMI and GFNI.
-#[inline(always)]
-unsafe fn masks(signs: __m512i) -> Aligned<[u64; 8]> {
-    // SAFETY: the caller has the features; load and store are of 64 aligned bytes.
-    unsafe {
-        // The bits of row 7 first: bit 53, then 46, 39, 32, 21, 14, 7, 0. A matrix lies that way.
-        let offsets = _mm512_set1_epi64(0x0007_0e15_2027_2e35);
-        let rows = _mm512_multishift_epi64_epi8(offsets, signs);
-        // Byte i wants bit i of each row, and the last byte the parity of all seven.
-        let wanted = _mm512_set1_epi64(0x7f40_2010_0804_0201);
-        let by_place = _mm512_gf2p8affine_epi64_epi8::<0>(wanted, rows);
-        let turned = _mm512_permutexvar_epi8(_mm512_load_si512(TURN.0.as_ptr().cast()), by_place);
-        let mut masks = Aligned([0; 8]);
-        _mm512_store_si512(masks.0.as_mut_ptr().cast(), turned);
-        masks
     }
 }
