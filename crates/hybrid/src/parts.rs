@@ -48,151 +48,83 @@ impl Side for Gpu {
     }
 }
 
-/// A part of the model that can be brought into the form of one side.
+/// What can be brought into the form of one side: a matrix, a vector, a number, and what is made of these.
 pub(crate) trait Part<S: Side> {
     type There;
     fn there(&self, side: &S) -> Self::There;
 }
 
-impl<H: Host, S: Side> Part<S> for Norm<Hybrid<H>> {
-    type There = Norm<S::Ops>;
+impl<S: Side> Part<S> for Matrix {
+    type There = <S::Ops as Ops>::Matrix;
 
     fn there(&self, side: &S) -> Self::There {
-        Norm { weight: side.array(&self.weight), eps: self.eps }
+        side.matrix(self)
     }
 }
 
-impl<H: Host, S: Side> Part<S> for HyperConnection<Hybrid<H>> {
-    type There = HyperConnection<S::Ops>;
+impl<S: Side> Part<S> for Array {
+    type There = <S::Ops as Ops>::Array;
 
     fn there(&self, side: &S) -> Self::There {
-        HyperConnection {
-            weights: side.matrix(&self.weights),
-            base: side.array(&self.base),
-            scale: side.array(&self.scale),
-            hc: self.hc,
-            iterations: self.iterations,
-            eps: self.eps,
-            rms_eps: self.rms_eps,
+        side.array(self)
+    }
+}
+
+impl<S: Side, P: Part<S>> Part<S> for Option<P> {
+    type There = Option<P::There>;
+
+    fn there(&self, side: &S) -> Self::There {
+        self.as_ref().map(|part| part.there(side))
+    }
+}
+
+impl<S: Side, P: Part<S>> Part<S> for Arc<P> {
+    type There = Arc<P::There>;
+
+    fn there(&self, side: &S) -> Self::There {
+        Arc::new((**self).there(side))
+    }
+}
+
+/// What is the same on both sides.
+macro_rules! same {
+    ($($kind:ty),*) => {$(
+        impl<S: Side> Part<S> for $kind {
+            type There = $kind;
+
+            fn there(&self, _: &S) -> $kind {
+                Clone::clone(self)
+            }
         }
-    }
+    )*};
 }
 
-impl<H: Host, S: Side> Part<S> for Attention<Hybrid<H>> {
-    type There = Attention<S::Ops>;
+same!(bool, usize, f32, Vec<u32>);
 
-    fn there(&self, side: &S) -> Self::There {
-        Attention {
-            q_a: side.matrix(&self.q_a),
-            q_a_norm: self.q_a_norm.there(side),
-            q_b: side.matrix(&self.q_b),
-            kv: side.matrix(&self.kv),
-            kv_norm: self.kv_norm.there(side),
-            sinks: side.array(&self.sinks),
-            out_a: side.matrix(&self.out_a),
-            out_b: side.matrix(&self.out_b),
-            heads: self.heads,
-            head_dim: self.head_dim,
-            groups: self.groups,
-            compressor: self.compressor.as_ref().map(|compressor| compressor.there(side)),
-            indexer: self.indexer.as_ref().map(|indexer| indexer.there(side)),
+/// Parts of the model, with all their fields.
+macro_rules! parts {
+    ($($part:ident { $($field:ident),* })*) => {$(
+        impl<H: Host, S: Side> Part<S> for $part<Hybrid<H>> {
+            type There = $part<S::Ops>;
+
+            fn there(&self, side: &S) -> Self::There {
+                $part { $($field: self.$field.there(side)),* }
+            }
         }
-    }
+    )*};
 }
 
-impl<H: Host, S: Side> Part<S> for Compressor<Hybrid<H>> {
-    type There = Compressor<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Compressor {
-            kv: side.matrix(&self.kv),
-            gate: side.matrix(&self.gate),
-            ape: side.array(&self.ape),
-            norm: self.norm.there(side),
-            ratio: self.ratio,
-            width: self.width,
-            overlap: self.overlap,
-        }
+parts! {
+    Norm { weight, eps }
+    HyperConnection { weights, base, scale, hc, iterations, eps, rms_eps }
+    Attention {
+        q_a, q_a_norm, q_b, kv, kv_norm, sinks, out_a, out_b, heads, head_dim, groups, compressor, indexer
     }
-}
-
-impl<H: Host, S: Side> Part<S> for Indexer<Hybrid<H>> {
-    type There = Indexer<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Indexer {
-            q_b: side.matrix(&self.q_b),
-            proj: side.matrix(&self.proj),
-            heads: self.heads,
-            width: self.width,
-            top_k: self.top_k,
-            compressor: self.compressor.there(side),
-        }
-    }
-}
-
-impl<H: Host, S: Side> Part<S> for Router<Hybrid<H>> {
-    type There = Router<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Router {
-            gate: side.matrix(&self.gate),
-            bias: self.bias.as_ref().map(|bias| side.array(bias)),
-            table: self.table.clone(),
-            used: self.used,
-            scale: self.scale,
-        }
-    }
-}
-
-impl<H: Host, S: Side> Part<S> for Expert<Hybrid<H>> {
-    type There = Expert<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Expert {
-            gate: side.matrix(&self.gate),
-            up: side.matrix(&self.up),
-            down: side.matrix(&self.down),
-            ff: self.ff,
-            clamp: self.clamp,
-        }
-    }
-}
-
-impl<H: Host, S: Side> Part<S> for Experts<Hybrid<H>> {
-    type There = Experts<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Experts { stack: self.stack.there(side), count: self.count }
-    }
-}
-
-impl<H: Host, S: Side> Part<S> for Head<Hybrid<H>> {
-    type There = Head<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        Head {
-            weights: side.matrix(&self.weights),
-            base: side.array(&self.base),
-            scale: side.array(&self.scale),
-            hc: self.hc,
-            eps: self.eps,
-            rms_eps: self.rms_eps,
-            norm: self.norm.there(side),
-            output: Arc::new(side.matrix(&self.output)),
-        }
-    }
-}
-
-impl<H: Host, S: Side> Part<S> for MtpEntry<Hybrid<H>> {
-    type There = MtpEntry<S::Ops>;
-
-    fn there(&self, side: &S) -> Self::There {
-        MtpEntry {
-            eh_proj: side.matrix(&self.eh_proj),
-            enorm: self.enorm.there(side),
-            hnorm: self.hnorm.there(side),
-            hc: self.hc,
-        }
-    }
+    Compressor { kv, gate, ape, norm, ratio, width, overlap }
+    Indexer { q_b, proj, heads, width, top_k, compressor }
+    Router { gate, bias, table, used, scale }
+    Expert { gate, up, down, ff, clamp }
+    Experts { stack, count }
+    Head { weights, base, scale, hc, eps, rms_eps, norm, output }
+    MtpEntry { eh_proj, enorm, hnorm, hc }
 }
