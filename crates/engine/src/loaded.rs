@@ -128,7 +128,7 @@ impl<B: Ops> LoadedModel<B> {
         let tokenizer = Arc::new(Tokenizer::new(vocabulary(gguf.metadata())?)?);
         let warnings = warnings(gguf, &checked.unused, &tokenizer);
         let weights = |done, total| progress(Loading { phase: LoadPhase::Weights, done, total });
-        let model = model::load_watched(&ops, gguf, &weights)?;
+        let model = checked.load(&ops, &weights)?;
         part(LoadPhase::Starting);
         gguf.check_unchanged()?;
         let profile = profile.unwrap_or_else(|| detect_profile(gguf));

@@ -24,7 +24,7 @@ pub mod weights;
 pub use config::{Config, Ratio};
 pub use forward::{BatchError, Entry, Output, Wanted, forward};
 pub use kv::{KvFormat, RowLayout};
-pub use load::{LoadError, load, load_watched};
+pub use load::{LoadError, load};
 pub use mtp::{DraftEntry, DraftState, draft};
 pub use ops::Ops;
 pub use page::{Page, PageKey};

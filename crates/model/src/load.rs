@@ -275,35 +275,37 @@ fn read_i32(bytes: &[u8]) -> impl Iterator<Item = i32> + '_ {
 ///
 /// As [`check`], or if the backend has no room.
 pub fn load<B: Ops>(ops: &B, gguf: &Gguf) -> Result<Model<B>, LoadError> {
-    load_watched(ops, gguf, &|_, _| {})
+    check(gguf)?.load(ops, &|_, _| {})
 }
 
-/// The same, for somebody who wants to know how far it is.
-///
-/// - `watch`: hears after each matrix how many bytes of matrices the backend has taken, and of how many
-///
-/// # Errors
-///
-/// As [`load`].
-pub fn load_watched<B: Ops>(ops: &B, gguf: &Gguf, watch: &dyn Fn(u64, u64)) -> Result<Model<B>, LoadError> {
-    let file = check(gguf)?;
-    let matrices = file.tensors.values().filter(|(tensor, _)| tensor.kind == Kind::Matrix);
-    let total = matrices.map(|(_, info)| info.bytes).sum();
-    let loader = Loader { ops, file, taken: Cell::new(0), total, watch };
-    let config = &loader.file.config;
-    let layers = (0..config.layers()).map(|i| loader.layer(i, config.ratios[i])).collect::<Result<_, _>>()?;
-    let output = Arc::new(loader.matrix("output")?);
-    let compressed_rope = Rope::new(config.rope_dim, config.compressed_rope_base, config.yarn);
-    Ok(Model {
-        fingerprint: fingerprint(gguf),
-        embedding: loader.matrix("token_embd")?,
-        layers,
-        mtp: config.mtp.then(|| loader.mtp(output.clone())).transpose()?,
-        head: loader.head("output_norm.weight", output)?,
-        plain_rope: Rope::new(config.rope_dim, config.rope_base, None),
-        compressed_rope,
-        config: loader.file.config,
-    })
+impl Checked<'_> {
+    /// As [`load`], for somebody who wants to know how far it is.
+    ///
+    /// - `watch`: hears after each matrix how many bytes of matrices the backend has taken, and of how many
+    ///
+    /// # Errors
+    ///
+    /// If the backend has no room, or a vector has a value that is no number.
+    pub fn load<B: Ops>(self, ops: &B, watch: &dyn Fn(u64, u64)) -> Result<Model<B>, LoadError> {
+        let matrices = self.tensors.values().filter(|(tensor, _)| tensor.kind == Kind::Matrix);
+        let total = matrices.map(|(_, info)| info.bytes).sum();
+        let loader = Loader { ops, file: self, taken: Cell::new(0), total, watch };
+        let config = &loader.file.config;
+        let layers =
+            (0..config.layers()).map(|i| loader.layer(i, config.ratios[i])).collect::<Result<_, _>>()?;
+        let output = Arc::new(loader.matrix("output")?);
+        let compressed_rope = Rope::new(config.rope_dim, config.compressed_rope_base, config.yarn);
+        Ok(Model {
+            fingerprint: fingerprint(loader.file.gguf),
+            embedding: loader.matrix("token_embd")?,
+            layers,
+            mtp: config.mtp.then(|| loader.mtp(output.clone())).transpose()?,
+            head: loader.head("output_norm.weight", output)?,
+            plain_rope: Rope::new(config.rope_dim, config.rope_base, None),
+            compressed_rope,
+            config: loader.file.config,
+        })
+    }
 }
 
 /// Identifies a model: a hash of its metadata, and of name, type, shape and a sample of the data of
