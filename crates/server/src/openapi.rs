@@ -287,6 +287,8 @@ pub struct ItemList {
     #[schema(pattern = "^list$")]
     object: String,
     data: Vec<AnyObject>,
+    first_id: Option<String>,
+    last_id: Option<String>,
     has_more: bool,
 }
 

@@ -1,11 +1,13 @@
 //! Responses.
 //!
 //! [`request`] makes chat messages of items, [`tools`] gives the model functions for tools of every kind and turns
-//! its calls back into items of that kind, [`items`] writes items, [`stream`] tells of them as they come.
+//! its calls back into items of that kind, [`items`] writes items, [`stream`] tells of them as they come. What is kept
+//! in the [`store`] is told a page at a time by [`listing`].
 
 pub mod flight;
 pub(crate) mod input_text;
 mod items;
+mod listing;
 mod object;
 mod request;
 pub mod store;
@@ -19,11 +21,15 @@ use crate::guard::{Client, RequestId};
 use crate::voice::Told;
 use crate::{serving, stream as events};
 use axum::extract::{Path, Request, State};
+use axum::http::Uri;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use listing::PageOf;
 use object::Answer;
 use request::ResponsesBody;
+use serde::Deserialize;
 use serde_json::{Value, json};
+use utoipa::IntoParams;
 
 /// `POST /v1/responses`
 #[utoipa::path(
@@ -109,10 +115,18 @@ pub async fn compact() -> ApiError {
     )
 }
 
+/// The last part of an address.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub struct ResponseId {
+    /// The response.
+    id: String,
+}
+
 /// `GET /v1/responses/{id}`
 #[utoipa::path(
     get, path = "/v1/responses/{id}", tag = "OpenAI", operation_id = "retrieveResponse",
-    params(("id" = String, Path, description = "The response")),
+    params(ResponseId),
     responses(
         (status = 200, description = "The stored response", body = crate::openapi::ResponseObject),
         (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
@@ -121,7 +135,7 @@ pub async fn compact() -> ApiError {
 pub async fn retrieve(
     State(app): State<App>,
     Extension(client): Extension<Client>,
-    Path(id): Path<String>,
+    Path(ResponseId { id }): Path<ResponseId>,
 ) -> Result<Json<Value>, ApiError> {
     if let Some(response) = app.flights().get(&id, &client) {
         return Ok(Json(response.clone()));
@@ -132,32 +146,30 @@ pub async fn retrieve(
 /// `GET /v1/responses/{id}/input_items`
 #[utoipa::path(
     get, path = "/v1/responses/{id}/input_items", tag = "OpenAI", operation_id = "listResponseInput",
-    params(("id" = String, Path, description = "The response")),
+    params(ResponseId, PageOf),
     responses(
-        (status = 200, description = "What led to the stored response", body = crate::openapi::ItemList),
-        (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
+        (status = 200, description = "What led to the stored response, a page of it", body = crate::openapi::ItemList),
+        (status = "4XX", description = "There is no such response, or no such page", body = crate::openapi::ErrorBody),
     ),
 )]
 pub async fn input_items(
     State(app): State<App>,
     Extension(client): Extension<Client>,
-    Path(id): Path<String>,
+    Path(ResponseId { id }): Path<ResponseId>,
+    uri: Uri,
 ) -> Result<Json<Value>, ApiError> {
+    let page = PageOf::read(&uri)?;
     let mut store = app.responses();
     let kept = store.get(&id, &client).ok_or_else(no_response)?;
     let output = kept.response["output"].as_array().map_or(0, Vec::len);
     let input = &kept.items[..kept.items.len().saturating_sub(output)];
-    let id_of = |item: Option<&Value>| item.map(|item| item["id"].clone());
-    Ok(Json(json!({
-        "object": "list", "data": input, "has_more": false,
-        "first_id": id_of(input.first()), "last_id": id_of(input.last()),
-    })))
+    page.of(input, &id).map(Json)
 }
 
 /// `DELETE /v1/responses/{id}`
 #[utoipa::path(
     delete, path = "/v1/responses/{id}", tag = "OpenAI", operation_id = "deleteResponse",
-    params(("id" = String, Path, description = "The response")),
+    params(ResponseId),
     responses(
         (status = 200, description = "It is forgotten", body = crate::openapi::Deleted),
         (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
@@ -166,7 +178,7 @@ pub async fn input_items(
 pub async fn delete(
     State(app): State<App>,
     Extension(client): Extension<Client>,
-    Path(id): Path<String>,
+    Path(ResponseId { id }): Path<ResponseId>,
 ) -> Result<Json<Value>, ApiError> {
     match app.responses().remove(&id, &client) {
         true => Ok(Json(json!({ "id": id, "object": "response", "deleted": true }))),
@@ -178,7 +190,7 @@ pub async fn delete(
 /// complete stays as it is, and is returned.
 #[utoipa::path(
     post, path = "/v1/responses/{id}/cancel", tag = "OpenAI", operation_id = "cancelResponse",
-    params(("id" = String, Path, description = "The response")),
+    params(ResponseId),
     responses(
         (status = 200, description = "It is written no further; or it is complete, and as it was", body = crate::openapi::CancelledResponse),
         (status = "4XX", description = "There is no such response", body = crate::openapi::ErrorBody),
@@ -187,7 +199,7 @@ pub async fn delete(
 pub async fn cancel(
     State(app): State<App>,
     Extension(client): Extension<Client>,
-    Path(id): Path<String>,
+    Path(ResponseId { id }): Path<ResponseId>,
 ) -> Result<Json<Value>, ApiError> {
     if let Some(mut response) = app.flights().stop(&id, &client) {
         response["status"] = json!("cancelled");

@@ -362,6 +362,42 @@ async fn a_stored_response_can_be_gone_on_from() {
 }
 
 #[tokio::test]
+async fn what_led_to_a_response_is_told_a_page_at_a_time() {
+    let app = app(&Script::new([Line::new("</think>Hello")]), Options::default());
+    let input: Vec<_> = (0..25).map(|n| json!({ "role": "user", "content": format!("{n}") })).collect();
+    let (_, response) = ask(&app, "/v1/responses", &json!({ "input": input })).await;
+    let path = format!("/v1/responses/{}/input_items", response["id"].as_str().unwrap());
+    let list = async |query: &str| -> Value {
+        serde_json::from_str(&body(send(&app, get(&format!("{path}{query}"))).await).await).unwrap()
+    };
+    let texts = |page: &Value| -> Vec<String> {
+        let text = |item: &Value| item["content"].as_str().unwrap().to_owned();
+        page["data"].as_array().unwrap().iter().map(text).collect()
+    };
+    let first = list("").await;
+    assert_eq!(texts(&first), (5..25).rev().map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!((&first["has_more"], &first["last_id"]), (&json!(true), &first["data"][19]["id"]));
+    let second = list(&format!("?after={}", first["last_id"].as_str().unwrap())).await;
+    assert_eq!(
+        (texts(&second), &second["has_more"]),
+        (["4", "3", "2", "1", "0"].map(str::to_owned).into(), &json!(false))
+    );
+    assert_eq!(texts(&list("?order=asc&limit=2").await), ["0", "1"]);
+    for (query, param) in [("?order=down", "order"), ("?limit=1000", "limit"), ("?after=msg_1", "after")] {
+        let response = send(&app, get(&format!("{path}{query}"))).await;
+        assert_eq!(response.status(), StatusCode::BAD_REQUEST, "{query}");
+        let error: Value = serde_json::from_str(&body(response).await).unwrap();
+        assert_eq!(error["error"]["param"], param, "{error}");
+    }
+    let document: Value = serde_json::from_str(&body(send(&app, get("/openapi.json")).await).await).unwrap();
+    let parameters = &document["paths"]["/v1/responses/{id}/input_items"]["get"]["parameters"];
+    let facts = |p: &Value| format!("{} in {}, {}", p["name"], p["in"], p["required"]).replace('"', "");
+    let said: Vec<_> = parameters.as_array().unwrap().iter().map(facts).collect();
+    let optional = ["order", "limit", "after"].map(|name| format!("{name} in query, false"));
+    assert_eq!(said, [&["id in path, true".to_owned()], &optional[..]].concat());
+}
+
+#[tokio::test]
 async fn reading_a_prompt_and_nothing_more_is_possible() {
     let app = saying("Hello");
     let (_, reply) = ask(
