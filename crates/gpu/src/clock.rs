@@ -55,10 +55,11 @@ impl Clock {
         }
     }
 
-    /// Stamps this place of a submission, if the clock runs: when all ahead of it is done.
-    pub(crate) fn stamp(&self, encoder: &mut wgpu::CommandEncoder) {
+    /// What stamps its place in a submission, if the clock runs: when all ahead of it is done.
+    pub(crate) fn stamp(&self, device: &wgpu::Device) -> Option<wgpu::CommandBuffer> {
         let mut asked = lock(&self.asked);
-        let Some(index) = &mut *asked else { return };
+        let index = asked.as_mut()?;
+        let mut encoder = device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         if *index < MOST {
             // An empty pass.
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
@@ -71,6 +72,7 @@ impl Clock {
             });
         }
         *index += 1;
+        Some(encoder.finish())
     }
 
     fn start(&self) {

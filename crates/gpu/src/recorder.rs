@@ -219,8 +219,6 @@ impl Recorder {
         self.arena.page = 0;
         self.arena.put.clear();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        let stamp = |encoder: &mut _| gpu.clock.iter().for_each(|clock| clock.stamp(encoder));
-        stamp(&mut encoder);
         let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, self.commands.len()));
         let mut commands = self.commands.drain(..).peekable();
         let mut index = 0;
@@ -258,8 +256,9 @@ impl Recorder {
         if let Some(profile) = &profile {
             profile.end(&mut encoder, index);
         }
-        stamp(&mut encoder);
-        let submission = gpu.queue.submit([encoder.finish()]);
+        let stamp = || gpu.clock.as_ref().and_then(|clock| clock.stamp(&gpu.device));
+        let (begin, end) = (stamp(), stamp());
+        let submission = gpu.queue.submit(begin.into_iter().chain([encoder.finish()]).chain(end));
         self.ahead += 1;
         if let Some(profile) = profile {
             profile.collect(gpu, submission.clone(), index);
