@@ -270,14 +270,14 @@ fn text_in_another_spelling_is_recognised() {
 }
 
 /// One conversation at a time, on a device so slow that only reading counts: 16 tokens in 20 ms.
-fn slow_engine(loaded: &Loaded) -> Engine {
+fn slow_engine(loaded: &Loaded, store: Option<PageStore>) -> Engine {
     let slow = |_: &Cpu, place: tap::Place, _: Seen<'_, Cpu>| {
         if (place.name, place.layer) == ("attn_x", Some(0)) {
             std::thread::sleep(Duration::from_millis(20));
         }
     };
     let kv = Some(KvFormat::F16);
-    let options = EngineOptions { kv, sessions: 1, rows: Some(16), ..EngineOptions::default() };
+    let options = EngineOptions { kv, sessions: 1, rows: Some(16), store, ..EngineOptions::default() };
     Engine::start_watched(loaded.clone(), options, slow).unwrap()
 }
 
@@ -295,7 +295,7 @@ fn occupy(engine: &Engine, loaded: &Loaded) -> engine::Ticket {
 #[test]
 fn a_known_prompt_overtakes_a_long_new_one() {
     let loaded = load();
-    let engine = slow_engine(&loaded);
+    let engine = slow_engine(&loaded, None);
     let known = words(1, 150);
     ask(&engine, &loaded, &known);
     let busy = occupy(&engine, &loaded);
@@ -307,6 +307,29 @@ fn a_known_prompt_overtakes_a_long_new_one() {
     let read = engine.status().totals.computed_tokens;
     assert!(read < 1000, "{read} tokens were read before it");
     drop(long);
+}
+
+/// Neither does who has much to read that the page store knows.
+#[test]
+fn a_prompt_on_disk_overtakes_a_new_one() {
+    let loaded = load();
+    let folder = tempfile::tempdir().unwrap();
+    let known = words(1, 3 * PAGE + 100);
+    let first = engine_over(&loaded, store(&loaded, folder.path()), None);
+    ask(&first, &loaded, &known);
+    first.shutdown(Duration::ZERO);
+    drop(first);
+    let engine = slow_engine(&loaded, Some(store(&loaded, folder.path())));
+    ask(&engine, &loaded, &words(2, 150)); // now it is known how fast it reads
+    let busy = occupy(&engine, &loaded);
+    let new = submit(&engine, &loaded, JobPrompt::Tokens(words(3, 2000)));
+    let old = submit(&engine, &loaded, JobPrompt::Tokens(known.clone())); // of which there is more, and on disk
+    drop(busy);
+    let reply = old.wait().unwrap();
+    assert!(reply.stats.prompt.cached >= known.len() - 1, "{:?}", reply.stats);
+    let read = engine.status().totals.computed_tokens;
+    assert!(read < 1000, "{read} tokens were read before it");
+    drop(new);
 }
 
 /// What a job reads whose caller does not listen is read by whoever needs it.

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use text::Tokenizer;
 
 /// From how many tokens on it is better to load than to read them.
-const WORTH_LOADING: usize = 16;
+pub(super) const WORTH_LOADING: usize = 16;
 
 /// How often to look again after something could not be read: the store forgets what is damaged.
 const TRIES: usize = 3;

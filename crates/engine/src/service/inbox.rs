@@ -6,6 +6,7 @@ use super::slots::Command;
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::generate::Request;
+use crate::store::PageStore;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,6 +41,17 @@ impl Waiting {
     /// Whether nobody wants the reply any more.
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancel.is_stopped() || self.events.is_closed()
+    }
+
+    /// How many tokens of the prompt the page store can bring, by its index; none once it was asked to, for then the
+    /// cache has them. Other spellings of the same text are not looked for.
+    pub(super) fn known_to(&self, store: &PageStore) -> usize {
+        match self.fetch {
+            Fetch::Done => 0,
+            Fetch::NotYet | Fetch::Asked => {
+                store.resume_from(self.prompt.tokens()).map_or(0, |(_, known)| known)
+            }
+        }
     }
 
     /// Of `cached` known tokens, how many the page store brought.

@@ -6,7 +6,7 @@
 //! that fails alone is ended; the others go on as if nothing had happened.
 
 use super::Settings;
-use super::fetch::{Answer, Fetched, Fetcher, Query, Recall};
+use super::fetch::{Answer, Fetched, Fetcher, Query, Recall, WORTH_LOADING};
 use super::homes::Homes;
 use super::inbox::{Fetch, Inbox, Waiting};
 use super::job::{JobError, SlotError};
@@ -322,19 +322,23 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         let (mut start, mut full) = (None, false);
         let rate = self.prefill_rate.per_second();
         let due = |job: &Waiting| {
-            due(job.submitted, job.priority, cache.unread(&job.prompt, job.any_spelling), rate)
+            let known = store.as_ref().map_or(0, |(store, _)| job.known_to(store));
+            let unread = cache.unread(&job.prompt, job.any_spelling).min(job.prompt.len() - known);
+            due(job.submitted, job.priority, unread, rate)
         };
+        let mut coming = false;
         let job = self.inbox.take(due, |job| {
-            if full {
-                return false; // who is due later does not overtake one that waits for memory
+            if full || coming {
+                return false; // who is due later does not overtake one that waits for memory, or for a disk
             }
             let found = cache.find(&job.prompt, job.any_spelling);
             if active.iter().any(|other| is_worth_waiting_for(other, job, &found)) {
                 return false;
             }
-            if let Some((_, fetcher)) = store
+            if let Some((store, fetcher)) = store
                 && is_being_fetched(fetcher, job, &found)
             {
+                coming = !store.is_remote() && job.known_to(store) >= found.next + WORTH_LOADING;
                 return false;
             }
             let tokens = ledger.tokens(found.tokens.len(), job.request.max_tokens);
