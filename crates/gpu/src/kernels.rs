@@ -22,7 +22,7 @@ pub(crate) use norm::{Norm, NormJob, Norms, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{collapse, enter, leave, turn};
-pub use tiles::{Side, TILE};
+pub use tiles::Side;
 
 use crate::gpu::Inner;
 use crate::shader::Variant;

@@ -31,7 +31,7 @@ pub use array::{Array, Mix, Picks, Routes};
 pub use clock::Clocked;
 pub use exchange::Routed;
 pub use gpu::{Abilities, Gpu, Options, megabytes};
-pub use kernels::{Side, TILE};
+pub use kernels::Side;
 pub use matrix::Matrix;
 pub use plan::{Plan, Refusal};
 pub use probe::LaunchSeconds;

@@ -102,7 +102,7 @@ impl Recorder {
             "{}: {groups:?} workgroups",
             variant.kernel
         );
-        let kernel = variant.kernel;
+        let (kernel, tile) = (variant.kernel, variant.tile());
         let writes: Vec<bool> = bindings.iter().map(Binding::writes).collect();
         let pipeline = gpu.pipeline(variant, &writes, 4 * params.len() as u32);
         let key =
@@ -135,7 +135,7 @@ impl Recorder {
             .clone();
         self.launches += 1;
         if let Some(watch) = &mut self.watch {
-            watch.note(kernel, &pipeline.label, bindings, groups);
+            watch.note((kernel, &pipeline.label, tile), bindings, groups);
         }
         self.commands.push(Command::Dispatch { pipeline, group, params: params.to_vec(), groups });
     }

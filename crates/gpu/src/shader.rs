@@ -64,6 +64,11 @@ impl Variant {
         self.constants.iter().rev().find(|(n, _)| *n == name).map(|(_, v)| *v)
     }
 
+    /// Rows of a tile, in a product by tiles.
+    pub fn tile(&self) -> Option<u32> {
+        matches!(self.kernel, "linear_tile" | "linear_matrix").then(|| self.constant("ROWS")).flatten()
+    }
+
     /// A name for people: the kernel and what sets this variant apart, formats and the size of its matrices.
     pub fn label(&self) -> String {
         let mut label = self.kernel.to_owned();

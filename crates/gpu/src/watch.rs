@@ -14,6 +14,8 @@ pub struct Launch {
     pub label: String,
     /// Workgroups in each dimension.
     pub groups: [u32; 3],
+    /// Rows that share one reading of the weights, in a product by tiles.
+    pub tile: Option<u32>,
     /// Whether it has to wait for launches before it: it reads what one of them wrote, or writes what one of them
     /// used. Buffers count as a whole, as they do for `wgpu`, which puts a barrier there.
     pub barrier: bool,
@@ -65,7 +67,13 @@ pub(crate) struct Watch {
 }
 
 impl Watch {
-    pub(crate) fn note(&mut self, kernel: &'static str, label: &str, bindings: &[Binding], groups: [u32; 3]) {
+    /// - `kernel`, `label`, `tile`: of the variant
+    pub(crate) fn note(
+        &mut self,
+        (kernel, label, tile): (&'static str, &str, Option<u32>),
+        bindings: &[Binding],
+        groups: [u32; 3],
+    ) {
         let mut barrier = false;
         let uses = || bindings.iter().map(|b| (b.slice(), matches!(b, Binding::Write(_))));
         for (slice, writes) in uses() {
@@ -83,7 +91,7 @@ impl Watch {
             written,
         };
         let bound = uses().map(bound).collect();
-        self.launches.push(Launch { kernel, label: label.to_owned(), groups, barrier, bound });
+        self.launches.push(Launch { kernel, label: label.to_owned(), groups, tile, barrier, bound });
     }
 }
 

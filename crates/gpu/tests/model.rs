@@ -250,6 +250,24 @@ fn a_token_takes_few_launches() {
     }
 }
 
+/// Whoever reckons what is read has to know how many rows a tile has: it differs by device and batch.
+#[test]
+fn products_by_tiles_say_how_many_rows_share_weights() {
+    let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+    let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q8, 1).to_vec().unwrap()).unwrap();
+    let model = load(&gpu, &gguf).unwrap();
+    let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+    gpu.watch(true);
+    feed(&model, &gpu, &mut timeline, &prompt(100), 100);
+    let launches = gpu.launched();
+    for launch in &launches {
+        let by_tiles = ["linear_tile", "linear_matrix"].contains(&launch.kernel);
+        assert_eq!(launch.tile.is_some(), by_tiles, "{launch:?}");
+        assert!(launch.tile.is_none_or(|rows| [32, 64, 128].contains(&rows)), "{launch:?}");
+    }
+    assert!(launches.iter().any(|launch| launch.tile.is_some()));
+}
+
 /// A device whose kernels may see little of a buffer: what is larger is split, and gives the same, up to the order in
 /// which the parts of a sum are added.
 #[test]

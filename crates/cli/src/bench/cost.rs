@@ -266,8 +266,9 @@ impl Cost {
             }
             Op::Route => l.route.on(n),
             Op::Experts => {
-                let products = l.expert.on(n * c.experts_used as u64);
-                Work { weights: l.expert.weights * distinct as u64, ..products } + l.shared.on(n)
+                let pairs = n * c.experts_used as u64;
+                let weights = l.expert.weights * pairs.min(distinct as u64);
+                Work { weights, ..l.expert.on(pairs) } + l.shared.on(n)
             }
             Op::ToExperts => l.ffn_hc.on(n),
             Op::ToNext => self.layers.get(layer + 1).map_or(Work::default(), |next| next.attn_hc.on(n)),
@@ -375,6 +376,10 @@ mod tests {
             assert!(2 * at(op, last, 1).float <= at(op, last, 64).float, "{op:?}");
             assert_eq!(at(op, last - 1, 0), at(op, last - 1, 64), "{op:?}");
         }
+        let experts = |distinct| {
+            cost.work(Op::Experts, Some(last), &Batch { positions: 0..64, wanted: 1 }, distinct).weights
+        };
+        assert_eq!(experts(config.experts), experts(config.experts_used), "those of one row");
         let [none, one, all] = [0, 1, 64].map(|wanted| at(Op::Project, last, wanted).int8);
         assert_eq!(all - none, 64 * (one - none));
         assert!(none > 0 && one > none);

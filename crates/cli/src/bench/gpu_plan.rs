@@ -1,8 +1,8 @@
 //! `--gpu-plan`: what a step asks of the GPU, before anybody asks how fast that is.
 //!
 //! A [`Tap`](model::Tap) learns after each operation what was launched for it, so everything here is what really
-//! happens, on any device, software included; nothing is known of single kernels but where they read weights more
-//! than once ([`Meter::passes`]).
+//! happens, on any device, software included; nothing is known of single kernels but which look at cached rows, and
+//! which read weights more than once ([`Meter::passes`]).
 
 use super::cost::{Batch, Cost, Op};
 use super::report::ModelFacts;
@@ -163,17 +163,14 @@ struct Meter<'a> {
     config: &'a Config,
     cost: &'a Cost,
     batch: Batch,
-    /// Different experts that the rows go to, on average.
-    distinct: usize,
     layers: BTreeMap<usize, Sum>,
     kernels: BTreeMap<String, Sum>,
 }
 
 impl<'a> Meter<'a> {
     fn new(config: &'a Config, cost: &'a Cost, positions: std::ops::Range<usize>) -> Self {
-        let distinct = cost.expected_experts(positions.len()).max(1);
         let batch = Batch { positions, wanted: 1 };
-        Meter { config, cost, batch, distinct, layers: BTreeMap::new(), kernels: BTreeMap::new() }
+        Meter { config, cost, batch, layers: BTreeMap::new(), kernels: BTreeMap::new() }
     }
 
     /// Launches for the value at a place.
@@ -193,9 +190,9 @@ impl<'a> Meter<'a> {
         for bound in &launch.bound {
             match &bound.holds {
                 Holds::Weights(tensor) => {
-                    let once = self.needed(launch, tensor, bound.bytes);
+                    let once = self.needed(layer, launch, tensor, bound.bytes);
                     sum.weights += once;
-                    sum.again += once * (self.passes(launch, tensor) - 1);
+                    sum.again += once * (self.passes(layer, launch, tensor) - 1);
                 }
                 // Of a store only what attention and the indexer look at; what is appended is among the rows.
                 Holds::CachedRows => {
@@ -204,7 +201,7 @@ impl<'a> Meter<'a> {
                         kernel if kernel.starts_with("attend") => Op::Attend,
                         _ => continue,
                     };
-                    sum.cached += self.cost.work(op, layer, &self.batch, self.distinct).cached;
+                    sum.cached += self.cost.work(op, layer, &self.batch, 0).cached;
                 }
                 Holds::Activations | Holds::HostData => sum.rows += bound.bytes,
             }
@@ -213,10 +210,10 @@ impl<'a> Meter<'a> {
     }
 
     /// What this batch needs of the bytes of a tensor that a launch may use.
-    fn needed(&self, launch: &Launch, tensor: &str, bytes: u64) -> u64 {
+    fn needed(&self, layer: Option<usize>, launch: &Launch, tensor: &str, bytes: u64) -> u64 {
         let part = |some: usize, all: usize| bytes * some.min(all) as u64 / all as u64;
         if tensor.contains("_exps.") {
-            part(self.distinct, self.config.experts)
+            part(self.distinct(self.rows_of_experts(layer)), self.config.experts)
         } else if launch.kernel == "embed" {
             part(self.batch.positions.len(), self.config.vocab)
         } else {
@@ -224,22 +221,32 @@ impl<'a> Meter<'a> {
         }
     }
 
-    /// How often a launch goes over its weights.
-    fn passes(&self, launch: &Launch, tensor: &str) -> u64 {
-        let n = self.batch.positions.len();
-        let pairs = (n * self.config.experts_used) as u64;
+    /// How often a launch of a layer goes over its weights; over those of experts, if each has as many rows.
+    fn passes(&self, layer: Option<usize>, launch: &Launch, tensor: &str) -> u64 {
+        let n = self.rows_of_experts(layer);
+        let of_expert = (n * self.config.experts_used).div_ceil(self.distinct(n)) as u64;
         let routed = tensor.contains("_exps.");
         match launch.kernel {
-            // Each pair of a row and an expert for itself.
-            "gate_up" | "down" if routed => pairs.div_ceil(self.distinct as u64),
-            "gate_up" | "down" => n as u64,
-            // Tiles of so many pairs.
-            kernel if kernel.starts_with("linear") && routed => {
-                pairs.div_ceil(self.distinct as u64).div_ceil(gpu::TILE as u64)
-            }
-            kernel if kernel.starts_with("linear") => launch.groups[1].into(),
-            _ => 1,
+            // Each row for itself, and each pair of a row and an expert.
+            "gate_up" | "gate_up_dot" | "down" | "down_dot" if routed => of_expert,
+            "gate_up" | "gate_up_dot" | "down" | "down_dot" => n as u64,
+            kernel if !kernel.starts_with("linear") => 1,
+            _ if routed => launch.tile.map_or(1, |rows| of_expert.div_ceil(rows.into())),
+            _ => launch.groups[1].into(),
         }
+    }
+
+    /// Rows that go to experts: of the last layer only those of which something is wanted.
+    fn rows_of_experts(&self, layer: Option<usize>) -> usize {
+        match layer {
+            Some(layer) if layer + 1 == self.config.layers() => self.batch.wanted,
+            _ => self.batch.positions.len(),
+        }
+    }
+
+    /// Different experts that so many rows go to, on average.
+    fn distinct(&self, rows: usize) -> usize {
+        self.cost.expected_experts(rows).max(1)
     }
 
     fn step(self, host_ms: f64) -> Step {
@@ -342,4 +349,73 @@ fn line(out: &mut dyn Write, name: &str, sum: &Sum, count: usize, decimals: usiz
         bytes(sum.cached),
         bytes(sum.rows)
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use forge::synth::{Recipe, Synthetic};
+    use gguf::Gguf;
+    use gpu::Bound;
+    use model::KvFormat;
+
+    /// Bytes that a launch for a chunk of `n` tokens reads again of a matrix, in readings of all of it that the chunk
+    /// needs.
+    fn again(
+        n: usize,
+        layer: usize,
+        tensor: &str,
+        kernel: &'static str,
+        tile: Option<u32>,
+        rows: u32,
+    ) -> u64 {
+        let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q2, 1).to_vec().unwrap()).unwrap();
+        let config = model::load::check(&gguf).unwrap().config;
+        let cost = Cost::new(&gguf, &config, KvFormat::F16);
+        let bound = Bound { holds: Holds::Weights(tensor.to_owned()), bytes: 1 << 20, written: false };
+        let launch = Launch {
+            kernel,
+            label: String::new(),
+            groups: [1, rows, 1],
+            tile,
+            barrier: false,
+            bound: vec![bound],
+        };
+        let sum = Meter::new(&config, &cost, 0..n).one(Some(layer), &launch);
+        assert_eq!(sum.again % sum.weights, 0, "{sum:?}");
+        sum.again / sum.weights
+    }
+
+    #[test]
+    fn weights_are_read_again_for_the_next_tile() {
+        let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q2, 1).to_vec().unwrap()).unwrap();
+        let config = model::load::check(&gguf).unwrap().config;
+        // All experts are in use, so each has as many rows.
+        let of_expert = (960 * config.experts_used / config.experts) as u64;
+        let (experts, shared) = ("blk.0.ffn_up_exps.weight", "blk.0.ffn_up_shexp.weight");
+        for (kernel, tile) in [("linear_tile", 64), ("linear_matrix", 32), ("linear_matrix", 128)] {
+            let most = 1000; // tiles launched, of which some are empty
+            assert_eq!(again(960, 0, experts, kernel, Some(tile), most), of_expert.div_ceil(tile.into()) - 1);
+            assert_eq!(again(960, 0, shared, kernel, Some(tile), 8), 7, "{kernel}");
+        }
+        assert_eq!(again(960, 0, experts, "group_experts", None, 1), 0);
+    }
+
+    #[test]
+    fn few_rows_read_their_experts_one_by_one() {
+        for kernel in ["gate_up", "gate_up_dot", "down", "down_dot"] {
+            assert_eq!(again(1, 0, "blk.0.ffn_up_exps.weight", kernel, None, 9), 0, "{kernel}");
+            assert_eq!(again(4, 0, "blk.0.ffn_up_shexp.weight", kernel, None, 9), 3, "{kernel}");
+        }
+        assert_eq!(again(4, 0, "blk.0.attn_kv.weight", "linear_dot", None, 1), 0);
+    }
+
+    /// Nothing but the last token goes to the experts of the last layer.
+    #[test]
+    fn the_last_layer_reads_for_one_row() {
+        let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q2, 1).to_vec().unwrap()).unwrap();
+        let last = model::load::check(&gguf).unwrap().config.layers() - 1;
+        assert_eq!(again(960, last, "blk.9.ffn_up_shexp.weight", "gate_up", None, 9), 0);
+        assert_eq!(again(960, last, "blk.9.ffn_up_exps.weight", "gate_up", None, 9), 0);
+    }
 }

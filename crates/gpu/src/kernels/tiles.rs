@@ -10,7 +10,7 @@ use crate::shader::Variant;
 use quants::Format;
 
 /// Rows of a tile without matrix units.
-pub const TILE: usize = 64;
+const TILE: usize = 64;
 
 /// What weights are multiplied by on their way to f16, so that small ones keep their bits: full precision from 2^-20
 /// on, and nothing below 1023 is too large.
