@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that must hold, from nothing.
 
 use crate::clients::Clients;
-use crate::setup::{Setup, tokenizer};
+use crate::setup::{Setup, clang, tokenizer};
 use crate::shell::{command, exists, run};
 use anyhow::Result;
 
@@ -31,10 +31,15 @@ impl Test {
         } else {
             "cargo test --lib --bins --tests"
         };
-        run(command(runner)
+        let mut tests = command(runner);
+        tests
             .args(["--workspace", "--no-fail-fast"])
             .env("DS4_TOKENIZER_JSON", tokenizer())
-            .env("DS4_KILL_ROUNDS", KILL_ROUNDS))?;
+            .env("DS4_KILL_ROUNDS", KILL_ROUNDS);
+        if let Some(clang) = clang() {
+            tests.env("DS4_CLANG", clang);
+        }
+        run(&mut tests)?;
         run(&mut command("cargo test --workspace --doc --quiet"))?;
         Clients::all().run()
     }

@@ -47,6 +47,9 @@ pub struct BackendArgs {
     device: Option<usize>,
     #[command(flatten)]
     split: SplitArgs,
+    /// Do without the GPU's matrix units: prompts are read in f32, more slowly
+    #[arg(long)]
+    no_matrix_units: bool,
     /// Which implementation of the model's operations computes on the CPU [default: fast]
     #[arg(long, value_enum)]
     ops: Option<OpsChoice>,
@@ -161,7 +164,7 @@ impl BackendArgs {
     #[cfg(feature = "gpu")]
     pub fn open_gpu(&self, gguf: &Gguf) -> anyhow::Result<gpu::Gpu> {
         anyhow::ensure!(self.backend != BackendChoice::Cpu, "--backend cpu uses no GPU: leave it out");
-        gpu_backend::open(self.device, gguf, None)
+        gpu_backend::open(self.gpu_options(), gguf, None)
     }
 
     fn on_cpu<T: Task>(&self, task: T) -> T::Output {
@@ -171,15 +174,25 @@ impl BackendArgs {
         }
     }
 
+    /// The device that was asked for; if none was named, the best one, in software if need be.
+    #[cfg(feature = "gpu")]
+    fn gpu_options(&self) -> gpu::Options {
+        gpu::Options {
+            device: self.device.map_or(gpu::Choice::First, gpu::Choice::Index),
+            matrices: !self.no_matrix_units,
+            ..gpu::Options::default()
+        }
+    }
+
     #[cfg(feature = "gpu")]
     fn on_gpu<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        let gpu = gpu_backend::open(self.device, task.file(), task.context())?;
+        let gpu = gpu_backend::open(self.gpu_options(), task.file(), task.context())?;
         Ok(task.on(gpu))
     }
 
     #[cfg(feature = "gpu")]
     fn on_the_best<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        match gpu_backend::if_it_holds(task.file(), task.context()) {
+        match gpu_backend::if_it_holds(self.gpu_options(), task.file(), task.context()) {
             Some(gpu_backend::Held::All(gpu)) => Ok(task.on(gpu)),
             Some(gpu_backend::Held::Some(gpu, split, config)) => self.on_hybrid(task, gpu, split, &config),
             None => Ok(self.on_cpu(task)),
@@ -197,7 +210,8 @@ impl BackendArgs {
             0 => Ok(self.on_cpu(task)),
             _ if on_gpu == layers && !split.cpu_moe() => self.on_gpu(task),
             _ => {
-                let gpu = gpu_backend::open_for(self.device, task.file(), &config, split, task.context())?;
+                let options = self.gpu_options();
+                let gpu = gpu_backend::open_for(options, task.file(), &config, split, task.context())?;
                 self.on_hybrid(task, gpu, split, &config)
             }
         }
@@ -255,14 +269,13 @@ mod gpu_backend {
         IN_USE.get().cloned()
     }
 
-    /// Opens the device that was asked for; if none was named, the best one, in software if need be.
+    /// Opens a device.
     ///
     /// # Errors
     ///
     /// If there is none, or it has no room for the model.
-    pub fn open(device: Option<usize>, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Gpu> {
-        let choice = device.map_or(Choice::First, Choice::Index);
-        let gpu = Gpu::open(options(choice)).context("opening the GPU")?;
+    pub fn open(options: Options, gguf: &Gguf, context: Option<u32>) -> anyhow::Result<Gpu> {
+        let gpu = Gpu::open(options).context("opening the GPU")?;
         let config = model::load::check(gguf).context("loading the model")?.config;
         let plan = plan(&gpu, gguf, &config, context);
         eprintln!("GPU: {}; {plan}", name(&gpu));
@@ -270,20 +283,19 @@ mod gpu_backend {
         Ok(ready(gpu, &plan, None))
     }
 
-    /// Opens the device that was asked for, for a part of the model.
+    /// Opens a device for a part of the model.
     ///
     /// # Errors
     ///
     /// If there is none, or it has no room for that part.
     pub fn open_for(
-        device: Option<usize>,
+        options: Options,
         gguf: &Gguf,
         config: &Config,
         split: Split,
         context: Option<u32>,
     ) -> anyhow::Result<Gpu> {
-        let gpu =
-            Gpu::open(options(device.map_or(Choice::First, Choice::Index))).context("opening the GPU")?;
+        let gpu = Gpu::open(options).context("opening the GPU")?;
         let at = |split| plan_both(gpu.device(), gguf, config, split, context);
         let plan = at(split);
         eprintln!("GPU: {}; {plan}", name(&gpu));
@@ -310,13 +322,13 @@ mod gpu_backend {
         Some(Gpu, Split, Box<Config>),
     }
 
-    /// The best GPU, if there is one and it has room for the model, or, if it has memory of its own, for all but
-    /// the experts. Says what was chosen, and why not more.
-    pub fn if_it_holds(gguf: &Gguf, context: Option<u32>) -> Option<Held> {
+    /// The best GPU that is no software, if there is one and it has room for the model, or, if it has memory of its
+    /// own, for all but the experts. Says what was chosen, and why not more.
+    pub fn if_it_holds(options: Options, gguf: &Gguf, context: Option<u32>) -> Option<Held> {
         if !gpu::hardware_may_exist() {
             return None;
         }
-        let gpu = Gpu::open(options(Choice::Hardware)).ok()?;
+        let gpu = Gpu::open(Options { device: Choice::Hardware, ..options }).ok()?;
         // A file that is no model of ours is refused by whoever loads it.
         let config = model::load::check(gguf).ok()?.config;
         let plan = plan(&gpu, gguf, &config, context);
@@ -334,10 +346,6 @@ mod gpu_backend {
         None
     }
 
-    fn options(device: Choice) -> Options {
-        Options { device, ..Options::default() }
-    }
-
     fn plan(gpu: &Gpu, gguf: &Gguf, config: &Config, context: Option<u32>) -> Plan {
         let layer = |layer| cache_bytes(config, layer..layer + 1, context);
         let cache: Vec<u64> = (0..config.layers()).map(layer).collect();
@@ -348,8 +356,14 @@ mod gpu_backend {
         format!("{} ({})", gpu.device().name, gpu.device().api)
     }
 
-    /// Shows the weights' way to the device, on a terminal.
+    /// Says what a device turned out not to do, and shows the weights' way to it, on a terminal.
     fn ready(gpu: Gpu, plan: &Plan, split: Option<Split>) -> Gpu {
+        if let Some(why) = gpu.refused_matrices() {
+            eprintln!(
+                "{}: prompts are read without matrix units, whose first product failed: {why}",
+                name(&gpu)
+            );
+        }
         let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes} of {total_bytes}")
             .expect("a template that was tried");
         let bar = ProgressBar::new(plan.weights).with_style(style).with_message("weights to the GPU");

@@ -36,7 +36,7 @@ pub struct Options {
     /// below in f16, and are summed in f32. Where there are none it changes nothing.
     pub matrices: bool,
     /// Whether few rows meet weights of 8 bits and below in 8 bits, as on the CPU. `None`: where the hardware
-    /// multiplies bytes, and only there it is faster.
+    /// multiplies bytes, and only there it is faster. Never on Metal.
     pub bytes: Option<bool>,
     /// The most bytes that a kernel may see of one buffer, where that should be less than the device allows: for
     /// tests of what does not fit.
@@ -187,7 +187,11 @@ impl Gpu {
             lanes: subgroup.unwrap_or(32),
             subgroups,
             matrices,
-            bytes: subgroups && options.bytes.unwrap_or_else(|| adapter::multiplies_bytes(&adapter)),
+            // `naga` 30 names what a product of bytes reads after its operands, so where two products have one in
+            // common Metal finds a name twice.
+            bytes: subgroups
+                && about.api != "Metal"
+                && options.bytes.unwrap_or_else(|| adapter::multiplies_bytes(&adapter)),
             merges: merges && subgroups,
             workgroup_memory: limits.max_compute_workgroup_storage_size,
         };

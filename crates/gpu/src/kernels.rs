@@ -60,4 +60,4 @@ impl Variant {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -79,6 +79,22 @@ fn planes(format: Format) -> Planes {
     Planes { bits, padded, scales, table: if format == Format::Iq2Xxs { 2 * GRID_LEVELS.len() } else { 0 } }
 }
 
+/// The planes of bits and of scales of some rows, as they lie on the device.
+#[cfg(test)]
+pub(crate) fn planes_of(format: Format, bytes: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    let p = planes(format);
+    let table = if p.table > 0 { &GRID_LEVELS[..] } else { &[] };
+    let mut scales: Vec<u8> = table.iter().flat_map(|levels| levels.to_le_bytes()).collect();
+    let mut bits = Vec::new();
+    for block in bytes.chunks_exact(format.block_bytes()) {
+        bits.extend(&block[p.bits.clone()]);
+        bits.resize(bits.len() + p.padded - p.bits.len(), 0);
+        scales.extend(&block[p.scales.clone()]);
+    }
+    scales.resize((scales.len() + 4).next_multiple_of(4), 0);
+    (bits, scales)
+}
+
 /// Bytes that a matrix of this many blocks has on the device.
 pub(crate) fn device_bytes(format: Format, blocks: u64) -> u64 {
     let p = planes(format);

@@ -1,0 +1,1 @@
+// Included by what `naga` writes; our kernels need nothing of it.
