@@ -38,11 +38,13 @@ struct Params {
 var<immediate> p: Params;
 
 const VECTORS = CHUNK / 4u; // of a stream, in the chunk
-var<workgroup> chunk: array<vec4f, HC * VECTORS>;
 //#if DOTS
 //#format w
 //#include reduce
 const UNITS = HC * CHUNK / 32u; // of the chunk
+// By the eight vectors of a unit, so that neighbours read neighbours; the odd pitch keeps writes to different banks.
+const PITCH = UNITS + 1u;
+var<workgroup> chunk: array<vec4f, 8u * PITCH>;
 var<workgroup> parts: array<f32, OUT * UNITS>;
 
 // A task is a row of `fn` and a unit of the chunk. What is beyond the last column meets zeros.
@@ -55,7 +57,7 @@ fn task_weights(group: u32, task: u32) -> Unit {
 fn product(w: Unit, unit: u32) -> f32 {
     var sum = 0.0;
     //#repeat k 8
-    sum += dot(w.w[$k], chunk[8u * unit + $ku]);
+    sum += dot(w.w[$k], chunk[$ku * PITCH + unit]);
     //#end
     return w.scale * sum;
 }
@@ -96,7 +98,9 @@ fn main(
         s = streams[(row * HC + stream) * width + column];
 //#endif
     }
-    if thread < HC * VECTORS { chunk[thread] = s; }
+//#if DOTS
+    if thread < HC * VECTORS { chunk[(thread % 8u) * PITCH + thread / 8u] = s; }
+//#endif
     workgroupBarrier();
 //#if LEAVE
     // All threads have read the old ones.
