@@ -21,7 +21,7 @@ pub(crate) use linear::{Linear, Output, linear, linears};
 pub(crate) use norm::{Norm, NormJob, Norms, norm, norms};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
-pub(crate) use streams::{collapse, enter, leave, turn};
+pub(crate) use streams::{Mixture, collapse, enter, leave, turn};
 pub use tiles::Side;
 
 use crate::gpu::Inner;

@@ -6,7 +6,7 @@
 
 use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::Inner;
-use crate::kernels::{APPENDS, Append, Norms, append_all};
+use crate::kernels::{APPENDS, Append, Mixture, Norms, append_all};
 use crate::shader::Variant;
 use crate::watch::Watch;
 use std::collections::HashMap;
@@ -73,6 +73,8 @@ pub struct Recorder {
     /// Held back, to go in one launch.
     norms: Option<Norms>,
     appends: Vec<Append>,
+    /// Held back until there is a product that it can go along with.
+    pub(crate) mixture: Option<Mixture>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     /// How often work was handed over since the host last waited for all of it.
@@ -147,6 +149,12 @@ impl Recorder {
         self.norms = Some(norms);
     }
 
+    /// Asks for a mixture.
+    pub(crate) fn hold_mixture(&mut self, gpu: &Inner, mixture: Mixture) {
+        self.settle(gpu);
+        self.mixture = Some(mixture);
+    }
+
     /// Asks for rows to be appended; they are launched ahead of whatever is asked for next.
     pub(crate) fn append(&mut self, gpu: &Inner, append: Append) {
         if let Some(first) = self.appends.first()
@@ -158,6 +166,9 @@ impl Recorder {
     }
 
     pub(crate) fn settle(&mut self, gpu: &Inner) {
+        if let Some(mixture) = self.mixture.take() {
+            mixture.launch(gpu, self);
+        }
         let held = std::mem::take(&mut self.appends);
         let norms = self.norms.take();
         let appended = norms.is_some_and(|norms| norms.launch(gpu, self, &held));

@@ -263,14 +263,14 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 28] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 29] = files!("kernels/":
     "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "halve", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "move_rows", "norm", "peak", "peaks", "round_query", "route",
+    "group_experts", "halve", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "mixture", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 18] = files!("wgsl/":
-    "activation", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan",
+const SHARED: [(&str, &str); 21] = files!("wgsl/":
+    "activation", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
     "tile",
 );
 

@@ -1,4 +1,4 @@
-// Finishes the entry of a sub-layer; `entry` has the formulas. Two workgroups per row, which need nothing of each
+// Finishes the entry of a sub-layer; `entry` and `mixture` have the formulas. Two workgroups per row, which need nothing of each
 // other: one makes x, the other the mixture. The head has no second one.
 struct Params { d: u32, iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32 }
 
@@ -13,6 +13,10 @@ var<immediate> p: Params;
 
 //#include reduce
 //#include entry
+//#if !HEAD
+fn z_at(row: u32, i: u32) -> f32 { return z[i]; }
+//#include mixture
+//#endif
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -26,7 +30,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     }
 //#if !HEAD
     else if thread == 0u {
-        mixture(row, inverse);
+        mixture(row, inverse, p.iterations, p.eps);
     }
 //#endif
 }

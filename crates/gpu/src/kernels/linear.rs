@@ -4,8 +4,8 @@ use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
-use crate::kernels::teams;
 use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
+use crate::kernels::{Mixture, teams};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
@@ -68,11 +68,14 @@ pub(crate) fn linears(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Outpu
     if x.n > FEW {
         return many(gpu, r, x, outputs);
     }
+    // x, y, and a norm or the rows of biases; what goes along with the first launch.
+    let others = 3 + r.mixture.as_ref().map_or(0, |_| Mixture::BINDINGS);
     let mut batch = Vec::new();
     for output in outputs {
         for part in &output.what.w.parts {
             batch.push(Segment { output, part });
-            let [segments, bindings] = [batch.len(), 3 + batch.iter().map(Segment::bindings).sum::<usize>()];
+            let [segments, bindings] =
+                [batch.len(), others + batch.iter().map(Segment::bindings).sum::<usize>()];
             if segments > 1 && (segments > SEGMENTS || bindings > gpu.most_bindings() || !alike(&batch)) {
                 let last = batch.pop().expect("just put there");
                 few(gpu, r, x, &batch);
@@ -196,7 +199,14 @@ struct Launch {
 }
 
 impl Launch {
-    fn go(self, gpu: &Inner, r: &mut Recorder) {
+    /// Launches it, and a mixture that waits for company with it.
+    fn go(mut self, gpu: &Inner, r: &mut Recorder) {
+        let room = self.grid[2] == 1 && self.bindings.len() + Mixture::BINDINGS <= gpu.most_bindings();
+        let mixture = r.mixture.take_if(|_| room);
+        if let Some(mixture) = &mixture {
+            self.variant = mixture.join(self.variant, &mut self.bindings, &mut self.params);
+            self.grid[0] += 1;
+        }
         r.launch(gpu, self.variant, &self.bindings, &self.params, self.grid);
     }
 }

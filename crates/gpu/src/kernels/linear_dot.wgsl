@@ -6,6 +6,9 @@ struct Params {
     //#repeat s SEGMENTS
     base$s: u32, // where the first output goes, in y
     //#end
+//#if MIX
+    mix_iterations: u32, mix_eps: f32,
+//#endif
 }
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;    // [n, x_stride]
@@ -19,6 +22,9 @@ struct Params {
 @group(0) @binding(SCALES$s) var<storage, read> m$s_s: array<u32>;
 //#endif
 //#end
+//#if MIX
+//#include mixes
+//#endif
 var<immediate> p: Params;
 
 const VECTORS = 2u * UNITS; // of 16 values, in a row
@@ -108,7 +114,17 @@ fn segment$s(group: vec3u, thread: u32) {
 //#end
 
 @compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+fn main(
+    @builtin(workgroup_id) group: vec3u,
+    @builtin(local_invocation_index) thread: u32,
+    @builtin(num_workgroups) groups: vec3u,
+) {
+//#if MIX
+    if group.x == groups.x - 1u {
+        if group.y == 0u { mixtures(p.n, p.mix_iterations, p.mix_eps, thread); }
+        return;
+    }
+//#endif
     //#if PREPARED
     prepare(thread);
     //#endif

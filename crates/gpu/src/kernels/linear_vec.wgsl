@@ -19,6 +19,9 @@ struct Params {
 //#if ROUTE
     route_scale: f32,
 //#endif
+//#if MIX
+    mix_iterations: u32, mix_eps: f32,
+//#endif
 }
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;    // [n, x_stride]
@@ -50,6 +53,9 @@ struct Params {
 @group(0) @binding(BIAS$s) var<storage, read>  bias$s: array<f32>;  // [.., BIAS_WIDTH]
 //#endif
 //#end
+//#if MIX
+//#include mixes
+//#endif
 var<immediate> p: Params;
 
 //#formats
@@ -206,6 +212,15 @@ fn main(
     @builtin(local_invocation_index) thread: u32,
     @builtin(num_workgroups) groups: vec3u,
 ) {
+//#if MIX
+    let others = groups.x - 1u;
+    if group.x == others {
+        if group.y == 0u { mixtures(p.n, p.mix_iterations, p.mix_eps, thread); }
+        return;
+    }
+//#else
+    let others = groups.x;
+//#endif
     //#if PREPARED
     prepare(thread);
     //#endif
@@ -213,7 +228,7 @@ fn main(
     if group.x >= START$s && group.x < END$s { segment$s(group, thread); }
     //#end
 //#if ROUTE
-    if !comes_last(group.y, groups.x, thread) { return; }
+    if !comes_last(group.y, others, thread) { return; }
     //#repeat c COLUMNS
     if group.y * COLUMNS + $cu < p.n { choose(group.y * COLUMNS + $cu, p.route_scale, thread); }
     //#end

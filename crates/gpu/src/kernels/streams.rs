@@ -1,9 +1,9 @@
-//! Launches `streams.wgsl` and `enter.wgsl`: hyper-connections.
+//! Launches `streams.wgsl`, `enter.wgsl` and `mixture.wgsl`: hyper-connections.
 
 use crate::array::{Array, Mix};
 use crate::gpu::Inner;
 use crate::kernels::linear::FEW;
-use crate::kernels::teams;
+use crate::kernels::{teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -53,14 +53,44 @@ impl<'a> Entry<'a> {
             .when("HEAD", self.head)
     }
 
-    fn params(&self, d: usize) -> [u32; 5] {
-        [
-            d as u32,
-            self.iterations as u32,
-            self.eps.to_bits(),
-            self.rms_eps.to_bits(),
-            self.norm.eps.to_bits(),
-        ]
+    fn params(&self) -> [u32; 3] {
+        [self.eps, self.rms_eps, self.norm.eps].map(f32::to_bits)
+    }
+}
+
+/// A mixture that is to be made yet: it goes along with the next product of few rows, or else in a launch of its own,
+/// ahead of whatever is asked for next. See `mixes.wgsl`.
+pub(crate) struct Mixture {
+    /// `[n, hc·(hc + 2) + 1]`. Both arrays are held, so that no product that this goes along with gets their buffers.
+    entered: Array,
+    mix: Array,
+    base: Binding,
+    scale: Binding,
+    hc: usize,
+    iterations: usize,
+    eps: f32,
+}
+
+impl Mixture {
+    pub(crate) const BINDINGS: usize = 4;
+
+    /// Constants, bindings and parameters of a launch with those that `mixes.wgsl` needs.
+    pub(crate) fn join(
+        &self,
+        variant: Variant,
+        bindings: &mut Vec<Binding>,
+        params: &mut Vec<u32>,
+    ) -> Variant {
+        let variant = variant.with("MIX", bindings.len()).with("HC", self.hc);
+        bindings.extend([self.entered.read(), self.base.clone(), self.scale.clone(), self.mix.write()]);
+        params.extend([self.iterations as u32, self.eps.to_bits()]);
+        variant
+    }
+
+    pub(crate) fn launch(&self, gpu: &Inner, r: &mut Recorder) {
+        let (mut bindings, mut params) = (Vec::new(), vec![self.entered.n as u32]);
+        let variant = self.join(threads("mixture"), &mut bindings, &mut params);
+        r.launch(gpu, variant, &bindings, &params, [1, 1, 1]);
     }
 }
 
@@ -95,21 +125,30 @@ fn pass(
     let dots = Array::empty(gpu, streams.n, chunks * (w.rows + 1));
     let x = Array::empty(gpu, streams.n, d);
     let mix_out = Array::empty(gpu, streams.n, hc + hc * hc);
-    let params = entry.params(d);
+    let params = entry.params();
     variant = entry.variant(variant.format("w", w.format), d, chunks);
     let mut bindings = vec![streams.write(), y, mix, bits, scales, dots.write()];
     if gpu.abilities.merges && streams.n <= FEW {
+        let entered = Array::empty(gpu, streams.n, w.rows + 1);
         bindings.extend([
             Binding::Write(gpu.counters(0)),
             entry.base.read(),
             entry.scale.read(),
             entry.norm.weight.read(),
             x.write(),
-            mix_out.write(),
+            entered.write(),
         ]);
+        let params: Vec<u32> = [d as u32].into_iter().chain(params).collect();
         r.launch(gpu, variant.with("FINISH", 1u32), &bindings, &params, groups);
+        if !entry.head {
+            let mix = Array { buffer: mix_out.buffer.clone(), ..mix_out };
+            let (base, scale) = (entry.base.read(), entry.scale.read());
+            let (iterations, eps) = (entry.iterations, entry.eps);
+            r.hold_mixture(gpu, Mixture { entered, mix, base, scale, hc, iterations, eps });
+        }
     } else {
-        r.launch(gpu, variant, &bindings, &params[..1], groups);
+        r.launch(gpu, variant, &bindings, &[d as u32], groups);
+        let params: Vec<u32> = [d as u32, entry.iterations as u32].into_iter().chain(params).collect();
         r.launch(
             gpu,
             entry.variant(teams(gpu, "enter", 256), d, chunks),

@@ -6,12 +6,13 @@
 // One workgroup per row and CHUNK columns of every stream. The chunk stays in workgroup memory while
 // its OUT dot products are taken: a thread takes one row of `fn` and one unit of 32 columns at a time.
 //
-// With FINISH the last workgroup of a row to come goes on with what `enter` does: see `last`.
+// With FINISH the last workgroup of a row to come goes on and makes x, as `enter` does: see `last`. The mixture it leaves to
+// the product that follows: see `mixes`.
 //#include formats/common
 struct Params {
     d: u32,
 //#if FINISH
-    iterations: u32, eps: f32, rms_eps: f32, norm_eps: f32,
+    eps: f32, rms_eps: f32, norm_eps: f32,
 //#endif
 }
 
@@ -31,7 +32,7 @@ struct Params {
 @group(0) @binding(8) var<storage, read>       scale: array<f32>;
 @group(0) @binding(9) var<storage, read>       norm: array<vec4f>;
 @group(0) @binding(10) var<storage, read_write> x: array<vec4f>;
-@group(0) @binding(11) var<storage, read_write> mix: array<f32>;
+@group(0) @binding(11) var<storage, read_write> entered: array<f32>; // [n, OUT + 1]: z, then the inverse RMS
 //#else
 @group(0) @binding(5) var<storage, read_write> dots: array<f32>;     // [n, chunks, OUT + 1]
 //#endif
@@ -125,9 +126,8 @@ fn main(
     if !comes_last(row, groups.x, thread) { return; }
     let old = streams_of(row, thread);
     let inverse = inverse_rms(row, thread);
+    if thread < OUT { entered[row * (OUT + 1u) + thread] = z[thread]; }
+    if thread == 0u { entered[row * (OUT + 1u) + OUT] = inverse; }
     enter_x(row, inverse, old, thread);
-//#if !HEAD
-    if thread == THREADS - 1u { mixture(row, inverse); }
-//#endif
 //#endif
 }

@@ -41,6 +41,7 @@ fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let plain = |kernel| Variant::of(kernel).with("THREADS", 256u32);
     all.extend(["gather", "move_rows", "peak", "peaks", "sum_slots"].map(plain));
+    all.push(plain("mixture").with("MIX", 0u32).with("HC", 4u32));
     all.push(plain("group_experts").with("EXPERTS", 256u32).with("TILE", 64u32));
     for table in [false, true] {
         all.push(plain("route").with("EXPERTS", 256u32).with("USED", 6u32).when("TABLE", table));
@@ -204,10 +205,9 @@ fn variants() -> Vec<Variant> {
             }
             for (flag, columns) in [("NORM", 4u32), ("GROUPED", 1)] {
                 let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 2u32);
-                all.push(Variant {
-                    kernel: "linear_dot",
-                    ..variant.with("COLUMNS", columns).with(flag, 1u32)
-                });
+                let variant =
+                    Variant { kernel: "linear_dot", ..variant.with("COLUMNS", columns).with(flag, 1u32) };
+                all.extend([variant.clone(), mixing(variant)]);
             }
         }
         for flag in [&["NORM"][..], &["NORM", "WHOLE"], &["BIASED", "BIAS0"], &["GROUPED"]] {
@@ -222,7 +222,8 @@ fn variants() -> Vec<Variant> {
         for table in [false, true].into_iter().filter(|_| team.1) {
             let variant = vec(Format::F16).with("PASSES", 1u32).with("ROWS", 1u32).with("CHUNK", 128u32);
             let variant = variant.with("COLUMNS", 2u32).with("UNROLL0", 1u32).with("ROUTE", 6u32);
-            all.push(variant.with("EXPERTS", 255u32).with("USED", 6u32).when("TABLE", table));
+            let variant = variant.with("EXPERTS", 255u32).with("USED", 6u32).when("TABLE", table);
+            all.extend([variant.clone(), mixing(variant)]);
         }
     }
     for format in Format::ALL {
@@ -254,6 +255,11 @@ fn variants() -> Vec<Variant> {
     all
 }
 
+/// With a mixture beside it.
+fn mixing(variant: Variant) -> Variant {
+    variant.with("MIX", 10u32).with("HC", 4u32)
+}
+
 /// How products of many rows are made.
 const SIDES: [Option<Side>; 3] = [None, Some(Side::Eight), Some(Side::Sixteen)];
 
@@ -278,7 +284,7 @@ fn on_vulkan_only(variant: &Variant) -> bool {
 
 /// Kernels whose last workgroup goes on.
 fn merges(variant: &Variant) -> bool {
-    ["MERGE", "FINISH", "ROUTE"].iter().any(|name| given(variant, name))
+    ["MERGE", "FINISH", "ROUTE", "MIX"].iter().any(|name| given(variant, name))
 }
 
 /// Kernels of devices with matrix units, which need more than others.

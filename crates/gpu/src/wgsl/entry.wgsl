@@ -2,12 +2,12 @@
 //
 //   z = fn · rms(v);  pre[j] = σ(z[j]·scale[0] + base[j]) + eps
 //   x = rms(Σ_j pre[j]·streams[j], norm)                                        `enter_x`
-//   post[j] = 2σ(z[HC+j]·scale[1] + base[HC+j]);  comb = sinkhorn(..)           `mixture`
 //
-// The kernel has bindings `dots`, `base`, `scale`, `streams`, `norm`, `x` and `mix`, and their parameters.
+// The rest of z is for `mixture`. The kernel has bindings `dots`, `base`, `scale`, `streams`, `norm` and `x`, and their
+// parameters.
 var<workgroup> z: array<f32, OUT + 1u>;
 
-fn sigmoid(x: f32) -> f32 { return 1.0 / (1.0 + exp(-x)); }
+//#include sigmoid
 
 // Sums the CHUNKS chunks: several threads share the chunks of each product, and all of a thread's are under way
 // at once.
@@ -36,61 +36,6 @@ fn sum_dots(row: u32, thread: u32) {
     }
     workgroupBarrier();
 }
-
-//#if !HEAD
-fn mixture(row: u32, inverse: f32) {
-    let to = row * (HC + HC * HC);
-    //#repeat j HC
-    mix[to + $ju] = 2.0 * sigmoid(z[HC + $ju] * inverse * scale[1] + base[HC + $ju]);
-    var m$j: array<f32, HC>;
-    //#repeat k HC
-    m$j[$k] = z[2u * HC + $ju * HC + $ku] * inverse * scale[2] + base[2u * HC + $ju * HC + $ku];
-    //#end
-    var largest$j = m$j[0];
-    //#repeat k HC
-    largest$j = max(largest$j, m$j[$k]);
-    //#end
-    var sum$j = 0.0;
-    //#repeat k HC
-    m$j[$k] = exp(m$j[$k] - largest$j);
-    sum$j += m$j[$k];
-    //#end
-    //#repeat k HC
-    m$j[$k] = m$j[$k] / sum$j + p.eps;
-    //#end
-    //#end
-    for (var i = 0u; i < p.iterations; i += 1u) {
-        if i > 0u {
-            //#repeat j HC
-            var row_sum$j = p.eps;
-            //#repeat k HC
-            row_sum$j += m$j[$k];
-            //#end
-            row_sum$j = 1.0 / row_sum$j;
-            //#repeat k HC
-            m$j[$k] *= row_sum$j;
-            //#end
-            //#end
-        }
-        //#repeat k HC
-        var column_sum$k = p.eps;
-        //#repeat j HC
-        column_sum$k += m$j[$k];
-        //#end
-        column_sum$k = 1.0 / column_sum$k;
-        //#repeat j HC
-        m$j[$k] *= column_sum$k;
-        //#end
-        //#end
-    }
-    //#repeat j HC
-    //#repeat k HC
-    mix[to + HC + $ju * HC + $ku] = m$j[$k];
-    //#end
-    //#end
-}
-//#endif
-
 
 // The mean square of the streams, as its inverse root; `z` is ready then.
 fn inverse_rms(row: u32, thread: u32) -> f32 {
