@@ -76,7 +76,7 @@ fn few(
             .with("UNITS0", units[0])
             .with("UNITS1", units[1]);
         if let Some([routed, one]) = bytes {
-            let constants = [("USED", used), ("PASSES", 1), ("UNROLL0", routed), ("UNROLL1", one)];
+            let constants = [("USED", used), ("UNROLL0", routed), ("UNROLL1", one)];
             variant = constants.into_iter().fold(variant, |v, (name, value)| v.with(name, value));
         }
         let h = Binding::Read(Slice::all(inner.buffer.buffer()));
