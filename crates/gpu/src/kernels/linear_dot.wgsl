@@ -1,32 +1,6 @@
 // As `linear_vec`, where hardware multiplies bytes: x in 8 bits, all of it in workgroup memory; see `gate_up_dot`. A
 // team owns one output.
-//#include formats/common
-struct Params {
-    n: u32, x_stride: u32, // in vectors
-    group_rows: u32, group_stride: u32, first_group: u32, eps: f32,
-    //#repeat s SEGMENTS
-    base$s: u32, // where the first output goes, in y
-    //#end
-//#if MIX
-    mix_iterations: u32, mix_eps: f32,
-//#endif
-}
-
-@group(0) @binding(0) var<storage, read>       x: array<vec4f>;    // [n, x_stride]
-@group(0) @binding(1) var<storage, read_write> y: array<f32>;      // [n, STRIDE] from a matrix' base on
-//#if NORM
-@group(0) @binding(2) var<storage, read>       norm: array<vec4f>; // [32·UNITS]
-//#endif
-//#repeat s SEGMENTS
-@group(0) @binding(BITS$s) var<storage, read>  m$s_q: array<vec4u>; // [OUT, 32·UNITS]
-//#if SCALES$s
-@group(0) @binding(SCALES$s) var<storage, read> m$s_s: array<u32>;
-//#endif
-//#end
-//#if MIX
-//#include mixes
-//#endif
-var<immediate> p: Params;
+//#include bound/linear
 
 const VECTORS = 2u * UNITS; // of 16 values, in a row
 const X8 = COLUMNS * VECTORS;
