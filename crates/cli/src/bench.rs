@@ -491,7 +491,7 @@ fn measure<B: Ops>(
     Ok(())
 }
 
-/// Touches the weights, so that the first test does not pay for that.
+/// Has kernels compiled and touches the weights, so that no test pays for that.
 fn warm_up<B: Ops>(
     runner: &Runner<'_, B>,
     n_prompt: usize,
@@ -501,6 +501,7 @@ fn warm_up<B: Ops>(
     /// Enough rows that nearly every expert has one.
     const ROWS: usize = 128;
     status.show("warming up");
+    runner.ops.rehearse(&mut || model::rehearsal(runner.model, runner.ops, runner.kv));
     let mut timeline = runner.start();
     let context = runner.model.config.context;
     runner.prefill(&mut timeline, n_prompt.min(ROWS).min(context), None)?;

@@ -73,6 +73,8 @@ pub enum LoadPhase {
     Weights,
     /// The rest: the page store, the engine.
     Starting,
+    /// Kernels for usual batches are compiled, on devices that do that.
+    Kernels,
 }
 
 impl Loading {
@@ -83,6 +85,7 @@ impl Loading {
             LoadPhase::Tokenizer => 0.02,
             LoadPhase::Weights => 0.05 + 0.9 * (self.done as f64 / self.total.max(1) as f64) as f32,
             LoadPhase::Starting => 0.95,
+            LoadPhase::Kernels => 0.96,
         }
     }
 }
@@ -95,6 +98,7 @@ impl LoadPhase {
             LoadPhase::Tokenizer => "tokenizer",
             LoadPhase::Weights => "weights",
             LoadPhase::Starting => "starting",
+            LoadPhase::Kernels => "kernels",
         }
     }
 }
@@ -148,6 +152,14 @@ impl<B: Ops> LoadedModel<B> {
             profile,
             warnings,
         })
+    }
+
+    /// Lets the backend get ready for usual batches, if it has to: see [`Ops::rehearse`]. Then `progress` hears of it.
+    pub fn rehearse(&self, kv: KvFormat, progress: &dyn Fn(Loading)) {
+        self.ops.rehearse(&mut || {
+            progress(Loading { phase: LoadPhase::Kernels, ..Loading::default() });
+            model::rehearsal(&self.model, &self.ops, kv);
+        });
     }
 
     /// The KV format for everyday use: the smallest that suits the model.

@@ -285,6 +285,22 @@ impl Gpu {
         Ok(best)
     }
 
+    /// Does `work`, of which nothing is carried out: kernels that it asks for are compiled. Does nothing if there are
+    /// cached rows, which would not outlive it.
+    pub fn compile(&self, work: &mut dyn FnMut()) {
+        if self.memory()[1] > 0 {
+            return;
+        }
+        self.0.recorder().rehearse(&self.0, true);
+        work();
+        self.0.recorder().rehearse(&self.0, false);
+    }
+
+    /// Kernels compiled so far.
+    pub fn kernels(&self) -> usize {
+        lock(&self.0.pipelines).len()
+    }
+
     /// Kernels launched so far.
     pub fn launches(&self) -> u64 {
         self.0.recorder().launches

@@ -1,6 +1,7 @@
 //! [`Ops`] on the device. The formulas stand at the trait; each method here says which kernels do it, and
 //! the files in `kernels` what goes where.
 
+use crate::adapter::Kind;
 use crate::array::{Array, Mix, Picks, Routes};
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::{Gpu, Inner};
@@ -65,6 +66,13 @@ impl Ops for Gpu {
 
     fn scratch(&self) -> u64 {
         self.memory()[2]
+    }
+
+    /// Not on software that stands in for a device: its kernels are compiled when they run.
+    fn rehearse(&self, work: &mut dyn FnMut()) {
+        if self.0.about.kind != Kind::Software {
+            self.compile(work);
+        }
     }
 
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {
@@ -276,14 +284,9 @@ impl Ops for Gpu {
     fn head(&self, streams: &Array, wanted: &[usize], head: &Head<Self>) -> Array {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let r = &mut *r;
-        let x = match wanted.iter().copied().eq(0..streams.n) {
-            true => kernels::collapse(gpu, r, streams, head),
-            false => {
-                let rows: Vec<u32> = wanted.iter().map(|&i| i as u32).collect();
-                let streams = kernels::gather(gpu, r, streams, &rows);
-                kernels::collapse(gpu, r, &streams, head)
-            }
-        };
+        let rows: Vec<u32> = wanted.iter().map(|&i| i as u32).collect();
+        let streams = kernels::gather(gpu, r, streams, &rows);
+        let x = kernels::collapse(gpu, r, &streams, head);
         linear(gpu, r, &Linear::new(&head.output), &x)
     }
 

@@ -63,6 +63,15 @@ struct Arena {
     put: Vec<(usize, usize, usize)>,
 }
 
+impl Arena {
+    /// Forgets what was put.
+    fn clear(&mut self) {
+        self.pages.iter_mut().for_each(|(_, data)| data.clear());
+        self.page = 0;
+        self.put.clear();
+    }
+}
+
 /// A pipeline's address, and number, offset and size of each buffer.
 type GroupKey = (usize, Vec<(u64, u64, u64)>);
 
@@ -81,6 +90,8 @@ pub struct Recorder {
     pub(crate) ahead: usize,
     /// Launches since the start, for tests and reports.
     pub(crate) launches: u64,
+    /// Whether kernels are compiled, and nothing is launched or copied.
+    rehearses: bool,
     /// Takes note of launches, if somebody wants to know.
     pub(crate) watch: Option<Watch>,
 }
@@ -107,6 +118,9 @@ impl Recorder {
         let (kernel, tile) = (variant.kernel, variant.tile());
         let writes: Vec<bool> = bindings.iter().map(Binding::writes).collect();
         let pipeline = gpu.pipeline(variant, &writes, 4 * params.len() as u32);
+        if self.rehearses {
+            return;
+        }
         let key =
             bindings.iter().map(|b| b.slice()).map(|s| (s.buffer.id, s.offset, s.size)).collect::<Vec<_>>();
         if self.groups.len() > MOST_BIND_GROUPS {
@@ -180,6 +194,9 @@ impl Recorder {
     /// Asks for a copy between two buffers.
     pub(crate) fn copy(&mut self, gpu: &Inner, from: Slice, to: &Arc<Buffer>, at: u64) {
         self.settle(gpu);
+        if self.rehearses {
+            return;
+        }
         self.commands.push(Command::Copy { from, to: to.clone(), at });
     }
 
@@ -214,6 +231,13 @@ impl Recorder {
         Slice { buffer: self.arena.pages[page].0.clone(), offset: at as u64, size: len as u64 }
     }
 
+    /// From now on kernels are compiled, and nothing is launched or copied; or that is over.
+    pub(crate) fn rehearse(&mut self, gpu: &Inner, on: bool) {
+        self.flush(gpu);
+        self.rehearses = on;
+        self.arena.clear();
+    }
+
     /// Gives everything recorded to the device; returns what to wait for.
     pub(crate) fn flush(&mut self, gpu: &Inner) -> Option<wgpu::SubmissionIndex> {
         self.settle(gpu);
@@ -224,11 +248,9 @@ impl Recorder {
             if !data.is_empty() {
                 data.resize(data.len().next_multiple_of(4), 0);
                 gpu.queue.write_buffer(&buffer.raw, 0, data);
-                data.clear();
             }
         }
-        self.arena.page = 0;
-        self.arena.put.clear();
+        self.arena.clear();
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
         let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, self.commands.len()));
         let mut commands = self.commands.drain(..).peekable();

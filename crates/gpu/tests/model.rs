@@ -242,13 +242,42 @@ fn a_token_takes_few_launches() {
             [of_token(), of_token()]
         };
         let one = launches(&description);
-        assert!(one.iter().all(|&all| all <= 15), "{one:?} for one layer with both ends");
         description.sizes.ratios.push(ratio);
         let two = launches(&description);
         let layer = [two[0] - one[0], two[1] - one[1]];
         println!("ratio {ratio}: {layer:?} launches a layer, {one:?} for one layer with both ends");
         assert!(layer[0] <= ceilings[0] && layer[1] <= ceilings[1], "ratio {ratio}: {layer:?} in a layer");
     }
+}
+
+/// What was rehearsed need not be compiled when somebody waits for it, and is computed as ever.
+#[test]
+fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
+    let [gpu, other] =
+        [0, 1].map(|_| Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap());
+    let mut description = Synthetic::tiny(Recipe::Q2, 3);
+    description.sizes.ratios = vec![0, 4, 128];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let here = load(&gpu, &gguf).unwrap();
+    gpu.compile(&mut || model::rehearsal(&here, &gpu, KvFormat::F16));
+    let rehearsed = gpu.kernels();
+    assert!(rehearsed > 20 && gpu.launches() == 0, "{rehearsed} kernels, {} launches", gpu.launches());
+    let got = last_logits(&here, &gpu);
+    assert_eq!(gpu.kernels(), rehearsed, "kernels were compiled while somebody waited");
+    assert!(got == last_logits(&load(&other, &gguf).unwrap(), &other), "as without a rehearsal");
+}
+
+/// The logits of the last token of each of some batches.
+fn last_logits(model: &model::Model<Gpu>, gpu: &Gpu) -> Vec<f32> {
+    let mut timeline = Timeline::new(gpu, &model.config, KvFormat::F16);
+    let mut logits = Vec::new();
+    for rows in [100, 1, 4, 300, 3, 1] {
+        let tokens = prompt(rows);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+        let output = forward(model, gpu, &mut batch, &mut NoTap).unwrap();
+        logits.extend(gpu.read(&output.logits.unwrap()).unwrap());
+    }
+    logits
 }
 
 /// Whoever reckons what is read has to know how many rows a tile has: it differs by device and batch.
