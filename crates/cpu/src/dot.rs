@@ -94,7 +94,12 @@ impl<'a> Matrix<'a> {
 
     /// The blocks of row `i`.
     fn row<B: FromBytes + Immutable + KnownLayout + Unaligned>(&self, i: usize) -> &'a [B] {
-        let bytes = &self.bytes[i * self.row_bytes..][..self.row_bytes];
+        self.blocks(i..i + 1)
+    }
+
+    /// The blocks of some rows, one row after the other.
+    fn blocks<B: FromBytes + Immutable + KnownLayout + Unaligned>(&self, rows: Range<usize>) -> &'a [B] {
+        let bytes = &self.bytes[rows.start * self.row_bytes..rows.end * self.row_bytes];
         <[B]>::ref_from_bytes(bytes).expect("a whole number of blocks of alignment 1")
     }
 }
@@ -258,16 +263,17 @@ impl<T: Tile> Kernel for ProductBy<'_, T> {
 
     #[inline(always)]
     fn eval<I: Isa>(mut self, isa: I) {
-        let (rows, cols) = (self.product.rows.clone(), self.product.cols.len());
-        let mut first = rows.start;
-        while first < rows.end {
-            let height = if rows.end - first >= 16 { 16 } else { 4 };
+        let (rows, cols) = (self.product.rows.len(), self.product.cols.len());
+        let blocks = self.product.w.blocks(self.product.rows.clone());
+        let mut first = 0;
+        while first < rows {
+            let height = if rows - first >= 16 { 16 } else { 4 };
             let mut c = 0;
             while c < cols {
                 c += match cols - c {
-                    1 => self.tile::<I, 1>(isa, first, height, c),
-                    2 => self.tile::<I, 2>(isa, first, height, c),
-                    _ => self.tile::<I, 4>(isa, first, height, c),
+                    1 => self.tile::<I, 1>(isa, blocks, first, height, c),
+                    2 => self.tile::<I, 2>(isa, blocks, first, height, c),
+                    _ => self.tile::<I, 4>(isa, blocks, first, height, c),
                 };
             }
             first += height;
@@ -276,18 +282,27 @@ impl<T: Tile> Kernel for ProductBy<'_, T> {
 }
 
 impl<T: Tile> ProductBy<'_, T> {
-    /// Rows `first..first + height`, 16 or 4 of them, by columns `c..c + C`. Where fewer are left, the last
-    /// row and the last column stand in for those that are missing. Returns `C`.
+    /// Outputs `first..first + height`, 16 or 4 of them, by columns `c..c + C`. Where fewer are left, the last row and the
+    /// last column stand in for those that are missing. Returns `C`.
+    ///
+    /// - `blocks`: those of all rows wanted
     #[inline(always)]
-    fn tile<I: Isa, const C: usize>(&mut self, isa: I, first: usize, height: usize, c: usize) -> usize {
-        let Product { w, rows, acts, cols, out } = &mut self.product;
+    fn tile<I: Isa, const C: usize>(
+        &mut self,
+        isa: I,
+        blocks: &[T::Block],
+        first: usize,
+        height: usize,
+        c: usize,
+    ) -> usize {
+        let Product { rows, acts, cols, out, .. } = &mut self.product;
         let chunks = T::chunks(acts).expect("activations rounded for the format of the weights");
-        let width = chunks.len() / acts.n();
-        let row = |i: usize| w.row::<T::Block>((first + i).min(rows.end - 1));
+        let (per_row, width) = (blocks.len() / rows.len(), chunks.len() / acts.n());
+        let row = |i: usize| &blocks[(first + i).min(rows.len() - 1) * per_row..][..per_row];
         let columns = array::from_fn(|i| &chunks[cols[(c + i).min(cols.len() - 1)] * width..][..width]);
         let mut store = |c: usize, products: &[f32]| {
-            let at = c * rows.len() + (first - rows.start);
-            let count = products.len().min(rows.end - first);
+            let at = c * rows.len() + first;
+            let count = products.len().min(rows.len() - first);
             out[at..at + count].copy_from_slice(&products[..count]);
         };
         let wanted = C.min(cols.len() - c);

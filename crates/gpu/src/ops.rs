@@ -284,9 +284,14 @@ impl Ops for Gpu {
     fn head(&self, streams: &Array, wanted: &[usize], head: &Head<Self>) -> Array {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let r = &mut *r;
-        let rows: Vec<u32> = wanted.iter().map(|&i| i as u32).collect();
-        let streams = kernels::gather(gpu, r, streams, &rows);
-        let x = kernels::collapse(gpu, r, &streams, head);
+        let x = match wanted.iter().copied().eq(0..streams.n) {
+            true => kernels::collapse(gpu, r, streams, head),
+            false => {
+                let rows: Vec<u32> = wanted.iter().map(|&i| i as u32).collect();
+                let streams = kernels::gather(gpu, r, streams, &rows);
+                kernels::collapse(gpu, r, &streams, head)
+            }
+        };
         linear(gpu, r, &Linear::new(&head.output), &x)
     }
 

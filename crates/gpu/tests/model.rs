@@ -242,6 +242,7 @@ fn a_token_takes_few_launches() {
             [of_token(), of_token()]
         };
         let one = launches(&description);
+        assert!(one.iter().all(|&all| all <= 15), "{one:?} for one layer with both ends");
         description.sizes.ratios.push(ratio);
         let two = launches(&description);
         let layer = [two[0] - one[0], two[1] - one[1]];

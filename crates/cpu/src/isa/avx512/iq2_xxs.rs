@@ -2,11 +2,14 @@
 //!
 //! Loading eight magnitudes at a time from a table is bound by loads and inserts. Here the 256 rows
 //! of the code book are 512 bytes, 2 bits a magnitude, and byte permutations look up the 64 rows of two
-//! blocks at once. The signs come from GFNI's maps over bits, which also make the parity. Two codes with their
-//! signs are six bits, and a byte permutation makes one weight of them or the other: so a register of bytes
-//! becomes two registers of weights, of which byte `p` belongs to row `p`, and a lane of four bytes is one
-//! group of 32 weights with one scale. Its eight dot products with activations in the same order
-//! ([`Turned256`]) add up in the lane, and the scale is applied once.
+//! blocks at once. A register of code bytes becomes four registers of weights: byte `p` of each belongs to row `p`,
+//! and a lane of four bytes is one group of 32 weights with one scale. Its eight dot products with activations
+//! in the same order ([`Turned256`]) add up in the lane, and the scale is applied once.
+//!
+//! From codes to weights there are two ways, by maps over the bits of bytes, which GFNI has an instruction for. Where
+//! weights are multiplied at once, two codes and their signs come together in six bits, and a permutation makes the
+//! weights of them ([`Pairs`]). Panels keep the units that permute busy by themselves: there a map makes magnitudes,
+//! and signs become masks ([`Masked`]).
 
 #![allow(clippy::needless_range_loop, reason = "several arrays go by the same index")]
 
@@ -41,26 +44,38 @@ const fn map(inputs: [u8; 8]) -> i64 {
     i64::from_le_bytes(map)
 }
 
-/// Takes codes `2 p` and `2 p + 1` of a row out of a byte that has four of them: to bits 0 and 1, and 3 and 4.
-const fn codes_of(p: usize) -> i64 {
-    let at = 4 * (p % 2);
-    map([1 << at, 2 << at, 0, 4 << at, 8 << at, 0, 0, 0])
+/// The magnitude plus the bias of code 0.
+const CODE_0: u8 = MAGNITUDES[0] + BIAS;
+
+/// What code `f` of a byte of four changes about [`CODE_0`].
+const fn magnitude_of(f: usize) -> i64 {
+    let changes = [CODE_0 ^ (MAGNITUDES[1] + BIAS), CODE_0 ^ (MAGNITUDES[2] + BIAS)];
+    let mut inputs = [0; 8];
+    let mut i = 0;
+    while i < 8 {
+        inputs[i] = ((changes[0] >> i & 1) | (changes[1] >> i & 1) << 1) << (2 * f);
+        i += 1;
+    }
+    map(inputs)
 }
 
-/// Takes their signs out of the seven of a row: to bits 2 and 5. The eighth sign is the parity of the others.
+/// Takes the upper two of four codes to where the lower two are.
+const UPPER_CODES: i64 = map([1 << 4, 1 << 5, 1 << 6, 1 << 7, 0, 0, 0, 0]);
+
+/// Takes the signs of weights `2 p` and `2 p + 1` of a row out of its seven, to bits 4 and 5, where those of `p = 2` are
+/// from the start. The eighth sign is the parity of the others.
 const fn signs_of(p: usize) -> i64 {
-    let first = 1 << (2 * p);
-    let second = if p == 3 { 0x7f } else { 2 << (2 * p) };
-    map([0, 0, first, 0, 0, second, 0, 0])
+    let (first, second) = if p == 3 { (1 << 6, 0x7f) } else { (1 << (2 * p), 2 << (2 * p)) };
+    map([0, 0, 0, 0, first, second, 0, 0])
 }
 
-/// The weight plus [`BIAS`] of the code and sign in the lower three of six bits, and of those in the upper three.
+/// From two codes, four bits, and their two signs: the first weight plus [`BIAS`], and the second.
 static WEIGHTS: Aligned<[[u8; 64]; 2]> = {
     let mut weights = [[0; 64]; 2];
     let mut i = 0;
     while i < 2 * 64 {
         let (which, bits) = (i / 64, i % 64);
-        let (code, minus) = (bits >> (3 * which) & 3, bits >> (3 * which) & 4 != 0);
+        let (code, minus) = (bits >> (2 * which) & 3, bits >> (4 + which) & 1 == 1);
         let magnitude = if code < 3 { MAGNITUDES[code] } else { 0 }; // there is no fourth
         weights[which][bits] = if minus { BIAS - magnitude } else { BIAS + magnitude };
         i += 1;
@@ -156,7 +171,7 @@ pub(super) unsafe fn products<const C: usize>(
 pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turned256; C]) -> [[i32; 4]; C] {
     // SAFETY: the caller has the features; loads are from arrays of at least their size.
     unsafe {
-        let both = [TwoBlocks::new(blocks[0], blocks[1]), TwoBlocks::new(blocks[2], blocks[3])];
+        let both = [Pairs::new(blocks[0], blocks[1]), Pairs::new(blocks[2], blocks[3])];
         let sums = group_sums(&both, cols);
         let mut totals = [[0; 4]; C];
         for c in 0..C {
@@ -178,11 +193,11 @@ pub(super) unsafe fn dots<const C: usize>(blocks: [&[Group; 8]; 4], cols: [&Turn
 ///
 /// As [`dots`], and the blocks must exist.
 #[inline(always)]
-unsafe fn four_blocks(rows: &[&[BlockIq2Xxs]; 16], first: usize, g: usize) -> [TwoBlocks; 2] {
+unsafe fn four_blocks(rows: &[&[BlockIq2Xxs]; 16], first: usize, g: usize) -> [Pairs; 2] {
     // SAFETY: the caller has the features and the blocks.
     unsafe {
         let block = |r: usize| &rows[first + r].get_unchecked(g).groups;
-        [TwoBlocks::new(block(0), block(4)), TwoBlocks::new(block(1), block(5))]
+        [Pairs::new(block(0), block(4)), Pairs::new(block(1), block(5))]
     }
 }
 
@@ -193,7 +208,7 @@ unsafe fn four_blocks(rows: &[&[BlockIq2Xxs]; 16], first: usize, g: usize) -> [T
 ///
 /// As [`dots`].
 #[inline(always)]
-unsafe fn pair_totals<const C: usize>(both: &[TwoBlocks; 2], cols: [&Turned256; C]) -> [__m512i; C] {
+unsafe fn pair_totals<const C: usize>(both: &[Pairs; 2], cols: [&Turned256; C]) -> [__m512i; C] {
     // SAFETY: the caller has the features.
     unsafe {
         let groups = group_sums(both, cols);
@@ -212,7 +227,7 @@ unsafe fn pair_totals<const C: usize>(both: &[TwoBlocks; 2], cols: [&Turned256; 
 ///
 /// As [`dots`].
 #[inline(always)]
-unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned256; C]) -> [[__m512i; 2]; C] {
+unsafe fn group_sums<const C: usize>([ab, cd]: &[Pairs; 2], cols: [&Turned256; C]) -> [[__m512i; 2]; C] {
     // SAFETY: the caller has the features; loads are from arrays of their size.
     unsafe {
         // Two chains of additions each, since one alone would take longer than all the rest.
@@ -228,7 +243,7 @@ unsafe fn group_sums<const C: usize>([ab, cd]: &[TwoBlocks; 2], cols: [&Turned25
                 sums[c][chain][1] = _mm512_dpbusd_epi32(sums[c][chain][1], w_cd, a);
             }
         }
-        let scales = [ab.scales(), cd.scales()];
+        let scales = [scales(ab.signs_scale), scales(cd.signs_scale)];
         let mut scaled = [[_mm512_setzero_si512(); 2]; C];
         for c in 0..C {
             for two in 0..2 {
@@ -250,24 +265,29 @@ pub(super) unsafe fn panel(blocks: [&[Group; 8]; 16], w: &mut [[Line; 16]; 4], s
     // SAFETY: the caller has the features; stores are to lines.
     unsafe {
         // As `eights_to_lanes` wants them: rows 0 to 3 with 4 to 7, and 8 to 11 with 12 to 15.
-        let mut looked_up = [TwoBlocks::new(blocks[0], blocks[4]); 8];
+        let mut looked_up = [Masked::new(blocks[0], blocks[4]); 8];
         for i in 1..8 {
             let first = i + 4 * (i / 4);
-            looked_up[i] = TwoBlocks::new(blocks[first], blocks[first + 4]);
+            looked_up[i] = Masked::new(blocks[first], blocks[first + 4]);
         }
-        for place in 0..8 {
-            let mut rows = [_mm512_setzero_si512(); 8];
-            for (row, two) in rows.iter_mut().zip(&looked_up) {
-                *row = two.weights(place);
-            }
-            let lanes = eights_to_lanes(rows);
-            for g in 0..8 {
-                put_line(&mut w[place / 2][8 * (place % 2) + g], lanes[g]);
+        for h in 0..2 {
+            for f in 0..4 {
+                let maps = const { [magnitude_of(0), magnitude_of(1), magnitude_of(2), magnitude_of(3)] };
+                let map = _mm512_set1_epi64(maps[f]);
+                let place = 4 * h + f;
+                let mut rows = [map; 8];
+                for (row, two) in rows.iter_mut().zip(&looked_up) {
+                    *row = two.weights(map, h, place);
+                }
+                let lanes = eights_to_lanes(rows);
+                for g in 0..8 {
+                    put_line(&mut w[place / 2][8 * (place % 2) + g], lanes[g]);
+                }
             }
         }
         let mut rows = [_mm512_setzero_si512(); 8];
         for (row, two) in rows.iter_mut().zip(&looked_up) {
-            *row = two.scales();
+            *row = self::scales(two.signs_scale);
         }
         for (line, lanes) in scales.iter_mut().zip(eights_to_lanes(rows)) {
             put_line(line, lanes);
@@ -328,41 +348,73 @@ pub(super) unsafe fn turn(q: &[[i8; 64]; 4], to: &mut [[i8; 32]; 8]) {
     }
 }
 
-/// Two blocks of different rows of weights, their 64 rows of the code book looked up.
+/// Two blocks of different rows of weights, their 64 rows of the code book looked up: weights 0 to 3 of each, and weights
+/// 4 to 7. Beside them one word a group, of seven signs a row and `s` in the top four bits.
+///
+/// # Safety
+///
+/// As [`dots`].
+#[inline(always)]
+unsafe fn codes_and_signs(a: &[Group; 8], b: &[Group; 8]) -> ([__m512i; 2], __m512i) {
+    // SAFETY: the caller has the features; loads are of 64 bytes from arrays of that size.
+    unsafe {
+        let a = _mm512_loadu_si512(a.as_ptr().cast());
+        let b = _mm512_loadu_si512(b.as_ptr().cast());
+        // Group g of `a` is words 2 g (its rows) and 2 g + 1 (signs and scale), of `b` 16 further on.
+        let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+        let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+        let rows = _mm512_permutex2var_epi32(a, even, b);
+        let codes = [look_up(&CODES.0[0], rows), look_up(&CODES.0[1], rows)];
+        (codes, _mm512_permutex2var_epi32(a, odd, b))
+    }
+}
+
+/// `2 s + 1` of each group.
+///
+/// # Safety
+///
+/// As [`dots`].
+#[inline(always)]
+unsafe fn scales(signs_scale: __m512i) -> __m512i {
+    // SAFETY: the caller has the features.
+    unsafe {
+        let twice = _mm512_and_si512(_mm512_srli_epi32::<27>(signs_scale), _mm512_set1_epi32(0x1e));
+        _mm512_or_si512(twice, _mm512_set1_epi32(1))
+    }
+}
+
+/// Two blocks, to be multiplied.
 #[derive(Clone, Copy)]
-struct TwoBlocks {
+struct Pairs {
     /// For each two places in a row: the codes of the 64 rows there and their signs, as [`WEIGHTS`] wants them.
     pairs: [__m512i; 4],
-    /// One word a group, whose top four bits are `s`.
     signs_scale: __m512i,
 }
 
-impl TwoBlocks {
+impl Pairs {
     /// # Safety
     ///
     /// As [`dots`].
     #[inline(always)]
     unsafe fn new(a: &[Group; 8], b: &[Group; 8]) -> Self {
-        // SAFETY: the caller has the features; loads are of 64 bytes from arrays of that size.
+        // SAFETY: the caller has the features.
         unsafe {
-            let a = _mm512_loadu_si512(a.as_ptr().cast());
-            let b = _mm512_loadu_si512(b.as_ptr().cast());
-            // Group g of `a` is words 2 g (its rows) and 2 g + 1 (signs and scale), of `b` 16 further on.
-            let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-            let odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
-            let rows = _mm512_permutex2var_epi32(a, even, b);
-            let signs_scale = _mm512_permutex2var_epi32(a, odd, b);
-            let codes = [look_up(&CODES.0[0], rows), look_up(&CODES.0[1], rows)];
+            let (codes, signs_scale) = codes_and_signs(a, b);
             // Bits 0, 7, 14 and 21 of each word begin the seven signs of a row.
             let signs = _mm512_multishift_epi64_epi8(_mm512_set1_epi64(0x352e_2720_150e_0700), signs_scale);
+            let low = _mm512_set1_epi8(15);
             let mut pairs = [signs; 4];
             for p in 0..4 {
-                let take_codes = const { [codes_of(0), codes_of(1), codes_of(2), codes_of(3)] }[p];
-                let take_signs = const { [signs_of(0), signs_of(1), signs_of(2), signs_of(3)] }[p];
-                pairs[p] = _mm512_xor_si512(
-                    _mm512_gf2p8affine_epi64_epi8::<0>(codes[p / 2], _mm512_set1_epi64(take_codes)),
-                    _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(take_signs)),
-                );
+                let (mut codes, mut signs) = (codes[p / 2], signs);
+                if p % 2 == 1 {
+                    codes = _mm512_gf2p8affine_epi64_epi8::<0>(codes, _mm512_set1_epi64(UPPER_CODES));
+                }
+                if p != 2 {
+                    let map = const { [signs_of(0), signs_of(1), signs_of(2), signs_of(3)] }[p];
+                    signs = _mm512_gf2p8affine_epi64_epi8::<0>(signs, _mm512_set1_epi64(map));
+                }
+                // Codes in the low bits, signs above them; two bits more do not count.
+                pairs[p] = _mm512_ternarylogic_epi64::<0xca>(low, codes, signs);
             }
             Self { pairs, signs_scale }
         }
@@ -381,19 +433,67 @@ impl TwoBlocks {
             _mm512_permutexvar_epi8(self.pairs[place / 2], table)
         }
     }
+}
 
-    /// `2 s + 1` of each group.
+/// Two blocks, to be put into a panel.
+#[derive(Clone, Copy)]
+struct Masked {
+    /// Weights 0 to 3 of each row of the code book, and weights 4 to 7.
+    codes: [__m512i; 2],
+    /// For each place in a row: which of the 64 rows have a minus there.
+    minus: Aligned<[u64; 8]>,
+    signs_scale: __m512i,
+}
+
+impl Masked {
+    /// # Safety
+    ///
+    /// As [`dots`].
+    #[inline(always)]
+    unsafe fn new(a: &[Group; 8], b: &[Group; 8]) -> Self {
+        // SAFETY: the caller has the features.
+        unsafe {
+            let (codes, signs_scale) = codes_and_signs(a, b);
+            Self { codes, minus: masks(signs_scale), signs_scale }
+        }
+    }
+
+    /// Weight `place` of each row plus [`BIAS`]: one of four in half `h` of its codes, by its map.
     ///
     /// # Safety
     ///
     /// As [`dots`].
     #[inline(always)]
-    unsafe fn scales(&self) -> __m512i {
-        // SAFETY: the caller has the features.
+    unsafe fn weights(&self, map: __m512i, h: usize, place: usize) -> __m512i {
+        // SAFETY: the caller has the features. The read is volatile because a word goes from memory to a mask
+        // register with a mere load, where the compiler would use the shuffle units, which are busy.
         unsafe {
-            let twice = _mm512_and_si512(_mm512_srli_epi32::<27>(self.signs_scale), _mm512_set1_epi32(0x1e));
-            _mm512_or_si512(twice, _mm512_set1_epi32(1))
+            let minus = (&raw const self.minus.0[place]).read_volatile();
+            let plus = _mm512_gf2p8affine_epi64_epi8::<{ CODE_0 as i32 }>(self.codes[h], map);
+            _mm512_mask_sub_epi8(plus, minus, _mm512_set1_epi8(2 * BIAS as i8), plus)
         }
+    }
+}
+
+/// For each place in a row: which of the 64 rows have a minus there, from four times seven bits in each 32.
+///
+/// # Safety
+///
+/// Needs AVX-512 F, VBMI and GFNI.
+#[inline(always)]
+unsafe fn masks(signs: __m512i) -> Aligned<[u64; 8]> {
+    // SAFETY: the caller has the features; load and store are of 64 aligned bytes.
+    unsafe {
+        // The bits of row 7 first: bit 53, then 46, 39, 32, 21, 14, 7, 0. A matrix lies that way.
+        let offsets = _mm512_set1_epi64(0x0007_0e15_2027_2e35);
+        let rows = _mm512_multishift_epi64_epi8(offsets, signs);
+        // Byte i wants bit i of each row, and the last byte the parity of all seven.
+        let wanted = _mm512_set1_epi64(0x7f40_2010_0804_0201);
+        let by_place = _mm512_gf2p8affine_epi64_epi8::<0>(wanted, rows);
+        let turned = _mm512_permutexvar_epi8(_mm512_load_si512(TURN.0.as_ptr().cast()), by_place);
+        let mut masks = Aligned([0; 8]);
+        _mm512_store_si512(masks.0.as_mut_ptr().cast(), turned);
+        masks
     }
 }
 
