@@ -3,7 +3,7 @@
 //! Commands run in the order in which they were recorded, so a buffer whose owner is gone can be given to
 //! the next one at once, while what the old one asked for has yet to run.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -51,10 +51,11 @@ impl Slice {
     }
 }
 
-/// Buffers that nobody uses at the moment, by size.
+/// Buffers that nobody uses at the moment, by size and number: of those of a size the lowest is given out, so that a token
+/// gets the buffers that the one before it had.
 #[derive(Debug, Default)]
 pub struct Pool {
-    free: Mutex<HashMap<u64, Vec<Arc<Buffer>>>>,
+    free: Mutex<HashMap<u64, BTreeMap<u64, Arc<Buffer>>>>,
     total: AtomicU64,
 }
 
@@ -82,7 +83,7 @@ impl Drop for Pooled {
         if let (Some(buffer), Some(pool)) = (self.buffer.take(), &self.pool)
             && let Ok(mut free) = pool.free.lock()
         {
-            free.entry(buffer.size()).or_default().push(buffer);
+            free.entry(buffer.size()).or_default().insert(buffer.id, buffer);
         }
     }
 }
@@ -91,8 +92,8 @@ impl Pool {
     /// A buffer of at least `bytes`, of those that are free or made by `create`.
     pub(crate) fn take(self: &Arc<Pool>, bytes: u64, create: impl FnOnce(u64) -> Arc<Buffer>) -> Pooled {
         let size = size_class(bytes);
-        let free = self.free.lock().ok().and_then(|mut free| free.get_mut(&size).and_then(Vec::pop));
-        let buffer = free.unwrap_or_else(|| {
+        let free = self.free.lock().ok().and_then(|mut free| free.get_mut(&size)?.pop_first());
+        let buffer = free.map(|(_, buffer)| buffer).unwrap_or_else(|| {
             self.total.fetch_add(size, Ordering::Relaxed);
             create(size)
         });

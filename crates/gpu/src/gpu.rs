@@ -306,6 +306,12 @@ impl Gpu {
         self.0.recorder().launches
     }
 
+    /// How often work was handed to the device so far, and how often of these it had been encoded before it was asked
+    /// for.
+    pub fn foreseen(&self) -> (u64, u64) {
+        self.0.recorder().foreseen()
+    }
+
     /// Bytes on the device: weights, cached rows, activations.
     pub fn memory(&self) -> [u64; 3] {
         let weights = self.0.weight_bytes.load(std::sync::atomic::Ordering::Relaxed);
@@ -390,7 +396,7 @@ impl Inner {
     pub(crate) fn wait(&self, recorder: &mut Recorder) -> Result<(), DeviceError> {
         self.check()?;
         let submission = recorder.flush(self);
-        recorder.ahead = 0;
+        recorder.prepare(self);
         let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) };
         if let Err(error) = self.device.poll(wait) {
             self.fail(format!("{} cannot be waited for: {error}", self.about.name));
@@ -536,20 +542,14 @@ impl Inner {
     pub(crate) fn read(&self, recorder: &mut Recorder, parts: &[Slice]) -> Result<Vec<u8>, DeviceError> {
         self.check()?;
         let size = parts.iter().map(|part| part.size).sum::<u64>().max(4);
-        let descriptor = wgpu::BufferDescriptor {
-            label: Some("read back"),
-            size,
-            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
-            mapped_at_creation: false,
-        };
-        let readable = Buffer::new("read back", self.device.create_buffer(&descriptor));
+        let readable = recorder.readable(self, size);
         let mut at = 0;
         for part in parts {
             recorder.copy(self, part.clone(), &readable, at);
             at += part.size;
         }
         let submission = recorder.flush(self).expect("there is the copy to do");
-        recorder.ahead = 0;
+        recorder.prepare(self);
         self.map_and_copy(&readable.raw, at, submission)
     }
 }

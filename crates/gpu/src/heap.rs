@@ -99,6 +99,7 @@ impl Heap {
         };
         if let Some(old) = self.buffer.replace(buffer.clone()) {
             recorder.copy(gpu, crate::buffers::Slice::all(&old), &buffer, 0);
+            recorder.forget(&old);
         }
         self.release(self.size, (wanted - old) as u32);
         self.size = wanted as u32;

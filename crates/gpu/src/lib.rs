@@ -8,6 +8,7 @@
 //! This crate knows nothing of requests and terminals.
 
 mod adapter;
+mod ahead;
 mod array;
 mod buffers;
 mod clock;

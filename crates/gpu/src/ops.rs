@@ -37,7 +37,7 @@ const MANY_ROWS: usize = 64;
 impl Gpu {
     /// Hands over what was recorded if that is worth it.
     fn pace(&self, r: &mut Recorder, rows: usize) {
-        if rows >= MANY_ROWS || r.commands.len() >= SOME[r.ahead.min(SOME.len() - 1)] {
+        if rows >= MANY_ROWS || r.commands.len() >= SOME[r.handed.min(SOME.len() - 1)] {
             // A mixture goes along with the product to come.
             let mixture = r.mixture.take();
             r.flush(&self.0);

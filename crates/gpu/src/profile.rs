@@ -81,8 +81,14 @@ impl Profile {
 }
 
 impl Flush<'_> {
-    pub(crate) fn pass(&self, index: u32) -> wgpu::ComputePassTimestampWrites<'_> {
-        let index = index.min(MOST - 1);
+    /// Launches noted so far.
+    fn launches(&self) -> u32 {
+        self.profile.labels.lock().map_or(0, |labels| labels.len() as u32)
+    }
+
+    /// Stamps for the launch that is noted next.
+    pub(crate) fn pass(&self) -> wgpu::ComputePassTimestampWrites<'_> {
+        let index = self.launches().min(MOST - 1);
         wgpu::ComputePassTimestampWrites {
             query_set: &self.profile.queries,
             beginning_of_pass_write_index: Some(2 * index),
@@ -90,14 +96,14 @@ impl Flush<'_> {
         }
     }
 
-    pub(crate) fn note(&self, _: u32, label: &str) {
+    pub(crate) fn note(&self, label: &str) {
         if let Ok(mut labels) = self.profile.labels.lock() {
             labels.push(label.to_owned());
         }
     }
 
-    pub(crate) fn end(&self, encoder: &mut wgpu::CommandEncoder, launches: u32) {
-        let count = launches.min(MOST);
+    pub(crate) fn end(&self, encoder: &mut wgpu::CommandEncoder) {
+        let count = self.launches().min(MOST);
         if count > 0 {
             let p = self.profile;
             encoder.resolve_query_set(&p.queries, 0..2 * count, &p.resolved, 0);
@@ -105,8 +111,8 @@ impl Flush<'_> {
         }
     }
 
-    pub(crate) fn collect(&self, gpu: &Inner, submission: wgpu::SubmissionIndex, launches: u32) {
-        let (p, count) = (self.profile, launches.min(MOST) as usize);
+    pub(crate) fn collect(&self, gpu: &Inner, submission: wgpu::SubmissionIndex) {
+        let (p, count) = (self.profile, self.launches().min(MOST) as usize);
         if count == 0 {
             return;
         }

@@ -2,11 +2,14 @@
 //!
 //! Operations are recorded as a list of commands. They go to the device when somebody wants to read, or
 //! when enough have come together to keep it busy ([`Recorder::flush`]). Host data that kernels need
-//! (tokens, angles, tables) is gathered in an arena, which is written ahead of the commands.
+//! (tokens, angles, tables, addresses) is gathered in an arena, which is written ahead of the commands. So what
+//! changes from token to token is in the arena, and the commands are the same again: [`crate::ahead`] lives on that.
 
+use crate::ahead::Ahead;
 use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::Inner;
 use crate::kernels::{APPENDS, Append, Mixture, Norms, append_all};
+use crate::profile;
 use crate::shader::Variant;
 use crate::watch::Watch;
 use std::collections::HashMap;
@@ -46,11 +49,34 @@ pub(crate) enum Command {
     Copy { from: Slice, to: Arc<Buffer>, at: u64 },
 }
 
+impl PartialEq for Command {
+    /// Whether both do the same with the same buffers.
+    fn eq(&self, other: &Command) -> bool {
+        match (self, other) {
+            (
+                Command::Dispatch { pipeline: p, group: b, params, groups },
+                Command::Dispatch { pipeline, group, params: others, groups: other_groups },
+            ) => {
+                let same = Arc::ptr_eq(p, pipeline) && Arc::ptr_eq(b, group);
+                same && params == others && groups == other_groups
+            }
+            (Command::Copy { from: f, to: t, at: a }, Command::Copy { from, to, at }) => {
+                let place = |s: &Slice| (s.buffer.id, s.offset, s.size);
+                place(f) == place(from) && t.id == to.id && a == at
+            }
+            _ => false,
+        }
+    }
+}
+
 /// Bytes of one page of the arena.
 const ARENA_PAGE: u64 = 4 << 20;
 
 /// Bind groups remembered before all are forgotten.
 const MOST_BIND_GROUPS: usize = 50_000;
+
+/// Bytes of the largest buffer that is kept to read back with.
+const LARGEST_READABLE: u64 = 4 << 20;
 
 /// Host data on its way to the device.
 #[derive(Default)]
@@ -86,8 +112,11 @@ pub struct Recorder {
     pub(crate) mixture: Option<Mixture>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
+    ahead: Ahead,
+    /// To read back with, each of another size.
+    readable: Vec<Arc<Buffer>>,
     /// How often work was handed over since the host last waited for all of it.
-    pub(crate) ahead: usize,
+    pub(crate) handed: usize,
     /// Launches since the start, for tests and reports.
     pub(crate) launches: u64,
     /// Whether kernels are compiled, and nothing is launched or copied.
@@ -251,51 +280,99 @@ impl Recorder {
             }
         }
         self.arena.clear();
-        let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, self.commands.len()));
-        let mut commands = self.commands.drain(..).peekable();
-        let mut index = 0;
-        while let Some(command) = commands.next() {
-            match command {
-                Command::Copy { from, to, at } => {
-                    encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.raw, at, from.size);
-                }
-                dispatch => {
-                    let timestamps = profile.as_ref().map(|p| p.pass(index));
-                    let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
-                        label: None,
-                        timestamp_writes: timestamps,
-                    });
-                    let mut next = Some(dispatch);
-                    while let Some(Command::Dispatch { pipeline, group, params, groups }) = next {
-                        pass.set_pipeline(&pipeline.raw);
-                        pass.set_bind_group(0, Some(&*group), &[]);
-                        if !params.is_empty() {
-                            let bytes: Vec<u8> = params.iter().flat_map(|w| w.to_le_bytes()).collect();
-                            pass.set_immediates(0, &bytes);
-                        }
-                        pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
-                        if let Some(profile) = &profile {
-                            profile.note(index, &pipeline.label);
-                            index += 1;
-                            next = None;
-                        } else {
-                            next = commands.next_if(|c| matches!(c, Command::Dispatch { .. }));
-                        }
-                    }
-                }
-            }
-        }
-        if let Some(profile) = &profile {
-            profile.end(&mut encoder, index);
-        }
+        let commands = std::mem::take(&mut self.commands);
+        let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, commands.len()));
+        let encoded = match &profile {
+            None => self.ahead.encoded(gpu, commands),
+            Some(_) => encode(gpu, &commands, profile.as_ref()),
+        };
         let stamp = || gpu.clock.as_ref().and_then(|clock| clock.stamp(&gpu.device));
         let (begin, end) = (stamp(), stamp());
-        let submission = gpu.queue.submit(begin.into_iter().chain([encoder.finish()]).chain(end));
-        self.ahead += 1;
+        let submission = gpu.queue.submit(begin.into_iter().chain([encoded]).chain(end));
+        self.handed += 1;
         if let Some(profile) = profile {
-            profile.collect(gpu, submission.clone(), index);
+            profile.collect(gpu, submission.clone());
         }
         Some(submission)
     }
+
+    /// Uses the time until the device is done, before the host waits for it.
+    pub(crate) fn prepare(&mut self, gpu: &Inner) {
+        self.handed = 0;
+        self.ahead.prepare(gpu);
+    }
+
+    /// A buffer of at least `size` bytes to read back with, one at a time.
+    pub(crate) fn readable(&mut self, gpu: &Inner, size: u64) -> Arc<Buffer> {
+        let size = size.next_power_of_two().max(1024);
+        if let Some(buffer) = self.readable.iter().find(|buffer| buffer.size() == size) {
+            return buffer.clone();
+        }
+        let descriptor = wgpu::BufferDescriptor {
+            label: Some("read back"),
+            size,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        };
+        let buffer = Buffer::new("read back", gpu.device.create_buffer(&descriptor));
+        if size <= LARGEST_READABLE {
+            self.readable.push(buffer.clone());
+        }
+        buffer
+    }
+
+    /// Forgets what was remembered of a buffer that is not used again, so that its memory can go.
+    pub(crate) fn forget(&mut self, buffer: &Buffer) {
+        self.groups.retain(|(_, parts), _| parts.iter().all(|&(id, ..)| id != buffer.id));
+        self.ahead.forget();
+    }
+
+    /// Times that work was handed over, and how often it had been encoded ahead.
+    pub(crate) fn foreseen(&self) -> (u64, u64) {
+        self.ahead.foreseen()
+    }
+}
+
+/// Puts commands into the device's own form.
+pub(crate) fn encode(
+    gpu: &Inner,
+    commands: &[Command],
+    profile: Option<&profile::Flush<'_>>,
+) -> wgpu::CommandBuffer {
+    let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
+    let mut commands = commands.iter().peekable();
+    while let Some(command) = commands.next() {
+        match command {
+            Command::Copy { from, to, at } => {
+                encoder.copy_buffer_to_buffer(&from.buffer.raw, from.offset, &to.raw, *at, from.size);
+            }
+            dispatch => {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
+                    label: None,
+                    timestamp_writes: profile.map(|p| p.pass()),
+                });
+                let mut next = Some(dispatch);
+                while let Some(Command::Dispatch { pipeline, group, params, groups }) = next {
+                    pass.set_pipeline(&pipeline.raw);
+                    pass.set_bind_group(0, Some(&**group), &[]);
+                    if !params.is_empty() {
+                        let bytes: Vec<u8> = params.iter().flat_map(|w| w.to_le_bytes()).collect();
+                        pass.set_immediates(0, &bytes);
+                    }
+                    pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
+                    next = match profile {
+                        Some(profile) => {
+                            profile.note(&pipeline.label);
+                            None
+                        }
+                        None => commands.next_if(|c| matches!(c, Command::Dispatch { .. })),
+                    };
+                }
+            }
+        }
+    }
+    if let Some(profile) = profile {
+        profile.end(&mut encoder);
+    }
+    encoder.finish()
 }

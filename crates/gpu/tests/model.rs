@@ -299,6 +299,33 @@ fn products_by_tiles_say_how_many_rows_share_weights() {
     assert!(launches.iter().any(|launch| launch.tile.is_some()));
 }
 
+/// Tokens one after the other ask for the same again, but for what is in host data: nearly all of it is encoded before it is
+/// asked for, and gives the same as what is not.
+#[test]
+fn launches_of_a_token_are_foreseen() {
+    let mut description = Synthetic::tiny(Recipe::Q8, 3);
+    description.sizes.ratios = vec![0, 4, 128, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let decoded = |profile: bool| {
+        let gpu = Gpu::open(Options { device: Choice::First, profile, ..Options::default() }).unwrap();
+        let model = load(&gpu, &gguf).unwrap();
+        let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+        feed(&model, &gpu, &mut timeline, &prompt(300), 300);
+        let begin = gpu.foreseen();
+        let logits: Vec<f32> =
+            (0..80).flat_map(|token| feed(&model, &gpu, &mut timeline, &[token], 1)).collect();
+        let end = gpu.foreseen();
+        (logits, end.0 - begin.0, end.1 - begin.1)
+    };
+    let (logits, asked, foreseen) = decoded(false);
+    println!("{foreseen} of {asked} foreseen");
+    assert!(4 * foreseen > 3 * asked, "{foreseen} of {asked} foreseen");
+    // Where kernels are timed, everything is encoded when it is asked for.
+    let (want, _, none) = decoded(true);
+    assert_eq!(none, 0, "foreseen under the clock");
+    assert!(logits == want, "the same logits");
+}
+
 /// A device whose kernels may see little of a buffer: what is larger is split, and gives the same, up to the order in
 /// which the parts of a sum are added.
 #[test]

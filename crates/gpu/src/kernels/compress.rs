@@ -49,10 +49,16 @@ impl Append {
             && same(self.store.slice(), other.store.slice())
     }
 
-    /// What a kernel has to know of it: the first row of x, where it goes and how far apart rows are, in words.
-    pub(crate) fn params(&self) -> [u32; 3] {
-        [self.first, 4 * self.at, 4 * stride(self.layout) as u32]
+    /// How far apart rows of the store are, in words.
+    pub(crate) fn stride(&self) -> u32 {
+        4 * stride(self.layout) as u32
     }
+}
+
+/// Of each the first row of x and where it goes, in words: it is host data, since it changes with every token.
+pub(crate) fn places(gpu: &Inner, r: &mut Recorder, held: &[Append]) -> Binding {
+    let words: Vec<u32> = held.iter().flat_map(|append| [append.first, 4 * append.at]).collect();
+    Binding::Read(r.put(gpu, &words))
 }
 
 /// The most stores of one launch.
@@ -61,9 +67,9 @@ pub(crate) const APPENDS: usize = 3;
 /// Launches what was held back.
 pub(crate) fn append_all(gpu: &Inner, r: &mut Recorder, held: &[Append]) {
     let (one, more) = held.split_first().expect("something to append");
-    let mut bindings = vec![Binding::Read(one.x.clone()), one.store.clone()];
+    let mut bindings = vec![Binding::Read(one.x.clone()), one.store.clone(), places(gpu, r, held)];
     bindings.extend(more.iter().map(|other| Binding::Read(other.x.clone())));
-    let params: Vec<u32> = held.iter().flat_map(Append::params).collect();
+    let params: Vec<u32> = held.iter().map(Append::stride).collect();
     let variant = threads("append").rows(one.layout).with("MORE", more.len());
     r.launch(gpu, variant, &bindings, &params, [one.rows, held.len() as u32, 1]);
 }
@@ -86,6 +92,8 @@ pub(crate) fn compress(
     };
     let rope = 2 * angles.row(0).len();
     let angles = angles_slice(gpu, r, angles, windows.len());
+    let place = [4 * frontier.0.address(0), frontier.1 as u32, windows.start as u32, 4 * at];
+    let place = r.put(gpu, &place);
     r.launch(
         gpu,
         teams(gpu, "compress", 256)
@@ -94,15 +102,8 @@ pub(crate) fn compress(
             .with("INNER", c.inner_width())
             .with("RATIO", c.ratio)
             .when("OVERLAP", c.overlap),
-        &[Binding::Write(store), c.norm.weight.read(), Binding::Read(angles)],
-        &[
-            4 * frontier.0.address(0),
-            frontier.1 as u32,
-            windows.start as u32,
-            4 * at,
-            4 * stride(layout) as u32,
-            c.norm.eps.to_bits(),
-        ],
+        &[Binding::Write(store), c.norm.weight.read(), Binding::Read(angles), Binding::Read(place)],
+        &[4 * stride(layout) as u32, c.norm.eps.to_bits()],
         [windows.len() as u32, 1, 1],
     );
 }

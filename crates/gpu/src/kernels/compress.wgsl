@@ -4,11 +4,15 @@
 // One workgroup per window; a thread takes every THREADS-th channel. A frontier row is k then g of one
 // token, f32, INNER each. With OVERLAP the slots are first the first halves of the window before, then
 // the second halves of this one.
-struct Params { frontier: u32, base: u32, window: u32, at: u32, stride: u32, eps: f32 } // addresses in words
+struct Params { stride: u32, eps: f32 } // in words
+
+// Where rows are, in words: the frontier's first one, which is of token `base`, and that of the first window to be written.
+struct Place { frontier: u32, base: u32, window: u32, at: u32 }
 
 @group(0) @binding(0) var<storage, read_write> store: array<u32>;
 @group(0) @binding(1) var<storage, read>       norm: array<f32>;     // [WIDTH]
 @group(0) @binding(2) var<storage, read>       angles: array<vec2f>; // [windows, ROPE / 2]
+@group(0) @binding(3) var<storage, read>       place: Place;
 var<immediate> p: Params;
 
 //#include rows_write
@@ -23,12 +27,12 @@ fn slot(window: u32, i: u32) -> u32 {
     let position = window * RATIO + i;
     let half = 0u;
 //#endif
-    return p.frontier + (position - p.base) * 2u * INNER + half;
+    return place.frontier + (position - place.base) * 2u * INNER + half;
 }
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-    let window = p.window + group.x;
+    let window = place.window + group.x;
 //#if OVERLAP
     let slots = 2u * RATIO;
     let first = select(0u, RATIO, window == 0u);
@@ -63,5 +67,5 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         row_values[2u * c] = pair.x;
         row_values[2u * c + 1u] = pair.y;
     }
-    store_row(p.at + group.x * p.stride, thread);
+    store_row(place.at + group.x * p.stride, thread);
 }

@@ -4,7 +4,7 @@ use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::linear::FEW;
-use crate::kernels::{Append, teams};
+use crate::kernels::{Append, places, teams};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
 use model::RowLayout;
@@ -106,10 +106,10 @@ impl Norms {
                 .with("STORE", self.bindings.len())
                 .with(STORE[self.sets - 1], 1u32)
                 .with("MORE", more.len());
-            self.bindings.push(one.store.clone());
+            self.bindings.extend([one.store.clone(), places(gpu, r, rows)]);
             self.bindings.extend(more.iter().map(|append| Binding::Read(append.x.clone())));
             self.params.push(one.rows);
-            self.params.extend(rows.iter().flat_map(Append::params));
+            self.params.extend(rows.iter().map(Append::stride));
             vectors += more.len() * one.rows as usize;
         }
         r.launch(gpu, self.variant, &self.bindings, &self.params, spread(vectors as u32));
@@ -123,7 +123,7 @@ impl Norms {
         self.sets > 1
             && same(&self.last, &one.x)
             && turned(one.layout)
-            && self.bindings.len() + 1 + rows.len() <= gpu.most_bindings()
+            && self.bindings.len() + 2 + rows.len() <= gpu.most_bindings()
     }
 }
 

@@ -13,9 +13,9 @@ struct Params {
     heads$s: u32, count$s: u32, eps$s: f32,
     //#end
 //#if STORE
-    rows: u32, first: u32, at: u32, stride: u32, // rows from `first` on; `at` and `stride` in words
+    rows: u32, stride: u32, // stride in words
     //#repeat m MORE
-    first$m: u32, at$m: u32, width$m: u32,
+    width$m: u32,
     //#end
 //#endif
 }
@@ -28,8 +28,9 @@ struct Params {
 //#end
 //#if STORE
 @group(0) @binding(STORE) var<storage, read_write> store: array<u32>;
+@group(0) @binding(STORE + 1) var<storage, read> places: array<vec2u>; // [1 + MORE]: first row of x, word of the store
 //#repeat m MORE
-@group(0) @binding(STORE + 1 + $m) var<storage, read> more$m: array<u32>; // [n, width]
+@group(0) @binding(STORE + 2 + $m) var<storage, read> more$m: array<u32>; // [n, width]
 //#end
 //#endif
 var<immediate> p: Params;
@@ -73,7 +74,8 @@ fn job$s(i: u32, thread: u32) {
 //#endif
     }
 //#if STORE$s
-    if i >= p.first && i - p.first < p.rows { store_row(p.at + (i - p.first) * p.stride, thread); }
+    let place = places[0];
+    if i >= place.x && i - place.x < p.rows { store_row(place.y + (i - place.x) * p.stride, thread); }
 //#endif
 }
 //#end
@@ -96,8 +98,9 @@ fn main(
 //#if STORE
     //#repeat m MORE
     if i < p.rows {
+        let place = places[$m + 1];
         for (var c = thread; c < p.width$m; c += THREADS) {
-            store[p.at$m + i * p.width$m + c] = more$m[(p.first$m + i) * p.width$m + c];
+            store[place.y + i * p.width$m + c] = more$m[(place.x + i) * p.width$m + c];
         }
         return;
     }

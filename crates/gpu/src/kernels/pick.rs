@@ -36,7 +36,8 @@ pub(crate) fn pick(
     let visible: Vec<u32> = rows.chunks_exact(4).map(|row| row[1]).collect();
     let counts: Vec<u32> = visible.iter().map(|&v| v.min(top_k as u32)).collect();
     let picks = Array::empty(gpu, n, top_k);
-    let most = visible.iter().copied().max().unwrap_or(0).max(1) as usize;
+    // Rounded up, so that most tokens ask for the same launches as the one before.
+    let most = visible.iter().copied().max().unwrap_or(0).max(1).next_multiple_of(256) as usize;
     let Some(kv) = views[0].keys.blocks[0].store() else {
         return Picks { rows: picks, counts };
     };
