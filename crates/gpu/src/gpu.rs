@@ -11,11 +11,18 @@ use crate::shader::Variant;
 use crate::trial;
 use model::ops::DeviceError;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long we wait for the device before we call it dead.
 const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Where a wait is usually as long as this, it does not matter when exactly it ends.
+const LONG_WAIT: Duration = Duration::from_millis(10);
+
+/// How long to look for the end of a wait, beyond twice the usual.
+const LOOKING: Duration = Duration::from_micros(200);
 
 /// The model's operations on a GPU. Cheap to clone; all clones are one device.
 #[derive(Clone)]
@@ -104,7 +111,9 @@ pub(crate) struct Inner {
     /// Is told how many bytes of weights were taken over.
     progress: Mutex<Option<Progress>>,
     /// Bytes of weights on the device.
-    pub(crate) weight_bytes: std::sync::atomic::AtomicU64,
+    pub(crate) weight_bytes: AtomicU64,
+    /// Nanoseconds that a wait for the device takes, averaged.
+    usual_wait: AtomicU64,
     /// The first thing that went wrong. Once set, every read fails with it.
     fault: Arc<Mutex<Option<String>>>,
 }
@@ -221,6 +230,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             progress: Mutex::default(),
             weight_bytes: Default::default(),
+            usual_wait: Default::default(),
             fault,
         };
         Ok(Gpu(Arc::new(inner)))
@@ -273,7 +283,7 @@ impl Gpu {
         let mut best = 0.0f64;
         for _ in 0..4 {
             self.0.wait(&mut recorder)?;
-            let start = std::time::Instant::now();
+            let start = Instant::now();
             let bindings = bindings(recorder.put(&self.0, &which));
             for _ in 0..REPEATS {
                 recorder.launch(&self.0, kernels::threads("gather"), &bindings, &[vectors], groups);
@@ -314,7 +324,7 @@ impl Gpu {
 
     /// Bytes on the device: weights, cached rows, activations.
     pub fn memory(&self) -> [u64; 3] {
-        let weights = self.0.weight_bytes.load(std::sync::atomic::Ordering::Relaxed);
+        let weights = self.0.weight_bytes.load(Ordering::Relaxed);
         let cached = lock(&self.0.heaps).values().map(|heap| lock(heap).bytes()).sum();
         [weights, cached, self.0.pool.total()]
     }
@@ -392,13 +402,43 @@ impl Inner {
         Buffer::new(label, self.device.create_buffer(&descriptor))
     }
 
+    /// Waits until a submission is done, the last one of all; `None` if nothing was recorded since that one.
+    ///
+    /// The system wakes a thread that sleeps tens of microseconds late, a good part of a token's time. So it sleeps for most
+    /// of the time that such a wait usually takes, and looks again and again from there on, for a while.
+    fn await_submission(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<(), wgpu::PollError> {
+        let start = Instant::now();
+        let wait = |timeout| {
+            let submission_index = submission.clone();
+            self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(timeout) })
+        };
+        let usual = Duration::from_nanos(self.usual_wait.load(Ordering::Relaxed));
+        let mut done = false;
+        if usual < LONG_WAIT && self.about.kind != Kind::Software {
+            done = match wait(usual * 3 / 4) {
+                Ok(_) => true,
+                Err(wgpu::PollError::Timeout) => false,
+                Err(error) => return Err(error),
+            };
+            while !done && start.elapsed() < 2 * usual + LOOKING {
+                std::hint::spin_loop();
+                done = self.device.poll(wgpu::PollType::Poll)?.is_queue_empty();
+            }
+        }
+        if !done {
+            wait(PATIENCE)?;
+        }
+        let usual = (3 * usual + start.elapsed()) / 4;
+        self.usual_wait.store(usual.as_nanos() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Waits until the device has done everything recorded so far.
     pub(crate) fn wait(&self, recorder: &mut Recorder) -> Result<(), DeviceError> {
         self.check()?;
         let submission = recorder.flush(self);
         recorder.prepare(self);
-        let wait = wgpu::PollType::Wait { submission_index: submission, timeout: Some(PATIENCE) };
-        if let Err(error) = self.device.poll(wait) {
+        if let Err(error) = self.await_submission(submission) {
             self.fail(format!("{} cannot be waited for: {error}", self.about.name));
         }
         self.check()
@@ -512,13 +552,12 @@ impl Inner {
             // Nobody listens any more only if this function has returned already.
             let _ = send.send(result);
         });
-        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(PATIENCE) };
         let failed = |what: String| {
             self.fail(format!("{} {what}", self.about.name));
             self.check().expect_err("just failed")
         };
-        match self.device.poll(wait) {
-            Ok(_) => {}
+        match self.await_submission(Some(submission)) {
+            Ok(()) => {}
             Err(wgpu::PollError::Timeout) => {
                 return Err(failed(format!("has not answered for {} seconds", PATIENCE.as_secs())));
             }
