@@ -14,7 +14,10 @@ use model::ops::{KvView, RowStore};
 const WORKGROUPS: usize = 256;
 
 /// The least keys of a stretch.
-const STRETCH: usize = 24;
+const STRETCH: usize = 16;
+
+/// The most stretches: whoever merges them reads a part of each.
+const MOST_STRETCHES: usize = 26;
 
 /// Attention of every row of the batch, turned back: `[n, heads, D]`.
 pub(crate) fn attend(
@@ -66,20 +69,12 @@ pub(crate) fn attend(
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
     let lanes = gpu.abilities.lanes as usize;
     let merges = gpu.abilities.merges && n <= FEW;
-    // A workgroup that merges reads the parts of all its heads: with fewer heads, more of them share that.
-    let threads_each = if merges { 128 } else { 256 };
-    let team_count = threads_each / lanes;
+    let team_count = 256 / lanes;
     // Registers: a head's query and sum take two vectors for each stride of the lanes.
     let spread = (width / 4).div_ceil(lanes);
     let team_heads = if spread <= 4 && heads > team_count && n > FEW { 2 } else { 1 };
     let head_groups = heads.div_ceil(team_count * team_heads);
-    let splits = match merges {
-        // A stretch more is work for the one who merges, a key more for the others: together they are least where the
-        // stretches are about the root of half the keys (reckoned from bytes and barriers, not measured).
-        true => (most / 2).isqrt().min(4 * WORKGROUPS / (n * head_groups)),
-        false => WORKGROUPS / (n * head_groups),
-    };
-    let splits = splits.clamp(1, most.div_ceil(STRETCH)).min(64);
+    let splits = (WORKGROUPS / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(MOST_STRETCHES);
     let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 8);
     let stretch = most.div_ceil(splits).next_multiple_of(keys);
     let splits = most.div_ceil(stretch); // none without keys
@@ -104,10 +99,10 @@ pub(crate) fn attend(
     });
     r.launch(
         gpu,
-        teams(gpu, "attend", threads_each as u32)
+        teams(gpu, "attend", 256)
             .rows(layout)
             .with("KEYS", keys)
-            .with("ITEMS", (keys * width / 16).div_ceil(threads_each))
+            .with("ITEMS", (keys * width / 16).div_ceil(256))
             .with("HEADS", team_heads)
             .with("SPREAD", spread)
             .with("PICKS", picks_at)
