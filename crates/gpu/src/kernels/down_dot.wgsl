@@ -14,20 +14,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     prepare(thread);
 //#endif
     let lane = thread % LANES;
-    let first = (group.x * TEAMS + thread / LANES) * ROWS;
-    //#repeat r ROWS
-    let row$r = min(first + $ru, p.d - 1u);
-    var sum$r = 0.0;
-    //#end
-//#if SHARED
-    // The first weights are on their way while h is rounded.
-    const PIECES1 = 2u * UNITS1 / w1_VECTORS;
-    //#repeat i UNROLL1
-    //#repeat r ROWS
-    var early$i_$r = w1_load(row$r * PIECES1 + min(lane + $iu * LANES, PIECES1 - 1u));
-    //#end
-    //#end
-//#endif
     for (var i = thread; i < X8; i += THREADS) {
         var at = (group.y * USED * UNITS0 * 8u) + 4u * i;
         if i >= 2u * USED * UNITS0 { at = p.shared_base + group.y * UNITS1 * 8u + 4u * (i - 2u * USED * UNITS0); }
@@ -39,20 +25,24 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         places[thread] = select(vec2u(0u), vec2u(stack_row - p.first_row, 1u), inside);
     }
     workgroupBarrier();
+    let first = (group.x * TEAMS + thread / LANES) * ROWS;
+    //#repeat r ROWS
+    let row$r = min(first + $ru, p.d - 1u);
+    var sum$r = 0.0;
+    //#end
 //#if SHARED
+    const PIECES1 = 2u * UNITS1 / w1_VECTORS;
     for (var step = lane; step < PIECES1; step += UNROLL1 * LANES) {
-        if step >= LANES {
-            //#repeat i UNROLL1
-            //#repeat r ROWS
-            early$i_$r = w1_load(row$r * PIECES1 + step + $iu * LANES);
-            //#end
-            //#end
-        }
+        //#repeat i UNROLL1
+        //#repeat r ROWS
+        let w$i_$r = w1_load(row$r * PIECES1 + step + $iu * LANES);
+        //#end
+        //#end
         //#repeat i UNROLL1
         {
             let m = w1_meets(2u * USED * UNITS0, step + $iu * LANES);
             //#repeat r ROWS
-            sum$r += w1_dot(early$i_$r, m);
+            sum$r += w1_dot(w$i_$r, m);
             //#end
         }
         //#end

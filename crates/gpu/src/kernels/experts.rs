@@ -125,9 +125,8 @@ fn gate_up(
         }
         _ => None,
     };
-    let large = stack.ff * used >= 8192;
-    let rows = if large { 2u32 } else { 1 };
-    let passes = if large && bytes.is_some() { 2 } else { 1 };
+    // With x in 8 bits many small workgroups are best: some fetch while others multiply.
+    let rows = if bytes.is_none() && stack.ff * used >= 8192 { 2u32 } else { 1 };
     let chunk = units.min(128);
     for (i, (gate, up)) in stack.gate.parts.iter().zip(&stack.up.parts).enumerate() {
         let with_shared = i == 0;
@@ -140,9 +139,7 @@ fn gate_up(
             .with("FF0", stack.ff)
             .with("UNITS", units);
         variant = match bytes {
-            Some([routed, one]) => {
-                variant.with("PASSES", passes).with("UNROLL0", routed).with("UNROLL1", one)
-            }
+            Some([routed, one]) => variant.with("UNROLL0", routed).with("UNROLL1", one),
             None => variant.with("CHUNK", chunk).when("EXACT", steps(units, chunk, lanes as usize, 1).exact),
         };
         let mut bindings = vec![
@@ -180,7 +177,7 @@ fn gate_up(
                 stack.clamp.to_bits(),
                 shared.clamp.to_bits(),
             ],
-            [widest.div_ceil(256 / lanes * rows * passes), pairs as u32, 1],
+            [widest.div_ceil(256 / lanes * rows), pairs as u32, 1],
         );
     }
 }

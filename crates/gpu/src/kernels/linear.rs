@@ -344,7 +344,8 @@ fn in_8_bits(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
     let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))?;
     let variant = teams(gpu, "linear_dot", 256).with("COLUMNS", columns);
     let unroll = |s: usize| pieces[s].steps(gpu, units);
-    Some(launch_of_few(gpu, r, x, batch, variant, [columns, 1, 1], unroll))
+    let rows = if units <= SHORT { 2 } else { 1 };
+    Some(launch_of_few(gpu, r, x, batch, variant, [columns, rows, 1], unroll))
 }
 
 /// How a team goes over a chunk of units.

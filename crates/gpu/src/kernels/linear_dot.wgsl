@@ -1,5 +1,4 @@
-// As `linear_vec`, where hardware multiplies bytes: x in 8 bits, all of it in workgroup memory; see `gate_up_dot`. A
-// team owns one output.
+// As `linear_vec`, where hardware multiplies bytes: x in 8 bits, all of it in workgroup memory; see `gate_up_dot`.
 //#include bound/linear
 
 const VECTORS = 2u * UNITS; // of 16 values, in a row
@@ -22,13 +21,6 @@ fn segment$s(group: vec3u, thread: u32) {
     let above = 0u;
     let part = 0u;
 //#endif
-    const PIECES = VECTORS / m$s_VECTORS;
-    // The first weights are on their way while x is rounded.
-    let row = (group.x - START$s) * TEAMS + thread / LANES;
-    let at = (above + min(row, OUT$s - 1u)) * PIECES;
-    //#repeat i UNROLL$s
-    var w$i = m$s_load(at + min(lane + $iu * LANES, PIECES - 1u));
-    //#end
     for (var i = thread; i < VECTORS; i += THREADS) {
         //#repeat c COLUMNS
         {
@@ -51,28 +43,43 @@ fn segment$s(group: vec3u, thread: u32) {
     factor$c /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
 //#endif
     //#end
+    const PIECES = VECTORS / m$s_VECTORS;
+    let first = ((group.x - START$s) * TEAMS + thread / LANES) * ROWS;
+    //#repeat r ROWS
+    let at$r = (above + min(first + $ru, OUT$s - 1u)) * PIECES;
     //#repeat c COLUMNS
-    var sum$c = 0.0;
+    var sum$r_$c = 0.0;
+    //#end
     //#end
     for (var step = lane; step < PIECES; step += UNROLL$s * LANES) {
-        if step >= LANES {
-            //#repeat i UNROLL$s
-            w$i = m$s_load(at + step + $iu * LANES);
+        //#repeat i UNROLL$s
+        //#repeat r ROWS
+        let w$i_$r = m$s_load(at$r + step + $iu * LANES);
+        //#end
+        //#end
+        //#repeat i UNROLL$s
+        {
+            //#repeat c COLUMNS
+            {
+                let m = m$s_meets($cu * VECTORS, step + $iu * LANES);
+                //#repeat r ROWS
+                sum$r_$c += m$s_dot(w$i_$r, m);
+                //#end
+            }
             //#end
         }
-        //#repeat i UNROLL$s
-        //#repeat c COLUMNS
-        sum$c += m$s_dot(w$i, m$s_meets($cu * VECTORS, step + $iu * LANES));
-        //#end
         //#end
     }
     //#repeat c COLUMNS
+    //#repeat r ROWS
     {
-        let total = factor$c * subgroupAdd(sum$c);
+        let total = factor$c * subgroupAdd(sum$r_$c);
+        let row = first + $ru;
         if lane == 0u && row < OUT$s && first_column + $cu < p.n {
             y[p.base$s + (first_column + $cu) * STRIDE$s + above + row] = total;
         }
     }
+    //#end
     //#end
 }
 //#end

@@ -6,8 +6,16 @@ struct Raw { v: vec4u, a: u32, b: u32 } // bits, and where scales are
 // What a piece of 64 weights meets; smaller pieces meet the first few.
 struct Meets { v: array<vec4u, 4>, d: vec4f } // 16 values each, and their scales
 
-var<workgroup> x8: array<vec4u, X8>;       // 16 values each
-var<workgroup> x8_scales: array<f32, X8>;  // of each 16, the same for the two of a 32
+var<workgroup> x8: array<vec4u, (X8 + 7u) / 8u * 8u>; // 16 values each, see `place`
+var<workgroup> x8_scales: array<f32, X8 / 2u + X8 / 64u + 1u>; // of each 32, see `scale_place`
+
+// Where 16 values lie. Lanes read 1, 2, 4 or 16 of these apart, and in this order eight of them always meet all banks
+// of the memory.
+fn place(i: u32) -> u32 {
+    let s = (i >> 3u) & 3u;
+    return i ^ s ^ (s << 1u);
+}
+fn scale_place(i: u32) -> u32 { return (i >> 1u) + (i >> 6u); }
 
 fn dot16(w: vec4u, x: vec4u, start_at: i32) -> i32 {
     return start_at + dot4I8Packed(w.x, x.x) + dot4I8Packed(w.y, x.y) + dot4I8Packed(w.z, x.z)
@@ -27,8 +35,8 @@ fn put_16(at: u32, v: array<vec4f, 4>) {
     largest = max(largest, subgroupShuffleXor(largest, 1u));
     let m = bitcast<f32>(largest);
     let inverse = select(0.0, 127.0 / m, largest != 0u);
-    x8[at] = vec4u(
+    x8[place(at)] = vec4u(
         pack4xI8(vec4i(round(inverse * v[0]))), pack4xI8(vec4i(round(inverse * v[1]))),
         pack4xI8(vec4i(round(inverse * v[2]))), pack4xI8(vec4i(round(inverse * v[3]))));
-    x8_scales[at] = m * (1.0 / 127.0);
+    if (at & 1u) == 0u { x8_scales[scale_place(at)] = m * (1.0 / 127.0); }
 }

@@ -3,8 +3,8 @@ fn $P_meets(start_at: u32, i: u32) -> Meets {
     var m: Meets;
     //#repeat j 4
     if $ju < $P_VECTORS {
-        m.v[$j] = x8[start_at + $P_x(i, $ju)];
-        m.d[$j] = x8_scales[start_at + $P_x(i, $ju)];
+        m.v[$j] = x8[place(start_at + $P_x(i, $ju))];
+        m.d[$j] = x8_scales[scale_place(start_at + $P_x(i, $ju))];
     }
     //#end
     return m;
