@@ -281,6 +281,26 @@ fn last_logits(model: &model::Model<Gpu>, gpu: &Gpu) -> Vec<f32> {
     logits
 }
 
+/// The same batches of four rows, again and again.
+#[test]
+fn few_rows_give_the_same_every_time() {
+    let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+    let mut description = Synthetic::tiny(Recipe::Q2, 3);
+    description.sizes.ratios = vec![0, 4, 128];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let model = load(&gpu, &gguf).unwrap();
+    let run = || {
+        let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+        (0..40).map(|_| feed(&model, &gpu, &mut timeline, &prompt(4), 4)).collect::<Vec<_>>()
+    };
+    let want = run();
+    for _ in 0..4 {
+        let got = run();
+        let first = (0..want.len()).find(|&batch| got[batch] != want[batch]);
+        assert_eq!(first, None, "the first batch that differs");
+    }
+}
+
 /// Whoever reckons what is read has to know how many rows a tile has: it differs by device and batch.
 #[test]
 fn products_by_tiles_say_how_many_rows_share_weights() {

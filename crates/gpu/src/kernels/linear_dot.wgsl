@@ -92,7 +92,7 @@ fn main(
 ) {
 //#if MIX
     if group.x == groups.x - 1u {
-        if group.y == 0u { mixtures(p.n, p.mix_iterations, p.mix_eps, thread); }
+        if group.y == 0u { mixtures(p.mix_rows, p.mix_iterations, p.mix_eps, thread); }
         return;
     }
 //#endif

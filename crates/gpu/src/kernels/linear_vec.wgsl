@@ -168,7 +168,7 @@ fn main(
 //#if MIX
     let others = groups.x - 1u;
     if group.x == others {
-        if group.y == 0u { mixtures(p.n, p.mix_iterations, p.mix_eps, thread); }
+        if group.y == 0u { mixtures(p.mix_rows, p.mix_iterations, p.mix_eps, thread); }
         return;
     }
 //#else

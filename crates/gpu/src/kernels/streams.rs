@@ -83,12 +83,12 @@ impl Mixture {
     ) -> Variant {
         let variant = variant.with("MIX", bindings.len()).with("HC", self.hc);
         bindings.extend([self.entered.read(), self.base.clone(), self.scale.clone(), self.mix.write()]);
-        params.extend([self.iterations as u32, self.eps.to_bits()]);
+        params.extend([self.entered.n as u32, self.iterations as u32, self.eps.to_bits()]);
         variant
     }
 
     pub(crate) fn launch(&self, gpu: &Inner, r: &mut Recorder) {
-        let (mut bindings, mut params) = (Vec::new(), vec![self.entered.n as u32]);
+        let (mut bindings, mut params) = (Vec::new(), Vec::new());
         let variant = self.join(threads("mixture"), &mut bindings, &mut params);
         r.launch(gpu, variant, &bindings, &params, [1, 1, 1]);
     }

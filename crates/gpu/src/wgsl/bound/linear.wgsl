@@ -10,7 +10,7 @@ struct Params {
     route_scale: f32,
 //#endif
 //#if MIX
-    mix_iterations: u32, mix_eps: f32,
+    mix_rows: u32, mix_iterations: u32, mix_eps: f32, // rows of the mixture, which may be of another batch
 //#endif
 }
 
