@@ -7,8 +7,9 @@ use crate::tap::NoTap;
 use crate::timeline::{PAGE, Timeline};
 use crate::weights::Model;
 
-/// Rows of the batches: a token, a few, and parts of prompts. Backends go different ways for them.
-const ROWS: [usize; 7] = [1, 2, 4, 16, 128, 256, 512];
+/// Rows of the batches: single tokens, one of which completes a window of four; a few; and parts of prompts. Backends go
+/// different ways for them.
+const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 
 /// Asks for batches of usual sizes, at the beginning of a conversation and where the indexer has to choose, and for
 /// whole pages in between. Nothing is read; for [`Ops::rehearse`].
