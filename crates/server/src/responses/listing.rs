@@ -1,6 +1,6 @@
 //! Lists of items, a page at a time.
 
-use crate::error::ApiError;
+use crate::error::{ApiError, Fault};
 use axum::http::Uri;
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -67,7 +67,10 @@ impl PageOf {
             None => 0,
             Some(after) => match named.iter().position(|(id, _)| id == after) {
                 Some(at) => at + 1,
-                None => return Err(ApiError::invalid("after", format!("no item here has the id {after:?}"))),
+                None => {
+                    let message = format!("after: no item here has the id {after:?}");
+                    return Err(ApiError::new(Fault::Thing, message).at("after"));
+                }
             },
         };
         let (rest, most) = (&named[begin..], self.limit.min(named.len() - begin));
