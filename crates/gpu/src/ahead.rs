@@ -1,8 +1,8 @@
 //! Encoding what will most likely be asked for next, while the device works.
 //!
-//! To put a token's launches into the device's own form takes the host about as long as the device needs to run them. But decoding
-//! asks for the same ones token after token, or every fourth token where windows are compressed: buffers come from the
-//! pool in the same order, and what changes is host data. So lists of commands are remembered, and those that
+//! To put a token's launches into the device's own form takes the host about a third of the time that the device then needs to
+//! run them. But decoding asks for the same ones token after token, or every fourth token where windows are compressed:
+//! buffers come from the pool in the same order, and what changes is host data. So lists of commands are remembered, and those that
 //! came a second time are encoded again while the host waits. A list that comes again then only has to be handed over.
 
 use crate::gpu::Inner;

@@ -4,6 +4,7 @@
 //! has nothing to do. Unlike with a profile, launches of a submission still overlap, and nothing is waited for.
 
 use crate::gpu::{Gpu, Inner, lock};
+use crate::stamps::Stamps;
 use model::ops::DeviceError;
 use std::sync::Mutex;
 
@@ -22,37 +23,14 @@ pub struct Clocked {
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Clock {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    readable: wgpu::Buffer,
-    /// Nanoseconds of a tick.
-    period: f32,
+    stamps: Stamps,
     /// Stamps asked for so far, while it runs.
     asked: Mutex<Option<u32>>,
 }
 
 impl Clock {
     pub(crate) fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Clock {
-        let buffer = |usage| {
-            let size = 8 * u64::from(MOST);
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size,
-                usage,
-                mapped_at_creation: false,
-            })
-        };
-        Clock {
-            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count: MOST,
-            }),
-            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
-            readable: buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ),
-            period: queue.get_timestamp_period(),
-            asked: Mutex::default(),
-        }
+        Clock { stamps: Stamps::new(device, queue, MOST), asked: Mutex::default() }
     }
 
     /// What stamps its place in a submission, if the clock runs: when all ahead of it is done.
@@ -65,7 +43,7 @@ impl Clock {
             encoder.begin_compute_pass(&wgpu::ComputePassDescriptor {
                 label: None,
                 timestamp_writes: Some(wgpu::ComputePassTimestampWrites {
-                    query_set: &self.queries,
+                    query_set: &self.stamps.queries,
                     beginning_of_pass_write_index: Some(*index),
                     end_of_pass_write_index: None,
                 }),
@@ -86,12 +64,10 @@ impl Clock {
             _ => return Ok(None),
         };
         let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor { label: None });
-        encoder.resolve_query_set(&self.queries, 0..count, &self.resolved, 0);
-        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, 8 * u64::from(count));
+        self.stamps.fetch(&mut encoder, count);
         let submission = gpu.queue.submit([encoder.finish()]);
-        let bytes = gpu.map_and_copy(&self.readable, 8 * u64::from(count), submission)?;
-        let stamps: Vec<u64> = bytes.as_chunks().0.iter().map(|&stamp| u64::from_le_bytes(stamp)).collect();
-        Ok(clocked(stamps.as_chunks().0, f64::from(self.period)))
+        let stamps = self.stamps.read(gpu, count, submission)?;
+        Ok(clocked(stamps.as_chunks().0, self.stamps.period))
     }
 }
 

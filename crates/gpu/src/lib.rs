@@ -24,6 +24,7 @@ mod profile;
 mod recorder;
 mod rows;
 mod shader;
+mod stamps;
 mod trial;
 mod watch;
 

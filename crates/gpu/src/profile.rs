@@ -4,6 +4,7 @@
 //! goes, while the sum is larger than without (launches no longer overlap, and every flush waits).
 
 use crate::gpu::Inner;
+use crate::stamps::Stamps;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -13,12 +14,9 @@ const MOST: u32 = 2048;
 /// Times of kernels so far.
 #[derive(Debug)]
 pub struct Profile {
-    queries: wgpu::QuerySet,
-    resolved: wgpu::Buffer,
-    readable: wgpu::Buffer,
+    stamps: Stamps,
     labels: Mutex<Vec<String>>,
     times: Mutex<BTreeMap<String, Time>>,
-    period: f32,
 }
 
 /// Time of one kernel.
@@ -37,26 +35,10 @@ pub(crate) struct Flush<'a> {
 
 impl Profile {
     pub(crate) fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Profile {
-        let size = u64::from(MOST) * 16;
-        let buffer = |usage| {
-            device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size,
-                usage,
-                mapped_at_creation: false,
-            })
-        };
         Profile {
-            queries: device.create_query_set(&wgpu::QuerySetDescriptor {
-                label: None,
-                ty: wgpu::QueryType::Timestamp,
-                count: 2 * MOST,
-            }),
-            resolved: buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC),
-            readable: buffer(wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ),
+            stamps: Stamps::new(device, queue, 2 * MOST),
             labels: Mutex::default(),
             times: Mutex::default(),
-            period: queue.get_timestamp_period(),
         }
     }
 
@@ -90,7 +72,7 @@ impl Flush<'_> {
     pub(crate) fn pass(&self) -> wgpu::ComputePassTimestampWrites<'_> {
         let index = self.launches().min(MOST - 1);
         wgpu::ComputePassTimestampWrites {
-            query_set: &self.profile.queries,
+            query_set: &self.profile.stamps.queries,
             beginning_of_pass_write_index: Some(2 * index),
             end_of_pass_write_index: Some(2 * index + 1),
         }
@@ -105,27 +87,23 @@ impl Flush<'_> {
     pub(crate) fn end(&self, encoder: &mut wgpu::CommandEncoder) {
         let count = self.launches().min(MOST);
         if count > 0 {
-            let p = self.profile;
-            encoder.resolve_query_set(&p.queries, 0..2 * count, &p.resolved, 0);
-            encoder.copy_buffer_to_buffer(&p.resolved, 0, &p.readable, 0, u64::from(count) * 16);
+            self.profile.stamps.fetch(encoder, 2 * count);
         }
     }
 
     pub(crate) fn collect(&self, gpu: &Inner, submission: wgpu::SubmissionIndex) {
-        let (p, count) = (self.profile, self.launches().min(MOST) as usize);
+        let (p, count) = (self.profile, self.launches().min(MOST));
         if count == 0 {
             return;
         }
-        let Ok(bytes) = gpu.map_and_copy(&p.readable, 16 * count as u64, submission) else {
+        let Ok(stamps) = p.stamps.read(gpu, 2 * count, submission) else {
             return; // the failure is remembered and surfaces at the next read
         };
-        let stamps: Vec<u64> =
-            bytes.chunks_exact(8).map(|b| u64::from_le_bytes(b.try_into().expect("8 bytes"))).collect();
         if let (Ok(labels), Ok(mut times)) = (p.labels.lock(), p.times.lock()) {
             for (label, stamp) in labels.iter().zip(stamps.as_chunks::<2>().0) {
                 let time = times.entry(label.clone()).or_default();
                 time.launches += 1;
-                time.nanoseconds += stamp[1].saturating_sub(stamp[0]) as f64 * f64::from(p.period);
+                time.nanoseconds += stamp[1].saturating_sub(stamp[0]) as f64 * p.stamps.period;
             }
         }
     }
