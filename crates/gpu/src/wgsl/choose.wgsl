@@ -5,7 +5,7 @@
 // `gate_at`, the bindings `ids`, `shares` and `given`, and the scale.
 const ROOM = (EXPERTS + 3u) / 4u * 4u;
 var<workgroup> scores: array<f32, EXPERTS>;
-var<workgroup> keys: array<u32, ROOM>; // order as the scores with their bias; 0 beyond the last expert
+var<workgroup> keys: array<u32, ROOM>; // order as the scores with their bias, from 1 on; 0 beyond the last expert
 var<workgroup> winners: array<u32, USED>;
 
 fn score(x: f32) -> f32 {
@@ -16,12 +16,7 @@ fn score(x: f32) -> f32 {
     return sqrt(softplus);
 }
 
-// At least 1; NaN is below everything.
-fn ordered(score: f32) -> u32 {
-    let bits = bitcast<u32>(score);
-    if (bits & 0x7fffffffu) > 0x7f800000u { return 1u; }
-    return max(select(bits | 0x80000000u, ~bits, (bits >> 31u) == 1u), 1u);
-}
+//#include ordered
 
 //#if !TABLE
 // How many experts are ahead of this one.
@@ -45,7 +40,7 @@ fn choose(n: u32, scale: f32, thread: u32) {
     for (var e = thread; e < EXPERTS; e += THREADS) {
         scores[e] = score(gate_at(n, e));
 //#if !TABLE
-        keys[e] = ordered(scores[e] + given[e]);
+        keys[e] = max(ordered(scores[e] + given[e]), 1u); // NaN is below everything else
 //#endif
     }
 //#if TABLE
