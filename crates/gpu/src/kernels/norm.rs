@@ -37,9 +37,9 @@ pub(crate) fn norm(gpu: &Inner, r: &mut Recorder, what: &Norm<'_>, x: &Array, y:
 /// Treats several sets of vectors: for one row in one launch, which is held back so that the row of the last set can be
 /// appended along with it. Vectors of a result follow each other.
 ///
-/// For two to eight rows one launch would do as well. But on lavapipe, when other programs wanted the processor, about one
-/// in a hundred batches with such launches gave other logits, and none without; why is not known, a later search did not meet it
-/// again, and no other device was looked at for it. One row never did.
+/// For two to eight rows one launch would do as well. But on lavapipe, when other programs wanted the processor, about
+/// one in a hundred batches with such launches gave other logits, and none without. Why is not known: a later search
+/// did not meet it again, and no other device was looked at for it. One row never did.
 pub(crate) fn norms(gpu: &Inner, r: &mut Recorder, jobs: &[NormJob<'_>]) {
     if jobs[0].x.n == 1 {
         let norms = Norms::new(gpu, jobs, [0, 0]);
