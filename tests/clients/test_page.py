@@ -206,14 +206,17 @@ def test_conversations_travel_as_files(page, tmp_path):
     expect(page.get_by_role("alert").first).to_contain_text("damaged")
 
 
-def test_a_reload_amid_an_answer_keeps_what_came(page, line):
+def test_a_page_left_amid_an_answer_keeps_what_came(page, line):
     choose_thinking(page, "off")
-    line.pause = 0.08
+    # All of it takes some five seconds; the page keeps it each second.
+    line.pause = 0.25
     say(page, "Count from 1 to 200.")
     expect(answers(page).last.locator(".text")).to_contain_text(re.compile(r"\d, \d"))
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(1500)
+    # Left first and then opened again, since a quick line would bring the rest before a reload.
+    page.goto("about:blank")
     line.pause = 0.0
-    page.reload()
+    page.goto(line.url)
     answer = finished(page)
     expect(answer.locator(".problem")).to_contain_text("page was closed")
     expect(answer.locator(".text")).to_contain_text(re.compile(r"\d, \d"))
