@@ -14,12 +14,27 @@ pub struct Array {
     pub(crate) n: usize,
     /// Values in a row.
     pub(crate) width: usize,
+    /// What is still to be done with its vectors, by whoever reads it: one launch less to wait for.
+    pub(crate) treatment: Option<Arc<Treatment>>,
+}
+
+/// A norm without weights and a rotation: what becomes of queries.
+#[derive(Debug)]
+pub struct Treatment {
+    /// Width of a vector.
+    pub(crate) width: usize,
+    /// Added to the mean square; `None` leaves the length alone.
+    pub(crate) eps: Option<f32>,
+    /// Values at the end of a vector that are rotated.
+    pub(crate) rope: usize,
+    /// `[n, rope / 2]` of (cos, sin), as bits.
+    pub(crate) angles: Arc<Vec<u32>>,
 }
 
 impl Array {
     /// Rows whose values somebody is about to write.
     pub(crate) fn empty(gpu: &Inner, n: usize, width: usize) -> Array {
-        Array { buffer: Arc::new(gpu.pooled(4 * (n * width) as u64)), offset: 0, n, width }
+        Array { buffer: Arc::new(gpu.pooled(4 * (n * width) as u64)), offset: 0, n, width, treatment: None }
     }
 
     /// Arrays of so many rows of such widths one behind the other in one buffer, so that one launch can write them all
@@ -30,7 +45,7 @@ impl Array {
         let buffer = Arc::new(gpu.pooled(shapes.iter().map(size).sum()));
         let mut offset = 0;
         let mut next = |shape: &(usize, usize)| {
-            let array = Array { buffer: buffer.clone(), offset, n: shape.0, width: shape.1 };
+            let array = Array { buffer: buffer.clone(), offset, n: shape.0, width: shape.1, treatment: None };
             offset += size(shape);
             array
         };

@@ -53,10 +53,41 @@ impl Slice {
 
 /// Buffers that nobody uses at the moment, by size and number: of those of a size the lowest is given out, so that a token
 /// gets the buffers that the one before it had.
+///
+/// Small ones rest until what used them has been handed over. For in what is handed over together a launch waits for all
+/// that went before it if it writes to a buffer that any of them used. So launches that read nothing of each other run at
+/// the same time.
 #[derive(Debug, Default)]
 pub struct Pool {
-    free: Mutex<HashMap<u64, BTreeMap<u64, Arc<Buffer>>>>,
+    shelves: Mutex<Shelves>,
     total: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Shelves {
+    free: HashMap<u64, BTreeMap<u64, Arc<Buffer>>>,
+    resting: Vec<Arc<Buffer>>,
+    /// Bytes of these.
+    rest: u64,
+}
+
+/// Bytes of the largest buffer that rests, and of all that rest together.
+const SMALL: u64 = 256 << 10;
+const MOST_REST: u64 = 8 << 20;
+
+impl Shelves {
+    fn release(&mut self, buffer: Arc<Buffer>) {
+        if buffer.size() <= SMALL && self.rest + buffer.size() <= MOST_REST {
+            self.rest += buffer.size();
+            self.resting.push(buffer);
+        } else {
+            self.shelve(buffer);
+        }
+    }
+
+    fn shelve(&mut self, buffer: Arc<Buffer>) {
+        self.free.entry(buffer.size()).or_default().insert(buffer.id, buffer);
+    }
 }
 
 /// A buffer of the pool; it goes back when this is dropped.
@@ -81,9 +112,9 @@ impl Pooled {
 impl Drop for Pooled {
     fn drop(&mut self) {
         if let (Some(buffer), Some(pool)) = (self.buffer.take(), &self.pool)
-            && let Ok(mut free) = pool.free.lock()
+            && let Ok(mut shelves) = pool.shelves.lock()
         {
-            free.entry(buffer.size()).or_default().insert(buffer.id, buffer);
+            shelves.release(buffer);
         }
     }
 }
@@ -92,12 +123,22 @@ impl Pool {
     /// A buffer of at least `bytes`, of those that are free or made by `create`.
     pub(crate) fn take(self: &Arc<Pool>, bytes: u64, create: impl FnOnce(u64) -> Arc<Buffer>) -> Pooled {
         let size = size_class(bytes);
-        let free = self.free.lock().ok().and_then(|mut free| free.get_mut(&size)?.pop_first());
+        let free = self.shelves.lock().ok().and_then(|mut shelves| shelves.free.get_mut(&size)?.pop_first());
         let buffer = free.map(|(_, buffer)| buffer).unwrap_or_else(|| {
             self.total.fetch_add(size, Ordering::Relaxed);
             create(size)
         });
         Pooled { buffer: Some(buffer), pool: Some(self.clone()) }
+    }
+
+    /// What used buffers so far has been handed over.
+    pub(crate) fn handed_over(&self) {
+        if let Ok(mut shelves) = self.shelves.lock() {
+            shelves.rest = 0;
+            for buffer in std::mem::take(&mut shelves.resting) {
+                shelves.shelve(buffer);
+            }
+        }
     }
 
     /// Bytes of all buffers ever made for the pool.

@@ -102,7 +102,7 @@ pub(crate) struct Inner {
     /// Whether kernels and the host can use the same buffers without one copying for the other.
     pub(crate) shares_memory: bool,
     checks: bool,
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     counters: Arc<Buffer>,
     /// Of each layer.
     pub(crate) heaps: Mutex<BTreeMap<usize, Arc<Mutex<Heap>>>>,

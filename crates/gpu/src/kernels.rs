@@ -17,8 +17,8 @@ pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_ro
 pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
 pub(crate) use leaders::read_leaders;
-pub(crate) use linear::{Linear, Output, linear, linears};
-pub(crate) use norm::{Norm, NormJob, Norms, norm, norms};
+pub(crate) use linear::{Beside, Linear, Output, linear, linear_beside, linear_into, linears};
+pub(crate) use norm::{Norm, Norms, norm, norm_row, treated};
 pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{Mixture, collapse, enter, leave, turn};

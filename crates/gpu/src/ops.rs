@@ -2,10 +2,10 @@
 //! the files in `kernels` what goes where.
 
 use crate::adapter::Kind;
-use crate::array::{Array, Mix, Picks, Routes};
+use crate::array::{Array, Mix, Picks, Routes, Treatment};
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::{Gpu, Inner};
-use crate::kernels::{self, Linear, Norm, NormJob, Output, linear, linears, norms};
+use crate::kernels::{self, Linear, Norm, Output, linear, linear_beside, linear_into, linears, norm_row};
 use crate::matrix::{self, Matrix};
 use crate::recorder::Recorder;
 use crate::rows::Rows;
@@ -21,10 +21,14 @@ use std::sync::Arc;
 /// The backend as the model's weights know it.
 pub(crate) type Weights = Gpu;
 
-/// The first `count` entries of a list of angles, on the device: `[count, pairs]` of (cos, sin).
+/// The first `count` entries of a list of angles: `[count, pairs]` of (cos, sin), as bits.
+fn angle_words(angles: &Angles, count: usize) -> Vec<u32> {
+    (0..count).flat_map(|i| angles.row(i)).flatten().map(|x| x.to_bits()).collect()
+}
+
+/// The same on the device.
 pub(crate) fn angles_slice(gpu: &Inner, r: &mut Recorder, angles: &Angles, count: usize) -> Slice {
-    let words: Vec<u32> = (0..count).flat_map(|i| angles.row(i)).flatten().map(|x| x.to_bits()).collect();
-    r.put(gpu, &words)
+    r.put(gpu, &angle_words(angles, count))
 }
 
 /// Launches after which work is handed over, so that the device need not wait for the whole step: few at first, for it
@@ -50,7 +54,10 @@ impl Gpu {
     }
 
     fn words(&self, array: &Array) -> Result<Vec<u32>, DeviceError> {
-        let bytes = self.0.read(&mut self.0.recorder(), &[array.slice()])?;
+        let mut r = self.0.recorder();
+        r.launch_beside(&self.0);
+        let treated = kernels::treated(&self.0, &mut r, array);
+        let bytes = self.0.read(&mut r, &[treated.as_ref().unwrap_or(array).slice()])?;
         Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
     }
 }
@@ -83,7 +90,13 @@ impl Ops for Gpu {
         let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
         let buffer = self.0.try_storage("a vector of the model", (bytes.len() as u64).max(16))?;
         self.0.queue.write_buffer(&buffer.raw, 0, &bytes);
-        Ok(Array { buffer: Arc::new(Pooled::owned(buffer)), offset: 0, n: values.len() / width, width })
+        Ok(Array {
+            buffer: Arc::new(Pooled::owned(buffer)),
+            offset: 0,
+            n: values.len() / width,
+            width,
+            treatment: None,
+        })
     }
 
     fn rows(&self, layout: RowLayout, layer: usize) -> Rows {
@@ -166,7 +179,8 @@ impl Ops for Gpu {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let r = &mut *r;
         let rope = 2 * angles.row(0).len();
-        let angles = angles_slice(gpu, r, angles, x.n);
+        let turns = Arc::new(angle_words(angles, x.n));
+        let angles = r.put(gpu, &turns);
         let rows_of = |c: &Compressor<Self>| positions.iter().map(|p| p % c.ratio as u32).collect::<Vec<_>>();
         let compressors: Vec<(&Compressor<Self>, Vec<u32>)> = attention
             .compressor
@@ -205,32 +219,31 @@ impl Ops for Gpu {
         let index_compressor = inputs.next();
         let normed =
             |w| Linear { norm: Some((&attention.q_a_norm.weight, attention.q_a_norm.eps)), ..Linear::new(w) };
-        // Queries before they are turned: attention's, and the indexer's.
-        let mut raw_q = Vec::new();
-        if let Some(low) = &low {
-            let matrices = [Some(&attention.q_b), indexer.map(|i| &i.q_b)];
-            let shapes: Vec<_> = matrices.iter().flatten().map(|w| (x.n, w.rows)).collect();
-            raw_q = Array::several(gpu, &shapes);
-            let output = |(w, y)| Output { what: normed(w), y, offset: 0 };
-            let outputs: Vec<_> = matrices.into_iter().flatten().zip(&raw_q).map(output).collect();
-            linears(gpu, r, low, &outputs);
-        }
-        let turn = |width, eps, weight| Norm { width, eps, weight, rotate: Some((&angles, rope)), repeat: 1 };
+        // Queries: whoever reads them norms and turns them. Where there is an indexer, its own come first.
+        let treated = |width, eps| Some(Arc::new(Treatment { width, eps, rope, angles: turns.clone() }));
         let head = attention.head_dim;
+        let mut indexer_query = None;
+        let mut q = None;
+        if let Some(low) = &low {
+            let y = Array {
+                treatment: treated(head, Some(attention.q_a_norm.eps)),
+                ..Array::empty(gpu, x.n, attention.q_b.rows)
+            };
+            if let Some(indexer) = indexer {
+                let u = linear(gpu, r, &normed(&indexer.q_b), low);
+                indexer_query = Some(Array { treatment: treated(indexer.width, None), ..u });
+                linear_beside(gpu, r, &normed(&attention.q_b), low, &y);
+            } else {
+                linear_into(gpu, r, &normed(&attention.q_b), low, &y, 0);
+            }
+            q = Some(y);
+        }
+        // The cached row waits for nothing that the queries' products make, so they run at the same time.
         let kv = Array::empty(gpu, x.n, head);
-        let kv_norm = turn(head, Some(attention.kv_norm.eps), Some(&attention.kv_norm.weight));
-        let turns = [
-            Some(turn(head, Some(attention.q_a_norm.eps), None)),
-            indexer.map(|i| turn(i.width, None, None)),
-        ];
-        let turned: Vec<Array> = raw_q.iter().map(|raw| Array::empty(gpu, x.n, raw.width)).collect();
-        let queries = turns.into_iter().flatten().zip(raw_q.iter().zip(&turned));
-        let mut jobs: Vec<_> = queries.map(|(what, (x, y))| NormJob { what, x, y }).collect();
-        jobs.push(NormJob { what: kv_norm, x: &raw, y: &kv });
-        norms(gpu, r, &jobs);
-        let mut turned = turned.into_iter();
-        let q = turned.next();
-        let indexer = scores.zip(turned.next()).map(|((_, a), u)| IndexQuery { u, a });
+        let (eps, weight) = (Some(attention.kv_norm.eps), Some(&attention.kv_norm.weight));
+        let kv_norm = Norm { width: head, eps, weight, rotate: Some((&angles, rope)), repeat: 1 };
+        norm_row(gpu, r, &kv_norm, &raw, &kv);
+        let indexer = scores.zip(indexer_query).map(|((_, a), u)| IndexQuery { u, a });
         Projected { q, kv, compressor, index_compressor, indexer }
     }
 

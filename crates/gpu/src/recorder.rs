@@ -8,7 +8,7 @@
 use crate::ahead::Ahead;
 use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::Inner;
-use crate::kernels::{APPENDS, Append, Mixture, Norms, append_all};
+use crate::kernels::{APPENDS, Append, Beside, Mixture, Norms, append_all};
 use crate::profile;
 use crate::shader::Variant;
 use crate::watch::Watch;
@@ -110,6 +110,8 @@ pub struct Recorder {
     appends: Vec<Append>,
     /// Held back until there is a product that it can go along with.
     pub(crate) mixture: Option<Mixture>,
+    /// A product held back until there is a launch that can run at the same time.
+    pub(crate) beside: Option<Beside>,
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     ahead: Ahead,
@@ -220,6 +222,14 @@ impl Recorder {
         }
     }
 
+    /// Launches the product that was held back for this moment, or that is about to be read. What it is beside was just
+    /// launched, and the two have no buffer in common that either writes.
+    pub(crate) fn launch_beside(&mut self, gpu: &Inner) {
+        if let Some(beside) = self.beside.take() {
+            beside.go(gpu, self);
+        }
+    }
+
     /// Asks for a copy between two buffers.
     pub(crate) fn copy(&mut self, gpu: &Inner, from: Slice, to: &Arc<Buffer>, at: u64) {
         self.settle(gpu);
@@ -269,9 +279,14 @@ impl Recorder {
 
     /// Gives everything recorded to the device; returns what to wait for.
     pub(crate) fn flush(&mut self, gpu: &Inner) -> Option<wgpu::SubmissionIndex> {
+        self.launch_beside(gpu);
         self.settle(gpu);
+        gpu.pool.handed_over();
         if self.commands.is_empty() {
             return None;
+        }
+        if let Some(watch) = &mut self.watch {
+            watch.handed_over();
         }
         for (buffer, data) in &mut self.arena.pages {
             if !data.is_empty() {

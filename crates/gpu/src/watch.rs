@@ -17,7 +17,8 @@ pub struct Launch {
     /// Rows that share one reading of the weights, in a product by tiles.
     pub tile: Option<u32>,
     /// Whether it has to wait for launches before it: it reads what one of them wrote, or writes what one of them
-    /// used. Buffers count as a whole, as they do for `wgpu`, which puts a barrier there.
+    /// used. Buffers count as a whole, as they do for `wgpu`, which puts a barrier there; between launches that are handed
+    /// over at different times it puts all barriers ahead of the first.
     pub barrier: bool,
     /// The parts of buffers that it may use.
     pub bound: Vec<Bound>,
@@ -64,9 +65,17 @@ pub(crate) struct Watch {
     launches: Vec<Launch>,
     /// Buffers that were used, and whether the last use may have written to them.
     used: HashMap<u64, bool>,
+    /// Whether the next launch is the first of those that are handed over together, behind others.
+    first: bool,
 }
 
 impl Watch {
+    /// What was launched is handed over.
+    pub(crate) fn handed_over(&mut self) {
+        self.first |= !self.used.is_empty();
+        self.used.clear();
+    }
+
     /// - `kernel`, `label`, `tile`: of the variant
     pub(crate) fn note(
         &mut self,
@@ -74,7 +83,7 @@ impl Watch {
         bindings: &[Binding],
         groups: [u32; 3],
     ) {
-        let mut barrier = false;
+        let mut barrier = std::mem::take(&mut self.first);
         let uses = || bindings.iter().map(|b| (b.slice(), matches!(b, Binding::Write(_))));
         for (slice, writes) in uses() {
             barrier |= self.used.get(&slice.buffer.id).is_some_and(|&wrote| wrote || writes);

@@ -19,7 +19,7 @@ const STRETCH: usize = 16;
 /// The most stretches: whoever merges them reads a part of each.
 const MOST_STRETCHES: usize = 26;
 
-/// Attention of every row of the batch, turned back: `[n, heads, D]`.
+/// Attention of every row of the batch, turned back: `[n, heads, D]`. If the queries are to be treated, `angles` are theirs.
 pub(crate) fn attend(
     gpu: &Inner,
     r: &mut Recorder,
@@ -29,6 +29,7 @@ pub(crate) fn attend(
     sinks: &Array,
     angles: (&Slice, usize),
 ) -> Array {
+    r.launch_beside(gpu);
     let layout = views[0].window.layout();
     let (n, width) = (q.n, layout.width());
     let heads = q.width / width;
@@ -92,6 +93,8 @@ pub(crate) fn attend(
     if merges {
         let counters = Binding::Write(gpu.counters(1));
         bindings.extend([sinks.read(), Binding::Read(angles.0.clone()), o.write(), counters]);
+    } else if q.treatment.is_some() {
+        bindings.push(Binding::Read(angles.0.clone()));
     }
     let picks_at = picks.map_or(0, |picks| {
         bindings.push(picks.rows.read());
@@ -107,6 +110,7 @@ pub(crate) fn attend(
             .with("SPREAD", spread)
             .with("PICKS", picks_at)
             .when("MERGE", merges)
+            .when("NORM", q.treatment.is_some())
             .with("TURNED", turned),
         &bindings,
         &[
@@ -116,6 +120,7 @@ pub(crate) fn attend(
             splits as u32,
             picks.map_or(0, |picks| picks.rows.width as u32),
             (1.0 / (width as f32).sqrt()).to_bits(),
+            q.treatment.as_ref().and_then(|treatment| treatment.eps).unwrap_or(0.0).to_bits(),
         ],
         [head_groups as u32, splits as u32, n as u32],
     );

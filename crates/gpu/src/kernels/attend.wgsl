@@ -5,8 +5,8 @@
 // Keys are the window rows, oldest first, then compressed rows. KEYS of them at a time are decoded into
 // workgroup memory, for all heads; a team of threads holds the query and the sum of each of its HEADS
 // heads in registers, spread over the lanes. `attend_merge` puts the stretches together; with MERGE the last workgroup
-// of some heads to come does it instead: see `last`.
-struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32 } // stride in vectors
+// of some heads to come does it instead: see `last`. With NORM a head's query is first divided by its RMS and rotated.
+struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32, eps: f32 } // stride in vectors
 
 struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_len: u32, pad: u32 }
 
@@ -24,6 +24,9 @@ struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_le
 //#else
 @group(0) @binding(4) var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
 @group(0) @binding(5) var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
+//#if NORM
+@group(0) @binding(6) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
+//#endif
 //#endif
 //#if PICKS
 @group(0) @binding(PICKS) var<storage, read>   picks: array<u32>;   // [n, top_k]
@@ -84,6 +87,27 @@ fn main(
         at$i = address(n, row, min(start + KEYS + key$i, end - 1u));
     }
     //#end
+//#if NORM
+    //#repeat h HEADS
+    var square$h = 0.0;
+    //#repeat v SPREAD
+    square$h += dot(q$h_$v, q$h_$v);
+    //#end
+    let factor$h = 1.0 / sqrt(team_sum(square$h, thread) / f32(WIDTH) + p.eps);
+    //#repeat v SPREAD
+    {
+        q$h_$v *= factor$h;
+        let c = $vu * LANES + lane;
+        if c < VECTORS && 4u * c >= WIDTH - TURNED {
+            let a = angles[n * (TURNED / 4u) + c - (WIDTH - TURNED) / 4u];
+            q$h_$v = vec4f(
+                q$h_$v.x * a.x - q$h_$v.y * a.y, q$h_$v.x * a.y + q$h_$v.y * a.x,
+                q$h_$v.z * a.z - q$h_$v.w * a.w, q$h_$v.z * a.w + q$h_$v.w * a.z);
+        }
+    }
+    //#end
+    //#end
+//#endif
     for (var j = start; j < end; j += KEYS) {
         //#repeat i ITEMS
         if key$i < KEYS {

@@ -4,7 +4,7 @@ use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
 #[cfg(doc)]
-use crate::kernels::norms;
+use crate::kernels::norm_row;
 use crate::kernels::{THREADS, teams, threads};
 use crate::ops::{Weights, angles_slice};
 use crate::recorder::{Binding, Recorder};
@@ -28,7 +28,7 @@ pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize
 }
 
 /// Rows on their way to a store. What one layer appends for one timeline goes in one launch, so it is held
-/// back until something else is launched; behind norms that are held back in one launch with them, see [`norms`].
+/// back until something else is launched; behind norms that are held back in one launch with them, see [`norm_row`].
 pub(crate) struct Append {
     pub(crate) x: Slice,
     pub(crate) store: Binding,

@@ -58,7 +58,11 @@ fn few(
     let (stack, used) = (&experts.stack, routes.ids.width);
     let mut inner = Array::several(gpu, &[(x.n * used, stack.ff), (x.n, shared.ff)]);
     let (shared_inner, inner) = (inner.pop().expect("two"), inner.pop().expect("two"));
-    gate_up(gpu, r, x, routes, (stack, &inner), (shared, &shared_inner));
+    // The shared one waits for nothing that the router makes, so the two run at the same time.
+    let [ids, shares] = [0, 1f32.to_bits()].map(|word| Binding::Read(r.put(gpu, &vec![word; x.n])));
+    gate_up(gpu, r, x, &Pairs { ids, shares, used: 1 }, shared, &shared_inner);
+    let pairs = Pairs { ids: routes.ids.read(), shares: routes.shares.read(), used };
+    gate_up(gpu, r, x, &pairs, stack, &inner);
     let y = Array::empty(gpu, x.n, x.width);
     let rows = team_rows(x.width);
     let units = [stack.down.units(), shared.down.units()];
@@ -104,81 +108,44 @@ fn few(
     y
 }
 
-/// Inner activations, `[n · experts of a row, ff]` of the routed experts and `[n, ff]` of the shared one, both
-/// in one buffer.
-fn gate_up(
-    gpu: &Inner,
-    r: &mut Recorder,
-    x: &Array,
-    routes: &Routes,
-    (stack, inner): (&Expert<Weights>, &Array),
-    (shared, shared_inner): (&Expert<Weights>, &Array),
-) {
-    let used = routes.ids.width;
+/// Experts of each row: which, of those of a stack, and what they count for.
+struct Pairs {
+    /// `[n, used]`
+    ids: Binding,
+    /// `[n, used]`
+    shares: Binding,
+    used: usize,
+}
+
+/// Inner activations `[n · used, ff]`.
+fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expert<Weights>, inner: &Array) {
+    let used = pairs.used;
     let lanes = gpu.abilities.lanes;
     let units = stack.gate.units();
-    let bytes = [&stack.gate, &shared.gate].map(|w| Pieces::of(gpu, w.format));
-    let bytes = match (&bytes, stack.gate.format == stack.up.format && shared.gate.format == shared.up.format)
-    {
-        ([Some(a), Some(b)], true) if fits_8_bits(gpu, 2 * units) => {
-            Some([a.steps(gpu, units), b.steps(gpu, units)])
-        }
-        _ => None,
-    };
+    let bytes = Pieces::of(gpu, stack.gate.format)
+        .filter(|_| stack.gate.format == stack.up.format && fits_8_bits(gpu, 2 * units));
     // With x in 8 bits many small workgroups are best: some fetch while others multiply.
     let rows = if bytes.is_none() && stack.ff * used >= 8192 { 2u32 } else { 1 };
     let chunk = units.min(128);
-    for (i, (gate, up)) in stack.gate.parts.iter().zip(&stack.up.parts).enumerate() {
-        let with_shared = i == 0;
+    for (gate, up) in stack.gate.parts.iter().zip(&stack.up.parts) {
         let kernel = if bytes.is_some() { "gate_up_dot" } else { "gate_up" };
-        let mut variant = teams(gpu, kernel, 256)
-            .format("gate0", stack.gate.format)
-            .format("up0", stack.up.format)
-            .with("KINDS", if with_shared { 2u32 } else { 1 })
+        let variant = teams(gpu, kernel, 256)
+            .format("gate", stack.gate.format)
+            .format("up", stack.up.format)
             .with("ROWS", rows)
-            .with("FF0", stack.ff)
+            .with("FF", stack.ff)
             .with("UNITS", units);
-        variant = match bytes {
-            Some([routed, one]) => variant.with("UNROLL0", routed).with("UNROLL1", one),
+        let variant = match bytes {
+            Some(pieces) => variant.with("UNROLL", pieces.steps(gpu, units)),
             None => variant.with("CHUNK", chunk).when("EXACT", steps(units, chunk, lanes as usize, 1).exact),
         };
-        let mut bindings = vec![
-            x.read(),
-            Binding::Write(Slice::all(inner.buffer.buffer())),
-            routes.ids.read(),
-            routes.shares.read(),
-        ];
+        let mut bindings = vec![x.read(), inner.write(), pairs.ids.clone(), pairs.shares.clone()];
         bindings.extend(gate.bind());
         bindings.extend(up.bind());
-        if with_shared {
-            let (gate, up) = (&shared.gate, &shared.up);
-            assert!(gate.parts.len() == 1 && up.parts.len() == 1, "{}: small", gate.name);
-            variant = variant
-                .with("SHARED", 1u32)
-                .format("gate1", gate.format)
-                .format("up1", up.format)
-                .with("FF1", shared.ff);
-            bindings.extend(gate.parts[0].bind());
-            bindings.extend(up.parts[0].bind());
-        }
-        let widest = stack.ff.max(if with_shared { shared.ff } else { 0 }) as u32;
-        let pairs = x.n * used + if with_shared { x.n } else { 0 };
-        r.launch(
-            gpu,
-            variant,
-            &bindings,
-            &[
-                x.n as u32,
-                (x.width / 4) as u32,
-                used as u32,
-                gate.first as u32,
-                gate.rows as u32,
-                (shared_inner.offset / 4) as u32,
-                stack.clamp.to_bits(),
-                shared.clamp.to_bits(),
-            ],
-            [widest.div_ceil(256 / lanes * rows), pairs as u32, 1],
-        );
+        let words = [x.width / 4, used, gate.first, gate.rows].map(|word| word as u32);
+        let params: Vec<u32> = words.into_iter().chain([stack.clamp.to_bits()]).collect();
+        let groups = (stack.ff as u32).div_ceil(256 / lanes * rows);
+        r.launch(gpu, variant, &bindings, &params, [groups, (x.n * used) as u32, 1]);
     }
 }
 

@@ -1,8 +1,7 @@
 // The inner activations of experts, for few rows:  h[pair] = share · swiglu(gate·x, up·x)
 //
-// Kind 0 is the routed experts: a pair is a row and one of its USED experts. Kind 1 is the shared expert:
-// a pair is a row; the workgroups behind those of kind 0. A team of LANES threads owns ROWS outputs of both
-// matrices, as in `linear_vec`.
+// A pair is a row and one of its `used` experts; of the shared expert, which every row has, the row alone. A team of
+// LANES threads owns ROWS outputs of both matrices, as in `linear_vec`.
 //#include bound/gate_up
 
 //#formats
@@ -12,13 +11,20 @@
 const PITCH = CHUNK + 1u;
 var<workgroup> xs: array<vec4f, 8u * PITCH>;
 
-//#repeat e KINDS
-fn kind$e(group: vec3u, pair: u32, row: u32, stack_row: u32, share: f32, to: u32, thread: u32) {
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
+//#if PREPARED
+    prepare(thread);
+//#endif
+    let pair = group.y;
+    // An expert lies wholly inside one part of a split stack.
+    let stack_row = ids[pair] * FF;
+    if stack_row < p.first_row || stack_row - p.first_row >= p.rows { return; }
     let lane = thread % LANES;
     let first = (group.x * TEAMS + thread / LANES) * ROWS;
-    let base = row * p.x_stride;
+    let base = (pair / p.used) * p.x_stride;
     //#repeat r ROWS
-    let at$r = (stack_row + min(first + $ru, FF$e - 1u)) * UNITS;
+    let at$r = (stack_row - p.first_row + min(first + $ru, FF - 1u)) * UNITS;
     var g$r = 0.0;
     var u$r = 0.0;
     //#end
@@ -35,8 +41,8 @@ fn kind$e(group: vec3u, pair: u32, row: u32, stack_row: u32, share: f32, to: u32
         workgroupBarrier();
         for (var u = lane; u < here; u += LANES) {
             //#repeat r ROWS
-            let gate$r = gate$e_unit(at$r + start + u);
-            let up$r = up$e_unit(at$r + start + u);
+            let gate$r = gate_unit(at$r + start + u);
+            let up$r = up_unit(at$r + start + u);
             var gate_sum$r = 0.0;
             var up_sum$r = 0.0;
             //#end
@@ -59,30 +65,9 @@ fn kind$e(group: vec3u, pair: u32, row: u32, stack_row: u32, share: f32, to: u32
     {
         let g = team_sum(g$r, thread);
         let v = team_sum(u$r, thread);
-        if lane == 0u && first + $ru < FF$e {
-            h[to + pair * FF$e + first + $ru] = share * swiglu(g, v, p.limit$e);
+        if lane == 0u && first + $ru < FF {
+            h[pair * FF + first + $ru] = shares[pair] * swiglu(g, v, p.limit);
         }
     }
     //#end
-}
-//#end
-
-@compute @workgroup_size(THREADS)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
-//#if PREPARED
-    prepare(thread);
-//#endif
-    let pairs = p.n * p.used;
-    if group.y < pairs {
-        // An expert lies wholly inside one part of a split stack.
-        let stack_row = ids[group.y] * FF0;
-        if stack_row < p.first_row || stack_row - p.first_row >= p.rows { return; }
-        if group.x * (TEAMS * ROWS) >= FF0 { return; }
-        kind0(group, group.y, group.y / p.used, stack_row - p.first_row, shares[group.y], 0u, thread);
-    }
-//#if SHARED
-    else if group.x * (TEAMS * ROWS) < FF1 {
-        kind1(group, group.y - pairs, group.y - pairs, 0u, 1.0, p.shared_base, thread);
-    }
-//#endif
 }

@@ -1,7 +1,7 @@
 //! Products with weights: launches `linear_vec.wgsl` for few rows, and goes by tiles for many.
 
 use crate::array::Array;
-use crate::buffers::Slice;
+use crate::buffers::{Pooled, Slice};
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
@@ -10,6 +10,7 @@ use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
 use quants::Format;
+use std::sync::Arc;
 
 /// The most rows that go the way of few.
 pub(crate) const FEW: usize = 8;
@@ -58,6 +59,31 @@ pub(crate) fn linear_into(
     offset: usize,
 ) {
     linears(gpu, r, x, &[Output { what: Linear { ..*what }, y, offset }]);
+}
+
+/// The product, to be launched beside something that does not read it: see [`Recorder::beside`].
+pub(crate) fn linear_beside(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x: &Array, y: &Array) {
+    match &what.w.parts[..] {
+        [part] if x.n <= FEW => {
+            let output = Output { what: Linear { ..*what }, y, offset: 0 };
+            let launch = of_few(gpu, r, x, &[Segment { output: &output, part }]);
+            r.beside = Some(Beside { launch, _keeps: [x, y].map(|array| array.buffer.clone()) });
+        }
+        _ => linear_into(gpu, r, what, x, y, 0),
+    }
+}
+
+/// A product that is held back.
+pub(crate) struct Beside {
+    launch: Launch,
+    /// Buffers that nobody else is to get until it is launched.
+    _keeps: [Arc<Pooled>; 2],
+}
+
+impl Beside {
+    pub(crate) fn go(self, gpu: &Inner, r: &mut Recorder) {
+        self.launch.go(gpu, r);
+    }
 }
 
 /// Products with the same input. All that are normed have the same norm, and all biases name the same rows.
@@ -154,8 +180,11 @@ fn alike(batch: &[Segment<'_>]) -> bool {
 }
 
 fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
-    let launch = in_8_bits(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch));
-    launch.go(gpu, r);
+    of_few(gpu, r, x, batch).go(gpu, r);
+}
+
+fn of_few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Launch {
+    in_8_bits(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch))
 }
 
 /// What goes on with a router's outputs, in the last workgroup of the product: see `route.wgsl`.

@@ -3,7 +3,7 @@
 use crate::array::{Array, Picks};
 use crate::gpu::Inner;
 use crate::kernels::linear::FEW;
-use crate::kernels::norm::spread;
+use crate::kernels::norm::{spread, treated};
 use crate::kernels::{teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -41,15 +41,20 @@ pub(crate) fn pick(
     let Some(kv) = views[0].keys.blocks[0].store() else {
         return Picks { rows: picks, counts };
     };
+    let mut u = None;
     if layout.is_rotated() {
-        r.launch(
-            gpu,
-            threads("round_query").rows(layout).with("READ_ONLY", 1u32),
-            &[query.u.write()],
-            &[],
-            spread((n * heads) as u32),
-        );
+        let mut variant = threads("round_query").rows(layout).with("READ_ONLY", 1u32);
+        let (mut bindings, mut params) = (vec![query.u.write()], Vec::new());
+        if let Some(treatment) = &query.u.treatment {
+            variant = variant.with("TURNED", treatment.rope);
+            bindings.push(Binding::Read(r.put(gpu, &treatment.angles)));
+            params.push(heads as u32);
+        }
+        r.launch(gpu, variant, &bindings, &params, spread((n * heads) as u32));
+    } else {
+        u = treated(gpu, r, &query.u);
     }
+    let u = u.as_ref().unwrap_or(&query.u);
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
     let keys: u32 = if n <= FEW { 16 } else { 64 };
     let step = (SCORES / 4 / most).clamp(1, n);
@@ -60,7 +65,7 @@ pub(crate) fn pick(
             gpu,
             threads("index_scores").rows(layout).with("KEYS", keys).with("SLICES", 256 / keys),
             &[
-                query.u.read(),
+                u.read(),
                 query.a.read(),
                 Binding::Read(kv.clone()),
                 Binding::Read(rows.clone()),
@@ -70,6 +75,8 @@ pub(crate) fn pick(
             &[first as u32, heads as u32, stride(layout) as u32, most as u32],
             [(most as u32).div_ceil(keys), count, 1],
         );
+        // Attention's queries need not be there before attention begins.
+        r.launch_beside(gpu);
         r.launch(
             gpu,
             teams(gpu, "top_k", 256),

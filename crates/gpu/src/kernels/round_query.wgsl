@@ -1,15 +1,31 @@
 // Prepares the indexer's query for keys in FP4: Hadamard transform and rounding, as the keys had.
 //
-// One workgroup per head of a row; in place.
+// One workgroup per head of a row; in place. The last TURNED values are rotated before.
 @group(0) @binding(0) var<storage, read_write> u: array<f32>; // [n · heads, WIDTH]
+//#if TURNED
+@group(0) @binding(1) var<storage, read> angles: array<vec2f>; // [n, TURNED / 2] of (cos, sin)
+struct Params { heads: u32 }
+var<immediate> p: Params;
+//#endif
 
 //#include rows_write
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32,
         @builtin(num_workgroups) groups: vec3u) {
-    let base = (group.y * groups.x + group.x) * WIDTH;
-    for (var i = thread; i < WIDTH; i += THREADS) { row_values[i] = u[base + i]; }
+    let vector = group.y * groups.x + group.x;
+    let base = vector * WIDTH;
+    for (var c = thread; c < WIDTH / 2u; c += THREADS) {
+        var pair = vec2f(u[base + 2u * c], u[base + 2u * c + 1u]);
+//#if TURNED
+        if 2u * c >= WIDTH - TURNED {
+            let a = angles[(vector / p.heads) * (TURNED / 2u) + c - (WIDTH - TURNED) / 2u];
+            pair = vec2f(pair.x * a.x - pair.y * a.y, pair.x * a.y + pair.y * a.x);
+        }
+//#endif
+        row_values[2u * c] = pair.x;
+        row_values[2u * c + 1u] = pair.y;
+    }
     workgroupBarrier();
     hadamard(thread);
     find_largest(thread);

@@ -141,7 +141,7 @@ fn pass(
         let params: Vec<u32> = [d as u32].into_iter().chain(params).collect();
         r.launch(gpu, variant.with("FINISH", 1u32), &bindings, &params, groups);
         if !entry.head {
-            let mix = Array { buffer: mix_out.buffer.clone(), ..mix_out };
+            let mix = Array { buffer: mix_out.buffer.clone(), treatment: None, ..mix_out };
             let (base, scale) = (entry.base.read(), entry.scale.read());
             let (iterations, eps) = (entry.iterations, entry.eps);
             r.hold_mixture(gpu, Mixture { entered, mix, base, scale, hc, iterations, eps });

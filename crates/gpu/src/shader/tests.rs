@@ -55,16 +55,15 @@ fn variants() -> Vec<Variant> {
             all.push(variant.with("KEYS", keys).with("SLICES", 256 / keys));
         }
         if layout.iter().any(|(name, _)| *name == "INDEX4") {
-            all.push(with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32));
+            let round = with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32);
+            all.extend([round.clone(), round.with("TURNED", 64u32)]);
         }
         for team in TEAMS {
             let norm = teams("norm", team)
-                .with("JOBS", 2u32)
-                .with("WIDTH0", 128u32)
-                .with("WIDTH1", 512u32)
+                .with("NORM", 1u32)
+                .with("WEIGHT", 1u32)
                 .with("ROTATE", 1u32)
-                .with("STORE", 7u32)
-                .with("STORE1", 1u32)
+                .with("STORE", 1u32)
                 .with("MORE", 2u32);
             if layout.iter().all(|(name, _)| *name != "INDEX4") {
                 all.push(with_all(norm.with("ROPE", 64u32), &layout));
@@ -80,16 +79,15 @@ fn variants() -> Vec<Variant> {
             }
             for (picks, merge) in [(false, false), (true, false), (false, true), (true, true)] {
                 let spread = 128u32.div_ceil(team.0);
-                all.push(
-                    with_all(teams("attend", team), &layout)
-                        .with("KEYS", 4u32)
-                        .with("HEADS", if spread <= 4 { 2u32 } else { 1 })
-                        .with("SPREAD", spread)
-                        .with("ITEMS", 2u32)
-                        .with("TURNED", 64u32)
-                        .when("MERGE", merge && team.1)
-                        .with("PICKS", if picks { 10u32 } else { 0 }),
-                );
+                let attend = with_all(teams("attend", team), &layout)
+                    .with("KEYS", 4u32)
+                    .with("HEADS", if spread <= 4 { 2u32 } else { 1 })
+                    .with("SPREAD", spread)
+                    .with("ITEMS", 2u32)
+                    .with("TURNED", 64u32)
+                    .when("MERGE", merge && team.1)
+                    .with("PICKS", if picks { 10u32 } else { 0 });
+                all.extend([attend.clone(), attend.with("NORM", 1u32)]);
             }
         }
     }
@@ -99,14 +97,8 @@ fn variants() -> Vec<Variant> {
         for (norm, weight, rotate) in
             [(true, true, true), (true, false, true), (false, false, true), (true, true, false)]
         {
-            let one = teams("norm", team)
-                .with("WIDTH0", 512u32)
-                .with("ROPE", 64u32)
-                .when("NORM0", norm)
-                .when("WEIGHT0", weight)
-                .when("ROTATE", rotate);
-            all.push(one.clone().with("JOBS", 1u32).with("ALONE", 1u32));
-            all.push(one.with("JOBS", 2u32).with("WIDTH1", 128u32).with("WEIGHT1", 1u32));
+            let one = teams("norm", team).with("WIDTH", 512u32).with("ROPE", 64u32);
+            all.push(one.when("NORM", norm).when("WEIGHT", weight).when("ROTATE", rotate));
         }
         let entry = |kernel| {
             teams(kernel, team)
@@ -154,26 +146,18 @@ fn variants() -> Vec<Variant> {
             let w = |kernel| teams(kernel, team).with("ROWS", 2u32);
             for shared in [false, true] {
                 let down = w("down").format("w0", format).with("UNITS0", 64u32).when("SHARED", shared);
-                let gate_up = w("gate_up")
-                    .format("gate0", format)
-                    .format("up0", format)
-                    .with("UNITS", 128u32)
-                    .with("CHUNK", 128u32)
-                    .with("FF0", 2048u32)
-                    .with("KINDS", 1 + u32::from(shared))
-                    .when("SHARED", shared);
-                all.extend(match shared {
-                    false => [down, gate_up],
-                    true => [
-                        down.format("w1", Format::Q8_0).with("UNITS1", 64u32),
-                        gate_up
-                            .format("gate1", Format::Q8_0)
-                            .format("up1", Format::Q8_0)
-                            .with("FF1", 2048u32)
-                            .with("EXACT", 1u32),
-                    ],
+                all.push(match shared {
+                    false => down,
+                    true => down.format("w1", Format::Q8_0).with("UNITS1", 64u32),
                 });
             }
+            let gate_up = w("gate_up")
+                .format("gate", format)
+                .format("up", format)
+                .with("UNITS", 128u32)
+                .with("CHUNK", 128u32)
+                .with("FF", 2048u32);
+            all.extend([gate_up.clone(), gate_up.with("EXACT", 1u32)]);
         }
         for format in BYTES.into_iter().filter(|_| team.1) {
             let of = |kernel| {
@@ -188,21 +172,10 @@ fn variants() -> Vec<Variant> {
             };
             for shared in [false, true] {
                 let down = of("down_dot").format("w0", format).with("USED", 6u32).when("SHARED", shared);
-                let gate_up = of("gate_up_dot")
-                    .format("gate0", format)
-                    .format("up0", format)
-                    .with("KINDS", 1 + u32::from(shared))
-                    .with("FF0", 2048u32)
-                    .with("FF1", 2048u32)
-                    .when("SHARED", shared);
-                all.extend(match shared {
-                    false => [down, gate_up],
-                    true => [
-                        down.format("w1", Format::Q8_0),
-                        gate_up.format("gate1", Format::Q8_0).format("up1", Format::Q8_0),
-                    ],
-                });
+                all.push(if shared { down.format("w1", Format::Q8_0) } else { down });
             }
+            let gate_up = of("gate_up_dot").format("gate", format).format("up", format);
+            all.push(gate_up.with("UNROLL", 2u32).with("FF", 2048u32));
             for (flag, columns) in [("NORM", 4u32), ("GROUPED", 1)] {
                 let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 2u32);
                 let variant =
