@@ -365,7 +365,7 @@ impl Job<'_> {
         let plan = Plan { end, step: args.step.get(), n_gen, repeats: args.repeats.get() };
         let model = ModelFacts::new(&self.gguf, &runner.model.config);
         let mut status = Status::new();
-        warm_up(runner, plan.step, n_gen, &mut status)?;
+        warm_up(runner, n_gen, &mut status)?;
         let others = Others::watch();
         let mut rows = Vec::new();
         let done = plan.run(runner, &mut rows, &mut |text| status.show(text))?;
@@ -427,11 +427,8 @@ fn measure<B: Ops>(
 ) -> anyhow::Result<()> {
     let mut status = Status::new();
     let mut context = runner.start();
-    let longest = |prompt: bool| {
-        let of_kind = tests.iter().filter(|t| matches!(t.phase, Phase::Prompt(_)) == prompt);
-        of_kind.map(|t| t.phase.len()).max().unwrap_or(0)
-    };
-    warm_up(runner, longest(true), longest(false), &mut status)?;
+    let replies = tests.iter().filter(|t| matches!(t.phase, Phase::Gen(_)));
+    warm_up(runner, replies.map(|t| t.phase.len()).max().unwrap_or(0), &mut status)?;
     let contexts = args.contexts.as_deref().map(Contexts::new);
     let others = Others::watch();
     let mut machine = args.machine.then(|| Machine::new(args.backend.cpu_threads()));
@@ -491,20 +488,16 @@ fn measure<B: Ops>(
     Ok(())
 }
 
-/// Has kernels compiled and touches the weights, so that no test pays for that.
-fn warm_up<B: Ops>(
-    runner: &Runner<'_, B>,
-    n_prompt: usize,
-    n_gen: usize,
-    status: &mut Status,
-) -> anyhow::Result<()> {
+/// Has kernels compiled and touches the weights, so that no test pays for that: also not one that reads no prompt,
+/// since a few tokens alone would meet few of the experts.
+fn warm_up<B: Ops>(runner: &Runner<'_, B>, n_gen: usize, status: &mut Status) -> anyhow::Result<()> {
     /// Enough rows that nearly every expert has one.
     const ROWS: usize = 128;
     status.show("warming up");
     runner.ops.rehearse(&mut || model::rehearsal(runner.model, runner.ops, runner.kv));
     let mut timeline = runner.start();
     let context = runner.model.config.context;
-    runner.prefill(&mut timeline, n_prompt.min(ROWS).min(context), None)?;
+    runner.prefill(&mut timeline, ROWS.min(context), None)?;
     let room = context - timeline.len();
     runner.decode(&mut timeline, n_gen.min(8).min(room), None)?;
     Ok(())
