@@ -104,6 +104,12 @@ pub fn speeds(engine: &Engine, said: &str) -> Result<Vec<(String, f64)>> {
     Ok(found)
 }
 
+/// GB/s that `ds4 bench --machine --json` read: the middle of what it measured.
+pub fn bandwidth(said: &str) -> Result<f64> {
+    let said: Value = serde_json::from_str(said)?;
+    said["limits"]["read_gb_s"]["median"].as_f64().context("limits.read_gb_s.median")
+}
+
 /// Peak of a program's memory that no file backs, in bytes, sampled all the time; stopped after `limit` seconds.
 pub fn peak_memory(mut program: Command, limit: Option<f64>) -> Result<f64> {
     let start = Instant::now();
@@ -219,6 +225,8 @@ mod tests {
         let want = [("tg32 of_bandwidth".to_owned(), 0.9), ("tg32".to_owned(), 19.0)];
         assert_eq!(speeds(&engine("ds4"), ds4).unwrap(), want);
         assert!(speeds(&engine("ds4"), "[]").is_err());
+        assert_eq!(bandwidth(r#"{"limits": {"read_gb_s": {"median": 31.5}}}"#).unwrap(), 31.5);
+        assert!(bandwidth("{}").is_err());
     }
 
     #[test]

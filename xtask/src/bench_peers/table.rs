@@ -34,17 +34,47 @@ impl Of<'_> {
     }
 }
 
+/// After the name of a measure: turns with plenty of bandwidth.
+pub const PLENTY: &str = ", 38 GB/s or more";
+
+/// Turns with less than that.
+pub const SCARCE: &str = ", less than 38 GB/s";
+
 const RECIPES: [&str; 3] = ["q2", "mxfp4", "q4"];
 
-const ROWS: [Row; 10] = [
+const ROWS: [Row; 14] = [
     Row {
-        name: "decode t/s ÷ llama.cpp",
+        name: "decode t/s ÷ llama.cpp, with 38 GB/s or more",
+        wanted: [[1.45, 1.7], [1.25, 1.45], [1.05, 1.2]],
+        less: false,
+        value: |of| of.ratio(&("tg32".to_owned() + PLENTY)),
+    },
+    Row {
+        name: "the same with less",
+        wanted: [[f64::NAN; 2]; 3],
+        less: false,
+        value: |of| of.ratio(&("tg32".to_owned() + SCARCE)),
+    },
+    Row {
+        name: "the same, all turns",
         wanted: [[1.45, 1.7], [1.25, 1.45], [1.05, 1.2]],
         less: false,
         value: |of| of.ratio("tg32"),
     },
     Row {
-        name: "prefill t/s (512 tokens) ÷ llama.cpp",
+        name: "prefill t/s (512 tokens) ÷ llama.cpp, with 38 GB/s or more",
+        wanted: [[3.0, 4.0], [4.0, 6.0], [4.0, 6.0]],
+        less: false,
+        value: |of| of.ratio(&("pp512".to_owned() + PLENTY)),
+    },
+    Row {
+        name: "the same with less",
+        wanted: [[f64::NAN; 2]; 3],
+        less: false,
+        value: |of| of.ratio(&("pp512".to_owned() + SCARCE)),
+    },
+    Row {
+        name: "the same, all turns",
         wanted: [[3.0, 4.0], [4.0, 6.0], [4.0, 6.0]],
         less: false,
         value: |of| of.ratio("pp512"),
@@ -100,9 +130,13 @@ const ROWS: [Row; 10] = [
 ];
 
 /// What the ratios are made of.
-const RAW: [(&str, &str, f64); 8] = [
+const RAW: [(&str, &str, f64); 12] = [
     ("decode, t/s", "tg32", 1.0),
+    ("with 38 GB/s or more", "tg32, 38 GB/s or more", 1.0),
+    ("with less", "tg32, less than 38 GB/s", 1.0),
     ("prefill of 512, t/s", "pp512", 1.0),
+    ("with 38 GB/s or more", "pp512, 38 GB/s or more", 1.0),
+    ("with less", "pp512, less than 38 GB/s", 1.0),
     ("decode at 512, t/s", "tg32@d512", 1.0),
     ("decode at 16k, t/s", "tg32@d16384", 1.0),
     ("prefill at 512, t/s", "pp512@d512", 1.0),
@@ -182,12 +216,17 @@ mod tests {
         let mut samples = Samples::open(&folder).unwrap();
         for (engine, values) in [("ds4", [20.0, 99.0, 18.0]), ("llama", [10.0, 10.0, 11.0])] {
             values.into_iter().for_each(|value| samples.add("q2", engine, "tg32", value));
+            samples.add("q2", engine, &("tg32".to_owned() + PLENTY), 12.0);
         }
         samples.add("q2", "ds4", "tg32@d512", 20.0);
         samples.add("q2", "ds4", "tg32@d16384", 16.0);
         let text = table(&samples, &["q2".to_owned()]);
         assert!(
-            text.contains("| decode t/s ÷ llama.cpp | 1.45, 1.25, 1.05 | 1.70, 1.45, 1.20 | 2.00 ✓✓ |"),
+            text.contains("| the same, all turns | 1.45, 1.25, 1.05 | 1.70, 1.45, 1.20 | 2.00 ✓✓ |"),
+            "{text}"
+        );
+        assert!(
+            text.contains(" with 38 GB/s or more | 1.45, 1.25, 1.05 | 1.70, 1.45, 1.20 | 1.00 ✗ |"),
             "{text}"
         );
         assert!(text.contains("| decode time a token at 16k ÷ at 512 | 1.15 | 1.05 | 1.25 ✗ |"), "{text}");
