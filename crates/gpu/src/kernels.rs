@@ -31,6 +31,12 @@ use model::RowLayout;
 /// Threads of a workgroup, where nothing speaks for another number.
 pub(crate) const THREADS: u32 = 256;
 
+/// Threads of a workgroup of kernels `.._dot`: each rounds all of x, so few large ones have less to do than many; more
+/// than this, and too few fit a core.
+pub(crate) fn dot_threads(gpu: &Inner) -> u32 {
+    gpu.limits.max_compute_invocations_per_workgroup.min(512)
+}
+
 /// A kernel whose threads work in teams.
 pub(crate) fn teams(gpu: &Inner, kernel: &'static str, threads: u32) -> Variant {
     let lanes = gpu.abilities.lanes;

@@ -26,7 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     if group.y == 0u { s = streams_of(row, thread); }
     let inverse = inverse_rms(row, thread);
     if group.y == 0u {
-        enter_x(row, inverse, s, thread);
+        enter_x(row, inverse, s, given_of(thread), thread);
     }
 //#if !HEAD
     else if thread == 0u {

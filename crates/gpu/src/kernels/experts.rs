@@ -6,7 +6,7 @@ use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::linear::{FEW, Pieces, fits_8_bits, steps, team_rows};
 use crate::kernels::tiles::{Gate, Kind, Rows, Tiled, group, tiled};
-use crate::kernels::{Linear, THREADS, linear, teams, threads};
+use crate::kernels::{Linear, THREADS, dot_threads, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -74,7 +74,9 @@ fn few(
     };
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
-        let mut variant = teams(gpu, if bytes.is_some() { "down_dot" } else { "down" }, 256)
+        let (kernel, threads) =
+            if bytes.is_some() { ("down_dot", dot_threads(gpu)) } else { ("down", THREADS) };
+        let mut variant = teams(gpu, kernel, threads)
             .format("w0", stack.down.format)
             .with("ROWS", rows)
             .with("UNITS0", units[0])
@@ -102,7 +104,7 @@ fn few(
                 part.rows as u32,
                 (shared_inner.offset / 16) as u32,
             ],
-            [(x.width as u32).div_ceil(256 / gpu.abilities.lanes * rows), x.n as u32, 1],
+            [(x.width as u32).div_ceil(threads / gpu.abilities.lanes * rows), x.n as u32, 1],
         );
     }
     y
@@ -128,8 +130,9 @@ fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expe
     let rows = if bytes.is_none() && stack.ff * used >= 8192 { 2u32 } else { 1 };
     let chunk = units.min(128);
     for (gate, up) in stack.gate.parts.iter().zip(&stack.up.parts) {
-        let kernel = if bytes.is_some() { "gate_up_dot" } else { "gate_up" };
-        let variant = teams(gpu, kernel, 256)
+        let (kernel, threads) =
+            if bytes.is_some() { ("gate_up_dot", dot_threads(gpu)) } else { ("gate_up", THREADS) };
+        let variant = teams(gpu, kernel, threads)
             .format("gate", stack.gate.format)
             .format("up", stack.up.format)
             .with("ROWS", rows)
@@ -144,7 +147,7 @@ fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expe
         bindings.extend(up.bind());
         let words = [x.width / 4, used, gate.first, gate.rows].map(|word| word as u32);
         let params: Vec<u32> = words.into_iter().chain([stack.clamp.to_bits()]).collect();
-        let groups = (stack.ff as u32).div_ceil(256 / lanes * rows);
+        let groups = (stack.ff as u32).div_ceil(threads / lanes * rows);
         r.launch(gpu, variant, &bindings, &params, [groups, (x.n * used) as u32, 1]);
     }
 }

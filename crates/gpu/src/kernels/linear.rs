@@ -5,7 +5,7 @@ use crate::buffers::{Pooled, Slice};
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
-use crate::kernels::{Mixture, teams};
+use crate::kernels::{Mixture, dot_threads, teams};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
@@ -258,12 +258,23 @@ fn in_floats(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
         .with("CHUNK", chunk)
         .when("WHOLE", passes > 1)
         .when("EXACT", exact);
-    launch_of_few(gpu, r, x, batch, variant, [columns, rows, passes], |_| unroll)
+    launch_of_few(gpu, r, x, batch, variant, Shape { teams: 256 / lanes, columns, rows, passes }, |_| unroll)
+}
+
+/// How outputs are dealt out.
+struct Shape {
+    /// Teams of a workgroup.
+    teams: usize,
+    /// Rows of x at a time.
+    columns: usize,
+    /// Outputs of a team at a time.
+    rows: usize,
+    /// How often a team takes further outputs.
+    passes: usize,
 }
 
 /// A launch of `linear_vec` or `linear_dot`: of `variant` all that the two have in common is still missing.
 ///
-/// - `[columns, rows, passes]`: rows of x and outputs of a team at a time, and how often it takes further outputs
 /// - `unroll`: steps of a team under way at a time, for a segment
 fn launch_of_few(
     gpu: &Inner,
@@ -271,11 +282,10 @@ fn launch_of_few(
     x: &Array,
     batch: &[Segment<'_>],
     variant: Variant,
-    [columns, rows, passes]: [usize; 3],
+    Shape { teams, columns, rows, passes }: Shape,
     unroll: impl Fn(usize) -> usize,
 ) -> Launch {
     let first = &batch[0].output.what;
-    let lanes = gpu.abilities.lanes as usize;
     let biased = batch.iter().any(|s| s.output.what.bias.is_some());
     let mut variant = variant
         .with("SEGMENTS", batch.len())
@@ -317,12 +327,12 @@ fn launch_of_few(
             .with(BIAS_WIDTH[i], what.w.rows)
             .with(BIAS_FIRST[i], segment.part.first)
             .with(START[i], groups)
-            .with(END[i], groups + outputs.div_ceil(256 / lanes * rows * passes))
+            .with(END[i], groups + outputs.div_ceil(teams * rows * passes))
             .with(OUT[i], outputs)
             .with(STRIDE[i], y.width)
             .with(UNROLL[i], unroll(i))
             .with(FACTOR[i], what.scale.to_bits());
-        groups += outputs.div_ceil(256 / lanes * rows * passes);
+        groups += outputs.div_ceil(teams * rows * passes);
         params.push((y.offset / 4) as u32 + (offset + segment.part.first) as u32);
     }
     let grid = [groups as u32, x.n.div_ceil(columns) as u32, batch[0].outputs().1 as u32];
@@ -371,10 +381,12 @@ fn in_8_bits(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
         .map(|s| Pieces::of(gpu, s.output.what.w.format).filter(|_| s.output.what.bias.is_none()));
     let pieces = pieces.collect::<Option<Vec<_>>>()?;
     let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))?;
-    let variant = teams(gpu, "linear_dot", 256).with("COLUMNS", columns);
+    let threads = dot_threads(gpu);
+    let variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns);
     let unroll = |s: usize| pieces[s].steps(gpu, units);
     let rows = if units <= SHORT { 2 } else { 1 };
-    Some(launch_of_few(gpu, r, x, batch, variant, [columns, rows, 1], unroll))
+    let shape = Shape { teams: (threads / gpu.abilities.lanes) as usize, columns, rows, passes: 1 };
+    Some(launch_of_few(gpu, r, x, batch, variant, shape, unroll))
 }
 
 /// How a team goes over a chunk of units.

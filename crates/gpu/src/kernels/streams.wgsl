@@ -123,11 +123,12 @@ fn main(
     if thread == 0u { dots[to + OUT] = square; }
 //#endif
 //#if FINISH
+    let given = given_of(thread);
     if !comes_last(row, groups.x, thread) { return; }
     let old = streams_of(row, thread);
     let inverse = inverse_rms(row, thread);
     if thread < OUT { entered[row * (OUT + 1u) + thread] = z[thread]; }
     if thread == 0u { entered[row * (OUT + 1u) + OUT] = inverse; }
-    enter_x(row, inverse, old, thread);
+    enter_x(row, inverse, old, given, thread);
 //#endif
 }

@@ -43,13 +43,28 @@ fn inverse_rms(row: u32, thread: u32) -> f32 {
     return 1.0 / sqrt(z[OUT] / f32(HC * p.d) + p.rms_eps);
 }
 
-fn enter_x(row: u32, inverse: f32, s: array<array<vec4f, HC>, SPREAD>, thread: u32) {
+// Weights that a thread of `enter_x` needs. Asked for ahead of what it has to wait for, they are there by then.
+struct Given { norm: array<vec4f, SPREAD>, base: array<f32, HC>, scale: f32 }
+
+fn given_of(thread: u32) -> Given {
+    var given: Given;
+    //#repeat i SPREAD
+    given.norm[$i] = norm[min($iu * THREADS + thread, p.d / 4u - 1u)];
+    //#end
+    //#repeat j HC
+    given.base[$j] = base[$j];
+    //#end
+    given.scale = scale[0];
+    return given;
+}
+
+fn enter_x(row: u32, inverse: f32, s: array<array<vec4f, HC>, SPREAD>, given: Given, thread: u32) {
     let width = p.d / 4u;
     //#repeat i SPREAD
     var v$i = vec4f(0.0);
     //#end
     //#repeat j HC
-    let pre$j = sigmoid(z[$j] * inverse * scale[0] + base[$j]) + p.eps;
+    let pre$j = sigmoid(z[$j] * inverse * given.scale + given.base[$j]) + p.eps;
     //#repeat i SPREAD
     v$i += pre$j * s[$i][$j];
     //#end
@@ -62,7 +77,7 @@ fn enter_x(row: u32, inverse: f32, s: array<array<vec4f, HC>, SPREAD>, thread: u
     //#repeat i SPREAD
     {
         let c = $iu * THREADS + thread;
-        if c < width { x[row * width + c] = factor * v$i * norm[c]; }
+        if c < width { x[row * width + c] = factor * v$i * given.norm[$i]; }
     }
     //#end
 }
