@@ -19,8 +19,13 @@ struct Server {
 impl Server {
     /// A server that answers, with its pages in `store`.
     fn start(store: &Path) -> Server {
+        Server::start_on("cpu", store)
+    }
+
+    fn start_on(backend: &str, store: &Path) -> Server {
         let store = store.to_str().unwrap();
-        let mut process = command(["serve", "--port", "0", "--store", store]).spawn().unwrap();
+        let args = ["serve", "--port", "0", "--backend", backend, "--store", store];
+        let mut process = command(args).spawn().unwrap();
         let mut lines = BufReader::new(process.stderr.take().unwrap()).lines().map(Result::unwrap);
         let listening = lines.find_map(|line| line.strip_prefix("listening on http://").map(str::to_owned));
         lines.find(|line| line.starts_with("ready")).expect("the model is loaded");
@@ -53,6 +58,14 @@ impl Server {
     }
 }
 
+/// Tokens of the prompt, how many of them had been read before, and the reply.
+fn read(answer: &Value) -> (u64, u64, String) {
+    let usage = &answer["usage"];
+    let count = |value: &Value| value.as_u64().expect("a count");
+    let content = answer["choices"][0]["message"]["content"].as_str().expect("content").to_owned();
+    (count(&usage["prompt_tokens"]), count(&usage["prompt_tokens_details"]["cached_tokens"]), content)
+}
+
 /// What was read before a restart need not be read after it, and the reply is the same.
 #[test]
 fn a_restarted_server_knows_what_it_had_read() {
@@ -70,16 +83,65 @@ fn a_restarted_server_knows_what_it_had_read() {
         let server = Server::start(&folder.path().join("store"));
         let answer = server.chat(&request);
         server.stop();
-        let usage = &answer["usage"];
-        let count = |value: &Value| value.as_u64().expect("a count");
-        let content = answer["choices"][0]["message"]["content"].as_str().expect("content").to_owned();
-        (count(&usage["prompt_tokens"]), count(&usage["prompt_tokens_details"]["cached_tokens"]), content)
+        read(&answer)
     };
     let (prompt, cached, first) = ask();
     assert_eq!(cached, 0);
     let (_, cached, second) = ask();
     assert!(cached < prompt && cached > prompt - 64, "{cached} of {prompt} tokens");
     assert_eq!(second, first);
+}
+
+/// A server on the GPU (a software device will do) answers as one on the CPU, calls tools, and takes over what the other has
+/// read, in both directions.
+#[test]
+#[cfg(feature = "gpu")]
+fn servers_on_the_gpu_and_on_the_cpu_share_what_they_have_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("store");
+    let request = |system: &str| {
+        json!({
+            "messages": [
+                {"role": "system", "content": system.repeat(200)},
+                {"role": "user", "content": "What is 12 + 30?"},
+            ],
+            "thinking": {"type": "disabled"},
+            "temperature": 0,
+            "max_tokens": 20,
+        })
+    };
+    let (kind, brief) = (request("You are kind. "), request("You are brief. "));
+    let known = |(prompt, cached, reply): (u64, u64, String), first: &str| {
+        assert!(cached < prompt && cached > prompt - 64, "{cached} of {prompt} tokens");
+        assert_eq!(reply, first);
+    };
+
+    let cpu = Server::start(&store);
+    let (_, _, first) = read(&cpu.chat(&kind));
+    cpu.stop();
+    let gpu = Server::start_on("gpu", &store);
+    known(read(&gpu.chat(&kind)), &first);
+    let (_, cached, other) = read(&gpu.chat(&brief));
+    assert_eq!(cached, 0);
+    let called = gpu.chat(&json!({
+        "messages": [{"role": "user", "content": "What is the weather in Bern?"}],
+        "tools": [{"type": "function", "function": {
+            "name": "get_weather",
+            "description": "Get the weather of a city",
+            "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+        }}],
+        "temperature": 0,
+    }));
+    gpu.stop();
+    let call = &called["choices"][0]["message"]["tool_calls"][0]["function"];
+    assert_eq!(
+        (&call["name"], &call["arguments"]),
+        (&json!("get_weather"), &json!("{\"city\": \"Bern\"}")),
+        "{called}"
+    );
+    let cpu = Server::start(&store);
+    known(read(&cpu.chat(&brief)), &other);
+    cpu.stop();
 }
 
 /// A place that cannot be one.

@@ -316,6 +316,11 @@ impl Gpu {
         self.0.recorder().launches
     }
 
+    /// How often the host waited for the device so far, mostly to read something.
+    pub fn waits(&self) -> u64 {
+        self.0.recorder().waits
+    }
+
     /// How often work was handed to the device so far, and how often of these it had been encoded before it was asked
     /// for.
     pub fn foreseen(&self) -> (u64, u64) {
@@ -348,10 +353,9 @@ fn watch(device: &wgpu::Device, name: &str, fault: &Arc<Mutex<Option<String>>>) 
         );
     }));
     let (errors, owner) = (fault.clone(), name.to_owned());
-    device.set_device_lost_callback(move |reason, message| {
-        if reason != wgpu::DeviceLostReason::Destroyed {
-            keep(&errors, format!("{owner} was lost: {message}; start the program again"));
-        }
+    device.set_device_lost_callback(move |_, message| {
+        let why = if message.is_empty() { String::new() } else { format!(": {message}") };
+        keep(&errors, format!("{owner} was lost{why}; start the program again"));
     });
 }
 
@@ -371,8 +375,10 @@ impl Inner {
         self.limits.max_storage_buffers_per_shader_stage as usize
     }
 
-    /// Remembers that something went wrong; reads fail from now on.
+    /// Remembers that something went wrong; reads fail from now on. A lost device is the reason for all else.
     pub(crate) fn fail(&self, message: String) {
+        // It may say so only now; whatever else comes of this is an error already.
+        let _ = self.device.poll(wgpu::PollType::Poll);
         lock(&self.fault).get_or_insert(message);
     }
 
@@ -599,5 +605,27 @@ pub fn megabytes(bytes: u64) -> String {
         0..10_000_000 => format!("{:.2} MB", bytes as f64 / 1e6),
         10_000_000..10_000_000_000 => format!("{:.0} MB", bytes as f64 / 1e6),
         _ => format!("{:.1} GB", bytes as f64 / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::Ops;
+
+    /// What was asked of a device that is gone ends with an error that says so, as does all that is asked of it later.
+    #[test]
+    fn a_lost_device_is_an_error_and_nothing_waits_for_it() {
+        let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+        let x = gpu.array(vec![1.0; 64], 64).unwrap();
+        let mut y = gpu.send(&[2.0; 64], 64);
+        gpu.add(&mut y, &x);
+        assert_eq!(gpu.read(&y).unwrap(), [3.0; 64]);
+        gpu.0.device.destroy();
+        gpu.add(&mut y, &x);
+        let lost = |error: DeviceError| assert!(error.0.contains(" was lost"), "{error:?}");
+        lost(gpu.read(&y).unwrap_err());
+        lost(gpu.wait().unwrap_err());
+        lost(gpu.array(vec![1.0; 64], 64).unwrap_err());
     }
 }

@@ -121,6 +121,8 @@ pub struct Recorder {
     pub(crate) handed: usize,
     /// Launches since the start, for tests and reports.
     pub(crate) launches: u64,
+    /// How often the host waited for the device since the start, for tests.
+    pub(crate) waits: u64,
     /// Whether kernels are compiled, and nothing is launched or copied.
     rehearses: bool,
     /// Takes note of launches, if somebody wants to know.
@@ -314,6 +316,7 @@ impl Recorder {
     /// Uses the time until the device is done, before the host waits for it.
     pub(crate) fn prepare(&mut self, gpu: &Inner) {
         self.handed = 0;
+        self.waits += 1;
         self.ahead.prepare(gpu);
     }
 

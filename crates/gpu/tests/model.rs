@@ -221,7 +221,7 @@ fn pages_travel_between_the_device_and_the_cpu() {
 
 /// A launch costs microseconds whatever it does, most of all if it has to wait for one before it, so their number is part
 /// of the speed. Ceilings for a token, by kind of layer, of launches and of those that wait: for most tokens, and for one
-/// that completes a window to be compressed.
+/// that completes a window to be compressed. The host waits once, for what is wanted.
 #[test]
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
@@ -236,8 +236,10 @@ fn a_token_takes_few_launches() {
             feed(&model, &gpu, &mut timeline, &prompt(170), 256);
             feed(&model, &gpu, &mut timeline, &[1, 1, 1, 1], 1);
             let mut of_token = || {
+                let waits = gpu.waits();
                 gpu.watch(true);
                 feed(&model, &gpu, &mut timeline, &[1], 1);
+                assert_eq!(gpu.waits() - waits, 1, "waits for a token");
                 let launches = gpu.launched();
                 [launches.len(), launches.iter().filter(|launch| launch.barrier).count()]
             };
