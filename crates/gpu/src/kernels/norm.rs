@@ -31,9 +31,8 @@ pub(crate) fn norm(gpu: &Inner, r: &mut Recorder, what: &Norm<'_>, x: &Array, y:
 /// Treats every vector of x; those of the result follow each other. For one row that is held back, so that the row can be
 /// appended along with it.
 ///
-/// For two to eight rows that would do as well. But on lavapipe, when other programs wanted the processor, about
-/// one in a hundred batches with such launches gave other logits, and none without. Why is not known: a later search
-/// did not meet it again, and no other device was looked at for it. One row never did.
+/// Several rows are not: when they were, and several norms shared a launch, lavapipe gave other logits for about one in a
+/// hundred batches while other programs wanted the processor. Why is not known (`docs/gpu.md`, "What is missing").
 pub(crate) fn norm_row(gpu: &Inner, r: &mut Recorder, what: &Norm<'_>, x: &Array, y: &Array) {
     let norms = Norms::new(gpu, what, x, y, [what.width, 0]);
     match x.n {

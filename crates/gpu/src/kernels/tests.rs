@@ -37,6 +37,24 @@ fn device_of_bytes() -> Option<Gpu> {
     Some(gpu)
 }
 
+/// The other tests here hold for subgroups of 16, too: lavapipe has those if it is told to use wider vectors, before the
+/// process begins.
+#[test]
+fn subgroups_of_16_do_as_well() {
+    const BITS: &str = "LP_NATIVE_VECTOR_WIDTH";
+    let device = &devices()[0];
+    if !device.device().name.starts_with("llvmpipe") {
+        return println!("skipped: {} has subgroups of one size", device.device().name);
+    }
+    if let Ok(bits) = std::env::var(BITS) {
+        return assert_eq!(32 * device.abilities().lanes, bits.parse().unwrap(), "bits of {BITS}");
+    }
+    let mut wider = std::process::Command::new(std::env::current_exe().unwrap());
+    let said = wider.arg("kernels::tests::").env(BITS, "512").output().unwrap();
+    let out = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success() && !out.contains("running 0 tests"), "{out}");
+}
+
 /// Numbers from a seed, of either sign, most of them below 1.
 pub(crate) struct Random(u64);
 
