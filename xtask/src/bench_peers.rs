@@ -25,7 +25,8 @@ const QUIET: f64 = 0.05;
 /// engines wait for memory and little else is compared.
 const PLENTY: f64 = 38.0;
 
-/// Times the rounds that are wanted, at most, until that many had plenty of bandwidth.
+/// How often a turn is taken that others disturb, and how many times the rounds that are wanted there are, until that
+/// many had plenty of bandwidth.
 const PATIENCE: usize = 4;
 
 /// Measure ds4 beside llama.cpp: speeds, speeds at depth, with a core taken away, start, memory.
@@ -35,7 +36,7 @@ const PATIENCE: usize = 4;
 /// bandwidth and arithmetic of the machine, measured in the same process.
 ///
 /// Other users of a virtual machine's host can take half of its memory bandwidth, for seconds or minutes, which no counter
-/// shows. So bandwidth is measured before and after each turn, and speeds are also told apart by it.
+/// shows. So bandwidth is measured before and after each turn of decode, and its speeds are also told apart by that.
 #[derive(clap::Args)]
 pub struct BenchPeers {
     /// What to measure
@@ -143,9 +144,9 @@ impl BenchPeers {
 
     fn check_quiet(&self) -> Result<()> {
         /// Seconds that others are given to end what they do.
-        const PATIENCE: usize = 5;
+        const WAIT: usize = 5;
         let mut share = 1.0;
-        for _ in 0..PATIENCE {
+        for _ in 0..WAIT {
             share = others_now();
             if share <= QUIET {
                 return Ok(());
@@ -184,31 +185,39 @@ impl Run<'_> {
         }
     }
 
-    /// Decode and prefill, each in turns of its own: short ones, in which the bandwidth seldom changes.
+    /// Prefill, and decode: the bandwidth decides that, so it is probed around each turn, and turns are short.
     fn speed(&self, samples: &mut Samples) -> Result<()> {
-        for test in [["-p", "0", "-n", "32"], ["-p", "512", "-n", "0"]] {
-            let mut before = self.bandwidth()?;
-            let mut had_plenty = [0, 0];
-            for _ in 0..PATIENCE * self.args.rounds() {
-                for (engine, had_plenty) in [self.ds4, self.llama].into_iter().zip(&mut had_plenty) {
-                    let more: &[&str] = if engine.name == "ds4" { &["--machine"] } else { &[] };
-                    let found = self.tests(engine, &test, more, "", samples)?;
-                    let after = self.bandwidth()?;
-                    let state = Bandwidth::of_a_turn(before, after);
-                    before = after;
-                    let Some(state) = state else { continue };
-                    for (name, value) in found {
-                        samples.add(self.recipe, engine.name, &format!("{name}{}", state.suffix()), value);
-                    }
-                    *had_plenty += usize::from(state == Bandwidth::Plenty);
+        for _ in 0..self.args.rounds() {
+            for engine in [self.ds4, self.llama] {
+                self.speeds(engine, &["-p", "512", "-n", "0"], samples)?;
+            }
+        }
+        let mut before = self.bandwidth()?;
+        let mut had_plenty = [0, 0];
+        for _ in 0..PATIENCE * self.args.rounds() {
+            for (engine, had_plenty) in [self.ds4, self.llama].into_iter().zip(&mut had_plenty) {
+                let found = self.speeds(engine, &["-p", "0", "-n", "32"], samples)?;
+                let after = self.bandwidth()?;
+                let state = Bandwidth::of_a_turn(before, after);
+                before = after;
+                let Some(state) = state else { continue };
+                for (name, value) in found {
+                    samples.add(self.recipe, engine.name, &format!("{name}{}", state.suffix()), value);
                 }
-                samples.save()?;
-                if had_plenty.into_iter().all(|turns| turns >= self.args.rounds()) {
-                    break;
-                }
+                *had_plenty += usize::from(state == Bandwidth::Plenty);
+            }
+            samples.save()?;
+            if had_plenty.into_iter().all(|turns| turns >= self.args.rounds()) {
+                break;
             }
         }
         Ok(())
+    }
+
+    /// One turn; ds4 is held against the machine's limits, too.
+    fn speeds(&self, engine: &Engine, test: &[&str], samples: &mut Samples) -> Result<Vec<(String, f64)>> {
+        let more: &[&str] = if engine.name == "ds4" { &["--machine"] } else { &[] };
+        self.tests(engine, test, more, "", samples)
     }
 
     /// GB/s that all threads together read now.
@@ -285,6 +294,31 @@ impl Run<'_> {
         bench
     }
 
+    /// What a program says of a turn that others left it alone in, if that is wanted: one that they disturbed is
+    /// taken again a few times.
+    fn undisturbed(
+        &self,
+        engine: &Engine,
+        quiet_wanted: bool,
+        program: impl Fn() -> Command,
+    ) -> Result<String> {
+        for _ in 0..PATIENCE {
+            let (said, others) = run::output(program())?;
+            if !quiet_wanted || others <= QUIET {
+                return Ok(said);
+            }
+            eprintln!(
+                "  other programs took {:.0}% of the processors during {}",
+                100.0 * others,
+                engine.name
+            );
+            if self.args.force {
+                return Ok(said);
+            }
+        }
+        bail!("other programs are busy: wait until they are done, or --force counts such turns too");
+    }
+
     /// Runs some tests and adds their speeds under their names, or under `name`. What was added.
     fn tests(
         &self,
@@ -294,21 +328,11 @@ impl Run<'_> {
         name: &str,
         samples: &mut Samples,
     ) -> Result<Vec<(String, f64)>> {
-        let mut bench = self.bench(engine, args);
-        bench.args(["-r", "1"]).args(more);
-        let quiet_wanted = name != "stolen";
-        let (said, others) = run::output(bench)?;
-        if quiet_wanted && others > QUIET {
-            let found = format!(
-                "other programs took {:.0}% of the processors during {}",
-                100.0 * others,
-                engine.name
-            );
-            if !self.args.force {
-                bail!("{found}: not counted; run it again, or --force counts it");
-            }
-            eprintln!("WARNING: {found}");
-        }
+        let said = self.undisturbed(engine, name != "stolen", || {
+            let mut bench = self.bench(engine, args);
+            bench.args(["-r", "1"]).args(more);
+            bench
+        })?;
         let mut found = run::speeds(engine, &said).with_context(|| format!("reading {said}"))?;
         for (test, value) in &mut found {
             if !name.is_empty() {
