@@ -208,7 +208,7 @@ def test_conversations_travel_as_files(page, tmp_path):
 
 def test_a_page_left_amid_an_answer_keeps_what_came(page, line):
     choose_thinking(page, "off")
-    # All of it takes some five seconds; the page keeps it each second.
+    # All of it takes some seconds; the page keeps what came more often than once in one.
     line.pause = 0.25
     say(page, "Count from 1 to 200.")
     expect(answers(page).last.locator(".text")).to_contain_text(re.compile(r"\d, \d"))

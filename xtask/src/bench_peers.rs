@@ -198,13 +198,13 @@ impl Run<'_> {
             for (engine, had_plenty) in [self.ds4, self.llama].into_iter().zip(&mut had_plenty) {
                 let found = self.speeds(engine, &["-p", "0", "-n", "32"], samples)?;
                 let after = self.bandwidth()?;
-                let state = Bandwidth::of_a_turn(before, after);
+                let name = decode_name(before, after);
                 before = after;
-                let Some(state) = state else { continue };
-                for (name, value) in found {
-                    samples.add(self.recipe, engine.name, &format!("{name}{}", state.suffix()), value);
+                let speed = found.iter().find(|(test, _)| test == "tg32");
+                if let Some((name, (_, speed))) = name.zip(speed) {
+                    samples.add(self.recipe, engine.name, name, *speed);
+                    *had_plenty += usize::from(name == table::PLENTY);
                 }
-                *had_plenty += usize::from(state == Bandwidth::Plenty);
             }
             samples.save()?;
             if had_plenty.into_iter().all(|turns| turns >= self.args.rounds()) {
@@ -345,29 +345,13 @@ impl Run<'_> {
     }
 }
 
-/// How much of its bandwidth the machine had during a turn.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Bandwidth {
-    Plenty,
-    Scarce,
-}
-
-impl Bandwidth {
-    /// By what was read before and after, GB/s; none if it changed meanwhile.
-    fn of_a_turn(before: f64, after: f64) -> Option<Bandwidth> {
-        match (before >= PLENTY, after >= PLENTY) {
-            (true, true) => Some(Bandwidth::Plenty),
-            (false, false) => Some(Bandwidth::Scarce),
-            _ => None,
-        }
-    }
-
-    /// After the name of a measure.
-    fn suffix(self) -> &'static str {
-        match self {
-            Bandwidth::Plenty => table::PLENTY,
-            Bandwidth::Scarce => table::SCARCE,
-        }
+/// The measure that a turn of decode counts for, too, by the bandwidth before and after, GB/s; none if it changed
+/// meanwhile.
+fn decode_name(before: f64, after: f64) -> Option<&'static str> {
+    match (before >= PLENTY, after >= PLENTY) {
+        (true, true) => Some(table::PLENTY),
+        (false, false) => Some(table::SCARCE),
+        _ => None,
     }
 }
 

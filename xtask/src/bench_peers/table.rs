@@ -34,11 +34,11 @@ impl Of<'_> {
     }
 }
 
-/// After the name of a measure: turns with plenty of bandwidth.
-pub const PLENTY: &str = ", 38 GB/s or more";
+/// Decode in turns with plenty of bandwidth.
+pub const PLENTY: &str = "tg32, 38 GB/s or more";
 
-/// Turns with less than that.
-pub const SCARCE: &str = ", less than 38 GB/s";
+/// Decode in turns with less than that.
+pub const SCARCE: &str = "tg32, less than 38 GB/s";
 
 const RECIPES: [&str; 3] = ["q2", "mxfp4", "q4"];
 
@@ -47,14 +47,9 @@ const ROWS: [Row; 12] = [
         name: "decode t/s ÷ llama.cpp, with 38 GB/s or more",
         wanted: [[1.45, 1.7], [1.25, 1.45], [1.05, 1.2]],
         less: false,
-        value: |of| of.ratio(&("tg32".to_owned() + PLENTY)),
+        value: |of| of.ratio(PLENTY),
     },
-    Row {
-        name: "the same with less",
-        wanted: [[f64::NAN; 2]; 3],
-        less: false,
-        value: |of| of.ratio(&("tg32".to_owned() + SCARCE)),
-    },
+    Row { name: "the same with less", wanted: [[f64::NAN; 2]; 3], less: false, value: |of| of.ratio(SCARCE) },
     Row {
         name: "the same, all turns",
         wanted: [[1.45, 1.7], [1.25, 1.45], [1.05, 1.2]],
@@ -120,8 +115,8 @@ const ROWS: [Row; 12] = [
 /// What the ratios are made of.
 const RAW: [(&str, &str, f64); 10] = [
     ("decode, t/s", "tg32", 1.0),
-    ("with 38 GB/s or more", "tg32, 38 GB/s or more", 1.0),
-    ("with less", "tg32, less than 38 GB/s", 1.0),
+    ("with 38 GB/s or more", PLENTY, 1.0),
+    ("with less", SCARCE, 1.0),
     ("prefill of 512, t/s", "pp512", 1.0),
     ("decode at 512, t/s", "tg32@d512", 1.0),
     ("decode at 16k, t/s", "tg32@d16384", 1.0),
@@ -202,7 +197,7 @@ mod tests {
         let mut samples = Samples::open(&folder).unwrap();
         for (engine, values) in [("ds4", [20.0, 99.0, 18.0]), ("llama", [10.0, 10.0, 11.0])] {
             values.into_iter().for_each(|value| samples.add("q2", engine, "tg32", value));
-            samples.add("q2", engine, &("tg32".to_owned() + PLENTY), 12.0);
+            samples.add("q2", engine, PLENTY, 12.0);
         }
         samples.add("q2", "ds4", "tg32@d512", 20.0);
         samples.add("q2", "ds4", "tg32@d16384", 16.0);
