@@ -259,16 +259,16 @@ fn copy_files(from: &Path, to: &Path) -> Result<()> {
 
 fn print_table(results: &[Value]) {
     println!(
-        "\n| slice | context | prefill t/s | TFLOP/s | of the f32 peak | decode t/s | of a copy | launches | µs of one | with recording | of the device's time | host ms | device ms | of it at work |"
+        "\n| slice | context | prefill t/s | TFLOP/s | of the f32 peak | decode t/s | of a copy | launches | waiting | µs of one | with recording | of the device's time | host ms | device ms | of it at work |"
     );
-    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
+    println!("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|");
     for r in results {
         let number = |key: &str, digits: usize, unit: &str, factor: f64| {
             r[key].as_f64().map_or("–".to_owned(), |x| format!("{:.digits$}{unit}", factor * x))
         };
         let of_peak = r["prefill_tflop_s"].as_f64().zip(r["peak_tflop_s"].as_f64());
         println!(
-            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             r["slice"].as_str().unwrap_or_default(),
             number("context", 0, "", 1.0),
             number("prefill_t_s", 0, "", 1.0),
@@ -277,6 +277,7 @@ fn print_table(results: &[Value]) {
             number("decode_t_s", 1, "", 1.0),
             number("decode_share", 0, "%", 100.0),
             number("launches", 0, "", 1.0),
+            number("waiting", 0, "", 1.0),
             number("launch_device_us", 2, "", 1.0),
             number("launch_us", 2, "", 1.0),
             number("launch_share", 0, "%", 100.0),

@@ -32,11 +32,11 @@ fn main() {
     let flops = 2.0 * products_a_token(&gguf, plain.used);
     let device = plain.clocked;
     let launch_share =
-        device.zip(plain.launch.device).map(|(times, launch)| launch * plain.launches as f64 / times.busy);
+        device.zip(plain.launch.device).map(|(times, launch)| launch * plain.waiting as f64 / times.busy);
     println!(
         "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
          \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"matrix_units\": {}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
-         \"decode_ms\": {:.3}, \"leaders_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"prefill_tflop_s\": {:.2}, \
+         \"decode_ms\": {:.3}, \"leaders_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"waiting\": {}, \"prefill_tflop_s\": {:.2}, \
          \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"launch_device_us\": {}, \
          \"device_ms\": {}, \"busy_ms\": {}, \"launch_share\": {}}}",
         plain.device,
@@ -50,6 +50,7 @@ fn main() {
         plain.leaders_ms,
         plain.host_ms,
         plain.launches,
+        plain.waiting,
         plain.prefill * flops / 1e12,
         plain.peak / 1e12,
         1e6 * plain.launch.recorded,
@@ -111,6 +112,8 @@ struct Report {
     leaders_ms: f64,
     host_ms: f64,
     launches: u64,
+    /// Those of them that wait for one before.
+    waiting: usize,
     /// Of prefill and of decode: name, launches, nanoseconds.
     kernels: [Vec<(String, u64, f64)>; 2],
 }
@@ -160,6 +163,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     let decode_ms = all[TOKENS / 2];
     kernels[1] = take(&gpu);
     let launches = (gpu.launches() - launches) / (2 * TOKENS as u64);
+    let waiting = waiting(&model, &gpu, &mut timeline);
     Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
@@ -173,8 +177,22 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
         leaders_ms: leading[TOKENS / 2],
         host_ms: host[TOKENS],
         launches,
+        waiting,
         kernels,
     }
+}
+
+/// Launches of a token that wait for one before them, on average.
+fn waiting(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> usize {
+    gpu.watch(true);
+    for token in 0..TOKENS as u32 {
+        let mut batch = [Entry { timeline, tokens: &[token % 97], wanted: Wanted::Last }];
+        forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");
+        gpu.wait().expect("an answer");
+    }
+    let waiting = gpu.launched().iter().filter(|launch| launch.barrier).count();
+    gpu.watch(false);
+    waiting / TOKENS
 }
 
 /// What a token takes by the device's clock: the median of some.

@@ -31,9 +31,9 @@ use model::RowLayout;
 /// Threads of a workgroup, where nothing speaks for another number.
 pub(crate) const THREADS: u32 = 256;
 
-/// Threads of a workgroup of kernels `.._dot`: each rounds all of x, so few large ones have less to do than many; more
-/// than this, and too few fit a core.
-pub(crate) fn dot_threads(gpu: &Inner) -> u32 {
+/// Threads of a workgroup where few large ones are better than many: of kernels `.._dot`, since each rounds all of x, and of
+/// `streams`, the last of which goes on alone. With more than this, too few fit a core.
+pub(crate) fn large_threads(gpu: &Inner) -> u32 {
     gpu.limits.max_compute_invocations_per_workgroup.min(512)
 }
 

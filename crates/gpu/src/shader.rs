@@ -263,14 +263,14 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 29] = files!("kernels/":
-    "append", "attend", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
+pub const KERNELS: [(&str, &str); 30] = files!("kernels/":
+    "append", "attend", "attend_few", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
     "group_experts", "halve", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "mixture", "move_rows", "norm", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 24] = files!("wgsl/":
-    "activation", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
+const SHARED: [(&str, &str); 25] = files!("wgsl/":
+    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
     "tile",
 );
 

@@ -1,4 +1,4 @@
-//! Launches `attend.wgsl` and `attend_merge.wgsl`.
+//! Launches `attend.wgsl`, `attend_few.wgsl` and `attend_merge.wgsl`.
 
 use crate::array::{Array, Picks};
 use crate::buffers::Slice;
@@ -8,16 +8,80 @@ use crate::kernels::{teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
 use crate::rows::stride;
+use crate::shader::Variant;
 use model::ops::{KvView, RowStore};
-
-/// Workgroups that we would like to have at least, so that all cores have work.
-const WORKGROUPS: usize = 256;
-
-/// The least keys of a stretch.
-const STRETCH: usize = 16;
 
 /// The most stretches: whoever merges them reads a part of each.
 const MOST_STRETCHES: usize = 26;
+
+/// How the heads and keys of a row are divided among workgroups.
+struct Shape {
+    variant: Variant,
+    /// Heads of a workgroup.
+    heads: usize,
+    /// A stretch is so many keys, or a multiple of that.
+    keys: usize,
+    /// The least keys of a stretch that are worth a workgroup.
+    least: usize,
+    /// Workgroups that we would like to have, so that all cores have work.
+    workgroups: usize,
+    /// Whether it puts stretches together.
+    merges: bool,
+}
+
+impl Shape {
+    /// Each team reads keys for itself: for few rows, where a team is a subgroup of eight threads or more.
+    fn few(gpu: &Inner, n: usize, width: usize) -> Option<Shape> {
+        const TEAMS: usize = 8;
+        const KEYS: usize = 2; // these two as in the shader
+        const HEADS: usize = 2;
+        let wave = gpu.abilities.lanes as usize;
+        let pieces = width / 16;
+        let lanes = wave.min(pieces.next_power_of_two().max(8));
+        let memory = TEAMS * 4 * width + HEADS * MOST_PARTS * 8;
+        let fits = memory + 256 <= gpu.abilities.workgroup_memory as usize;
+        (n <= FEW && gpu.abilities.subgroups && wave >= 8 && fits).then(|| Shape {
+            variant: Variant::of("attend_few")
+                .with("THREADS", TEAMS * lanes)
+                .with("WAVE", wave)
+                .with("LANES", lanes)
+                .with("TEAMS", TEAMS)
+                .with("PIECES", pieces.div_ceil(lanes))
+                .with("MOST_PARTS", MOST_PARTS)
+                .when("MERGE", gpu.abilities.merges),
+            heads: HEADS,
+            keys: TEAMS * KEYS,
+            least: TEAMS * KEYS,
+            workgroups: 128,
+            merges: gpu.abilities.merges,
+        })
+    }
+
+    /// All teams of a workgroup share keys that it has decoded.
+    fn many(gpu: &Inner, n: usize, width: usize, heads: usize) -> Shape {
+        let lanes = gpu.abilities.lanes as usize;
+        let teams_of = 256 / lanes;
+        // Registers: a head's query and sum take two vectors for each stride of the lanes.
+        let spread = (width / 4).div_ceil(lanes);
+        let heads = if spread <= 4 && heads > teams_of && n > FEW { 2 } else { 1 };
+        let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 8);
+        Shape {
+            variant: teams(gpu, "attend", 256)
+                .with("KEYS", keys)
+                .with("ITEMS", (keys * width / 16).div_ceil(256))
+                .with("HEADS", heads)
+                .with("SPREAD", spread),
+            heads: heads * teams_of,
+            keys,
+            least: 16,
+            workgroups: 256,
+            merges: false,
+        }
+    }
+}
+
+/// Room for what teams or stretches have come to, in `attend_few`.
+const MOST_PARTS: usize = 32;
 
 /// Attention of every row of the batch, turned back: `[n, heads, D]`. If the queries are to be treated, `angles` are theirs.
 pub(crate) fn attend(
@@ -68,16 +132,12 @@ pub(crate) fn attend(
         blocks.push(0);
     }
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
-    let lanes = gpu.abilities.lanes as usize;
-    let merges = gpu.abilities.merges && n <= FEW;
-    let team_count = 256 / lanes;
-    // Registers: a head's query and sum take two vectors for each stride of the lanes.
-    let spread = (width / 4).div_ceil(lanes);
-    let team_heads = if spread <= 4 && heads > team_count && n > FEW { 2 } else { 1 };
-    let head_groups = heads.div_ceil(team_count * team_heads);
-    let splits = (WORKGROUPS / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(MOST_STRETCHES);
-    let keys = (gpu.abilities.workgroup_memory as usize / 2 / (4 * width)).clamp(1, 8);
-    let stretch = most.div_ceil(splits).next_multiple_of(keys);
+    let shape = Shape::few(gpu, n, width).unwrap_or_else(|| Shape::many(gpu, n, width, heads));
+    let merges = shape.merges;
+    let head_groups = heads.div_ceil(shape.heads);
+    let splits =
+        (shape.workgroups / (n * head_groups)).clamp(1, most.div_ceil(shape.least)).min(MOST_STRETCHES);
+    let stretch = most.div_ceil(splits).next_multiple_of(shape.keys);
     let splits = most.div_ceil(stretch); // none without keys
     let parts = Array::empty(gpu, n * heads, splits * width);
     let stats = Array::empty(gpu, n * heads, splits * 2);
@@ -102,14 +162,10 @@ pub(crate) fn attend(
     });
     r.launch(
         gpu,
-        teams(gpu, "attend", 256)
+        shape
+            .variant
             .rows(layout)
-            .with("KEYS", keys)
-            .with("ITEMS", (keys * width / 16).div_ceil(256))
-            .with("HEADS", team_heads)
-            .with("SPREAD", spread)
             .with("PICKS", picks_at)
-            .when("MERGE", merges)
             .when("NORM", q.treatment.is_some())
             .with("TURNED", turned),
         &bindings,

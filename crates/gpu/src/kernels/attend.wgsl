@@ -2,55 +2,12 @@
 //
 //   s[j] = q·row[j] / sqrt(WIDTH);  m = max s;  sum = Σ e^(s-m);  acc = Σ e^(s-m)·row[j]
 //
-// Keys are the window rows, oldest first, then compressed rows. KEYS of them at a time are decoded into
-// workgroup memory, for all heads; a team of threads holds the query and the sum of each of its HEADS
-// heads in registers, spread over the lanes. `attend_merge` puts the stretches together; with MERGE the last workgroup
-// of some heads to come does it instead: see `last`. With NORM a head's query is first divided by its RMS and rotated.
-struct Params { heads: u32, stride: u32, stretch: u32, splits: u32, top_k: u32, scale: f32, eps: f32 } // stride in vectors
-
-struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_len: u32, pad: u32 }
-
-@group(0) @binding(0) var<storage, read>       q: array<vec4f>;     // [n, heads, WIDTH]
-@group(0) @binding(1) var<storage, read>       kv: array<vec4u>;
-@group(0) @binding(2) var<storage, read>       rows: array<u32>;    // [n, 6]: see Row
-@group(0) @binding(3) var<storage, read>       blocks: array<u32>;  // where blocks begin, in vectors
-//#if MERGE
-@group(0) @binding(4) @coherent var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
-@group(0) @binding(5) @coherent var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
-@group(0) @binding(6) var<storage, read>       sinks: array<f32>;    // [heads]
-@group(0) @binding(7) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
-@group(0) @binding(8) var<storage, read_write> o: array<vec4f>;      // [n, heads, WIDTH]
-@group(0) @binding(9) var<storage, read_write> arrived: array<atomic<u32>>; // [n, groups of heads], zeros
-//#else
-@group(0) @binding(4) var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
-@group(0) @binding(5) var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
-//#if NORM
-@group(0) @binding(6) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
-//#endif
-//#endif
-//#if PICKS
-@group(0) @binding(PICKS) var<storage, read>   picks: array<u32>;   // [n, top_k]
-//#endif
-var<immediate> p: Params;
-
-//#include rows_read
+// KEYS of them at a time are decoded into workgroup memory, for all heads; a team of threads holds the query and
+// the sum of each of its HEADS heads in registers, spread over the lanes. `attend_merge` puts the stretches together.
+// With NORM a head's query is first divided by its RMS and rotated. For few rows there is `attend_few`.
+//#include bound/attend
 //#include reduce
-const VECTORS = WIDTH / 4u;
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
-//#if MERGE
-//#include last
-var<workgroup> shares: array<vec2f, TEAMS * 64u>; // of each stretch of a team's head: m, or what it counts for; sum
-//#endif
-
-fn address(n: u32, row: Row, j: u32) -> u32 {
-    if j < row.window_len { return row.window + j * p.stride; }
-//#if PICKS
-    let w = picks[n * p.top_k + j - row.window_len];
-//#else
-    let w = j - row.window_len;
-//#endif
-    return blocks[row.table + w / row.block_len] + (w % row.block_len) * p.stride;
-}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -174,63 +131,4 @@ fn main(
         //#end
     }
     //#end
-//#if MERGE
-    if !comes_last(n * groups.x + group.x, p.splits, thread) { return; }
-    // Each team puts its own heads together: what each stretch counts for, by lanes, then the sums.
-    //#repeat h HEADS
-    {
-        let head = min(head0 + $hu, p.heads - 1u);
-        let first = (n * p.heads + head) * p.splits;
-        let share = (thread / LANES) * 64u;
-        let sink = sinks[head];
-        var largest = sink;
-        for (var i = lane; i < p.splits; i += LANES) {
-            let s = stats[first + i];
-            shares[share + i] = s;
-            largest = max(largest, s.x);
-        }
-        largest = subgroupMax(largest);
-        var total = select(0.0, exp(sink - largest), lane == 0u);
-        for (var i = lane; i < p.splits; i += LANES) {
-            let s = shares[share + i];
-            let weight = exp(s.x - largest);
-            shares[share + i].x = weight;
-            total += weight * s.y;
-        }
-        let inverse = 1.0 / team_sum(total, thread);
-        workgroupBarrier();
-        //#repeat v SPREAD
-        var o$v = vec4f(0.0);
-        let c$v = min($vu * LANES + lane, VECTORS - 1u);
-        //#end
-        for (var i = 0u; i < p.splits; i += 4u) {
-            //#repeat k 4
-            let share$k = select(0.0, shares[share + min(i + $ku, p.splits - 1u)].x, i + $ku < p.splits);
-            let from$k = (first + min(i + $ku, p.splits - 1u)) * VECTORS;
-            //#repeat v SPREAD
-            let part$k_$v = parts[from$k + c$v];
-            //#end
-            //#end
-            //#repeat v SPREAD
-            //#repeat k 4
-            o$v += share$k * part$k_$v;
-            //#end
-            //#end
-        }
-        //#repeat v SPREAD
-        if $vu * LANES + lane < VECTORS && head0 + $hu < p.heads {
-            var out = inverse * o$v;
-            if 4u * c$v >= WIDTH - TURNED {
-                let a = angles[n * (TURNED / 4u) + c$v - (WIDTH - TURNED) / 4u];
-                out = vec4f(
-                    out.x * a.x + out.y * a.y, out.y * a.x - out.x * a.y,
-                    out.z * a.z + out.w * a.w, out.w * a.z - out.z * a.w);
-            }
-            o[(n * p.heads + head) * VECTORS + c$v] = out;
-        }
-        //#end
-        workgroupBarrier();
-    }
-    //#end
-//#endif
 }

@@ -6,7 +6,7 @@ use crate::buffers::Slice;
 use crate::gpu::Inner;
 use crate::kernels::linear::{FEW, Pieces, fits_8_bits, steps, team_rows};
 use crate::kernels::tiles::{Gate, Kind, Rows, Tiled, group, tiled};
-use crate::kernels::{Linear, THREADS, dot_threads, linear, teams, threads};
+use crate::kernels::{Linear, THREADS, large_threads, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -75,7 +75,7 @@ fn few(
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
         let (kernel, threads) =
-            if bytes.is_some() { ("down_dot", dot_threads(gpu)) } else { ("down", THREADS) };
+            if bytes.is_some() { ("down_dot", large_threads(gpu)) } else { ("down", THREADS) };
         let mut variant = teams(gpu, kernel, threads)
             .format("w0", stack.down.format)
             .with("ROWS", rows)
@@ -131,7 +131,7 @@ fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expe
     let chunk = units.min(128);
     for (gate, up) in stack.gate.parts.iter().zip(&stack.up.parts) {
         let (kernel, threads) =
-            if bytes.is_some() { ("gate_up_dot", dot_threads(gpu)) } else { ("gate_up", THREADS) };
+            if bytes.is_some() { ("gate_up_dot", large_threads(gpu)) } else { ("gate_up", THREADS) };
         let variant = teams(gpu, kernel, threads)
             .format("gate", stack.gate.format)
             .format("up", stack.up.format)

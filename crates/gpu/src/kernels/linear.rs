@@ -5,7 +5,7 @@ use crate::buffers::{Pooled, Slice};
 use crate::gpu::Inner;
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
-use crate::kernels::{Mixture, dot_threads, teams};
+use crate::kernels::{Mixture, large_threads, teams};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
@@ -381,7 +381,7 @@ fn in_8_bits(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
         .map(|s| Pieces::of(gpu, s.output.what.w.format).filter(|_| s.output.what.bias.is_none()));
     let pieces = pieces.collect::<Option<Vec<_>>>()?;
     let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))?;
-    let threads = dot_threads(gpu);
+    let threads = large_threads(gpu);
     let variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns);
     let unroll = |s: usize| pieces[s].steps(gpu, units);
     let rows = if units <= SHORT { 2 } else { 1 };

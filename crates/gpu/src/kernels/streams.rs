@@ -3,7 +3,7 @@
 use crate::array::{Array, Mix};
 use crate::gpu::Inner;
 use crate::kernels::linear::FEW;
-use crate::kernels::{teams, threads};
+use crate::kernels::{THREADS, large_threads, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
@@ -44,12 +44,12 @@ impl<'a> Entry<'a> {
     }
 
     /// Constants, bindings and parameters of what `entry.wgsl` does.
-    fn variant(&self, variant: Variant, d: usize, chunks: usize) -> Variant {
-        variant
+    fn variant(&self, gpu: &Inner, kernel: &'static str, threads: u32, d: usize, chunks: usize) -> Variant {
+        teams(gpu, kernel, threads)
             .with("HC", self.hc)
             .with("CHUNKS", chunks)
             .with("OUT", self.weights.rows)
-            .with("SPREAD", d.div_ceil(4 * 256))
+            .with("SPREAD", d.div_ceil(4 * threads as usize))
             .when("HEAD", self.head)
     }
 
@@ -106,17 +106,19 @@ fn pass(
     let d = streams.width / hc;
     let chunk = chunk(streams.n);
     let chunks = d.div_ceil(chunk);
-    let mut variant = teams(gpu, "streams", 256)
-        .with("CHUNK", chunk)
-        .when("LEAVE", leave.is_some())
-        .when("DOTS", enter.is_some());
+    let finishes = gpu.abilities.merges && streams.n <= FEW;
+    let threads = if finishes { large_threads(gpu) } else { THREADS };
+    let of_pass = |variant: Variant| {
+        variant.with("CHUNK", chunk).when("LEAVE", leave.is_some()).when("DOTS", enter.is_some())
+    };
     // Bindings that a variant does not use still need something.
     let (spare, unused) = (Array::empty(gpu, 1, 4), Array::empty(gpu, 1, 4));
     let (y, mix) = leave.map_or_else(|| (spare.read(), spare.read()), |(y, mix)| (y.read(), mix.0.read()));
     let groups = [chunks as u32, streams.n as u32, 1];
     let Some(entry) = enter else {
         let bindings = [streams.write(), y, mix, spare.read(), spare.read(), unused.write()];
-        r.launch(gpu, variant.with("HC", hc).with("OUT", 1u32), &bindings, &[d as u32], groups);
+        let variant = of_pass(teams(gpu, "streams", THREADS)).with("HC", hc).with("OUT", 1u32);
+        r.launch(gpu, variant, &bindings, &[d as u32], groups);
         return None;
     };
     let w = entry.weights;
@@ -126,9 +128,9 @@ fn pass(
     let x = Array::empty(gpu, streams.n, d);
     let mix_out = Array::empty(gpu, streams.n, hc + hc * hc);
     let params = entry.params();
-    variant = entry.variant(variant.format("w", w.format), d, chunks);
+    let variant = of_pass(entry.variant(gpu, "streams", threads, d, chunks)).format("w", w.format);
     let mut bindings = vec![streams.write(), y, mix, bits, scales, dots.write()];
-    if gpu.abilities.merges && streams.n <= FEW {
+    if finishes {
         let entered = Array::empty(gpu, streams.n, w.rows + 1);
         bindings.extend([
             Binding::Write(gpu.counters(0)),
@@ -151,7 +153,7 @@ fn pass(
         let params: Vec<u32> = [d as u32, entry.iterations as u32].into_iter().chain(params).collect();
         r.launch(
             gpu,
-            entry.variant(teams(gpu, "enter", 256), d, chunks),
+            entry.variant(gpu, "enter", THREADS, d, chunks),
             &[
                 dots.read(),
                 entry.base.read(),

@@ -85,9 +85,21 @@ fn variants() -> Vec<Variant> {
                     .with("SPREAD", spread)
                     .with("ITEMS", 2u32)
                     .with("TURNED", 64u32)
-                    .when("MERGE", merge && team.1)
                     .with("PICKS", if picks { 10u32 } else { 0 });
-                all.extend([attend.clone(), attend.with("NORM", 1u32)]);
+                let lanes = team.0.min(32);
+                let few = with_all(Variant::of("attend_few"), &layout)
+                    .with("THREADS", 8 * lanes)
+                    .with("WAVE", team.0)
+                    .with("LANES", lanes)
+                    .with("TEAMS", 8u32)
+                    .with("PIECES", 32u32.div_ceil(lanes))
+                    .with("MOST_PARTS", 32u32)
+                    .with("TURNED", 64u32)
+                    .when("MERGE", merge)
+                    .with("PICKS", if picks { 10u32 } else { 0 });
+                let all_few = [few.clone(), few.with("NORM", 1u32)];
+                all.extend(all_few.into_iter().filter(|_| team.1));
+                all.extend([attend.clone(), attend.with("NORM", 1u32)].into_iter().filter(|_| !merge));
             }
         }
     }
@@ -380,8 +392,16 @@ fn msl_of(variant: &Variant, checks: bool) -> String {
 /// clamped, no loop counted by a guard, no divisor asked whether it is 0. `docs/gpu.md` shows some of it.
 #[test]
 fn hot_kernels_become_plain_msl() {
-    const HOT: [&str; 7] =
-        ["linear_matrix", "linear_vec", "gate_up", "down", "linear_tile", "attend", "index_scores"];
+    const HOT: [&str; 8] = [
+        "linear_matrix",
+        "linear_vec",
+        "gate_up",
+        "down",
+        "linear_tile",
+        "attend",
+        "attend_few",
+        "index_scores",
+    ];
     const GUARDS: [&str; 5] =
         ["loop_bound", "naga_div", "naga_mod", "DefaultConstructible", "metal::min(unsigned("];
     let all = variants();
