@@ -84,8 +84,17 @@ pub struct Abilities {
 /// Bytes of counters of one kernel.
 const COUNTERS: u64 = 16 << 10;
 
-/// Kernels that have counters.
-const KINDS_OF_COUNTERS: u64 = 3;
+/// Kernels whose last workgroup goes on, each with counters of its own, since they may run at the same time.
+#[derive(Clone, Copy)]
+pub(crate) enum Counted {
+    Streams,
+    Attend,
+    Route,
+}
+
+impl Counted {
+    const ALL: [Counted; 3] = [Counted::Streams, Counted::Attend, Counted::Route];
+}
 
 type Progress = Box<dyn Fn(u64) + Send>;
 
@@ -207,7 +216,7 @@ impl Gpu {
         // New buffers are zero.
         let descriptor = wgpu::BufferDescriptor {
             label: Some("counters"),
-            size: KINDS_OF_COUNTERS * COUNTERS,
+            size: Counted::ALL.len() as u64 * COUNTERS,
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         };
@@ -364,10 +373,9 @@ impl Inner {
         lock(&self.recorder)
     }
 
-    /// Counters of workgroups that have come so far, zero between launches: those of one of the kernels that have
-    /// some.
-    pub(crate) fn counters(&self, which: u64) -> Slice {
-        Slice { buffer: self.counters.clone(), offset: which * COUNTERS, size: COUNTERS }
+    /// Counters of workgroups of a kernel that have come so far, zero between launches.
+    pub(crate) fn counters(&self, of: Counted) -> Slice {
+        Slice { buffer: self.counters.clone(), offset: of as u64 * COUNTERS, size: COUNTERS }
     }
 
     /// Buffers that one kernel can use.

@@ -2,7 +2,7 @@
 
 use crate::array::{Array, Picks};
 use crate::buffers::Slice;
-use crate::gpu::Inner;
+use crate::gpu::{Counted, Inner};
 use crate::kernels::linear::FEW;
 use crate::kernels::{teams, threads};
 use crate::ops::Weights;
@@ -151,7 +151,7 @@ pub(crate) fn attend(
     ];
     let turned = angles.1;
     if merges {
-        let counters = Binding::Write(gpu.counters(1));
+        let counters = Binding::Write(gpu.counters(Counted::Attend));
         bindings.extend([sinks.read(), Binding::Read(angles.0.clone()), o.write(), counters]);
     } else if q.treatment.is_some() {
         bindings.push(Binding::Read(angles.0.clone()));

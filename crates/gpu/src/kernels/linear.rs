@@ -2,7 +2,7 @@
 
 use crate::array::Array;
 use crate::buffers::{Pooled, Slice};
-use crate::gpu::Inner;
+use crate::gpu::{Counted, Inner};
 use crate::kernels::norm::{Norm, norm};
 use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
 use crate::kernels::{Mixture, large_threads, teams};
@@ -212,7 +212,7 @@ pub(crate) fn routed(gpu: &Inner, r: &mut Recorder, x: &Array, gate: &Matrix, ch
         .with("EXPERTS", gate.rows)
         .with("USED", choice.used)
         .when("TABLE", choice.table);
-    launch.bindings.push(Binding::Write(gpu.counters(2)));
+    launch.bindings.push(Binding::Write(gpu.counters(Counted::Route)));
     launch.bindings.extend(choice.bindings.clone());
     launch.params.push(choice.scale.to_bits());
     launch.go(gpu, r);

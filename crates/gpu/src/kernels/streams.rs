@@ -1,7 +1,7 @@
 //! Launches `streams.wgsl`, `enter.wgsl` and `mixture.wgsl`: hyper-connections.
 
 use crate::array::{Array, Mix};
-use crate::gpu::Inner;
+use crate::gpu::{Counted, Inner};
 use crate::kernels::linear::FEW;
 use crate::kernels::{THREADS, large_threads, teams, threads};
 use crate::matrix::Matrix;
@@ -133,7 +133,7 @@ fn pass(
     if finishes {
         let entered = Array::empty(gpu, streams.n, w.rows + 1);
         bindings.extend([
-            Binding::Write(gpu.counters(0)),
+            Binding::Write(gpu.counters(Counted::Streams)),
             entry.base.read(),
             entry.scale.read(),
             entry.norm.weight.read(),
