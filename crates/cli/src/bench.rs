@@ -26,7 +26,7 @@ use contexts::Contexts;
 use cost::{Batch, Cost, Work};
 use engine::{Cancel, LoadedModel};
 use gguf::Gguf;
-use host::{Host, Others};
+use host::{Host, Others, in_large_pages};
 use machine::{Limits, Machine};
 use model::{KvFormat, Ops, Timeline};
 use profile::Stopwatch;
@@ -153,7 +153,7 @@ impl Bench {
             others: Option<f64>,
         }
         let others = Others::watch();
-        let mut machine = Machine::new(self.backend.cpu_threads());
+        let mut machine = Machine::new(self.backend.cpu_threads())?;
         for _ in 0..self.repeats.get() {
             machine.look();
         }
@@ -332,6 +332,7 @@ impl Job<'_> {
             run,
             limits: None,
             results: Vec::new(),
+            in_large_pages: None,
             others: None,
             interrupted: false,
         };
@@ -431,7 +432,7 @@ fn measure<B: Ops>(
     warm_up(runner, replies.map(|t| t.phase.len()).max().unwrap_or(0), &mut status)?;
     let contexts = args.contexts.as_deref().map(Contexts::new);
     let others = Others::watch();
-    let mut machine = args.machine.then(|| Machine::new(args.backend.cpu_threads()));
+    let mut machine = args.machine.then(|| Machine::new(args.backend.cpu_threads())).transpose()?;
     let mut before = None;
     for &test in tests {
         let name = test.name();
@@ -483,6 +484,7 @@ fn measure<B: Ops>(
             profile: args.profile.then(|| watch.report()),
         });
         report.others = others.share();
+        report.in_large_pages = in_large_pages();
         report.limits = machine.as_ref().map(Machine::limits);
     }
     Ok(())

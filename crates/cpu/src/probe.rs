@@ -13,10 +13,13 @@ mod arm;
 mod x86;
 
 use crate::isa::{self, Isa, Kernel};
+use memmap2::MmapMut;
 use std::hint::black_box;
+use std::io;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use zerocopy::FromBytes;
 
 /// Memory that one read goes through: far more than caches hold.
 pub const READ_BYTES: usize = 1 << 30;
@@ -30,7 +33,7 @@ const ARITHMETIC: Duration = Duration::from_millis(25);
 /// Measures the machine. Holds [`READ_BYTES`] of memory.
 pub struct Probe {
     threads: usize,
-    memory: Vec<Line>,
+    memory: MmapMut,
 }
 
 /// A cache line.
@@ -54,16 +57,25 @@ pub(crate) struct Loops {
 }
 
 impl Probe {
-    /// Takes the memory and writes to it, so that it is there. It lies in ordinary pages, as the weights of a
-    /// mapped file do; with huge ones this machine may read faster.
-    pub fn new(threads: usize) -> Probe {
+    /// Takes the memory and writes to it, so that it is there. It lies in large pages where the system has them, as the
+    /// weights of a mapped file do: they are read faster than ordinary ones.
+    ///
+    /// # Errors
+    ///
+    /// If there is not as much memory.
+    pub fn new(threads: usize) -> io::Result<Probe> {
+        let mut memory = MmapMut::map_anon(READ_BYTES)?;
+        #[cfg(target_os = "linux")]
+        drop(memory.advise(memmap2::Advice::HugePage));
         // Not zeros: the system may keep those in one page that the caches hold.
-        Probe { threads: threads.max(1), memory: vec![[1; 8]; READ_BYTES / size_of::<Line>()] }
+        memory.fill(1);
+        Ok(Probe { threads: threads.max(1), memory })
     }
 
     /// Bytes a second that all threads together read from memory, once through all of it.
     pub fn read(&self) -> f64 {
-        let blocks: Vec<&[Line]> = self.memory.chunks(BLOCK / size_of::<Line>()).collect();
+        let lines = <[Line]>::ref_from_bytes(&self.memory).expect("a mapping is aligned and of whole lines");
+        let blocks: Vec<&[Line]> = lines.chunks(BLOCK / size_of::<Line>()).collect();
         let next = AtomicUsize::new(0);
         let seconds = self.on_all_threads(|| {
             while let Some(lines) = blocks.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -224,7 +236,7 @@ mod tests {
 
     #[test]
     fn arithmetic_has_a_rate() {
-        let probe = Probe { threads: 2, memory: Vec::new() };
+        let probe = Probe { threads: 2, memory: MmapMut::map_anon(1).unwrap() };
         // So little even under emulation.
         let rates = [probe.int8(), probe.f32(), probe.bf16().unwrap_or(1e9), probe.rate(portable().int8)];
         assert!(rates.iter().all(|rate| rate.is_finite() && *rate > 1e5), "{rates:?}");

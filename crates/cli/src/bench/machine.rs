@@ -4,6 +4,7 @@
 //! same process between the tests, since both move with clocks and neighbours.
 
 use super::stats::{Samples, median};
+use anyhow::Context;
 use cpu::isa;
 use cpu::probe::{Probe, READ_BYTES};
 use indicatif::BinaryBytes;
@@ -69,9 +70,14 @@ pub struct Look {
 
 impl Machine {
     /// Takes the memory that is read.
-    pub fn new(threads: usize) -> Machine {
+    ///
+    /// # Errors
+    ///
+    /// If there is not as much.
+    pub fn new(threads: usize) -> anyhow::Result<Machine> {
         let limits = Limits { threads, isa: isa::level().name(), ..Limits::default() };
-        Machine { probe: Probe::new(threads), limits }
+        let probe = Probe::new(threads).context("memory for a probe of its bandwidth")?;
+        Ok(Machine { probe, limits })
     }
 
     /// Looks at the machine; what is seen is added to what was seen before.

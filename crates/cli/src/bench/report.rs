@@ -23,6 +23,9 @@ pub struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
     pub results: Vec<TestResult>,
+    /// Share of the mapped files that lay in large pages at the end, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub in_large_pages: Option<f64>,
     /// Share of the processors that others took meanwhile, 0 to 1.
     pub others: Option<f64>,
     /// Whether somebody stopped it before the end.
@@ -184,6 +187,9 @@ impl Report {
             "run:     ds4 {}, {}, KV cache {}, chunks of {}, medians of {}",
             host.ds4, run.backend, run.kv, run.chunk, run.repeats
         )?;
+        if let Some(large) = self.in_large_pages {
+            writeln!(out, "pages:   {:.0}% of the mapped weights in large ones", 100.0 * large)?;
+        }
         writeln!(out, "\n| test           |      t/s |   stddev |      min |      max |")?;
         writeln!(out, "|:---------------|---------:|---------:|---------:|---------:|")?;
         for r in &self.results {
