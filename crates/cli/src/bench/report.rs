@@ -188,7 +188,9 @@ impl Report {
             host.ds4, run.backend, run.kv, run.chunk, run.repeats
         )?;
         if let Some(large) = self.in_large_pages {
-            writeln!(out, "pages:   {:.0}% of the mapped weights in large ones", 100.0 * large)?;
+            let slow =
+                if large < 0.5 { "; the others are slower to read, see docs/performance.md" } else { "" };
+            writeln!(out, "pages:   {:.0}% of the mapped weights in large ones{slow}", 100.0 * large)?;
         }
         writeln!(out, "\n| test           |      t/s |   stddev |      min |      max |")?;
         writeln!(out, "|:---------------|---------:|---------:|---------:|---------:|")?;

@@ -11,6 +11,9 @@ use crate::rows::stride;
 use crate::shader::Variant;
 use model::ops::{KvView, RowStore};
 
+/// The least keys of a stretch that are worth a workgroup.
+const STRETCH: usize = 16;
+
 /// The most stretches: whoever merges them reads a part of each.
 const MOST_STRETCHES: usize = 26;
 
@@ -21,8 +24,6 @@ struct Shape {
     heads: usize,
     /// A stretch is so many keys, or a multiple of that.
     keys: usize,
-    /// The least keys of a stretch that are worth a workgroup.
-    least: usize,
     /// Workgroups that we would like to have, so that all cores have work.
     workgroups: usize,
     /// Whether it puts stretches together.
@@ -51,7 +52,6 @@ impl Shape {
                 .when("MERGE", gpu.abilities.merges),
             heads: HEADS,
             keys: TEAMS * KEYS,
-            least: TEAMS * KEYS,
             workgroups: 128,
             merges: gpu.abilities.merges,
         })
@@ -73,7 +73,6 @@ impl Shape {
                 .with("SPREAD", spread),
             heads: heads * teams_of,
             keys,
-            least: 16,
             workgroups: 256,
             merges: false,
         }
@@ -135,8 +134,7 @@ pub(crate) fn attend(
     let shape = Shape::few(gpu, n, width).unwrap_or_else(|| Shape::many(gpu, n, width, heads));
     let merges = shape.merges;
     let head_groups = heads.div_ceil(shape.heads);
-    let splits =
-        (shape.workgroups / (n * head_groups)).clamp(1, most.div_ceil(shape.least)).min(MOST_STRETCHES);
+    let splits = (shape.workgroups / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(MOST_STRETCHES);
     let stretch = most.div_ceil(splits).next_multiple_of(shape.keys);
     let splits = most.div_ceil(stretch); // none without keys
     let parts = Array::empty(gpu, n * heads, splits * width);
