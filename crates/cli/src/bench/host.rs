@@ -48,7 +48,7 @@ impl Host {
 /// Share of the files that this process has mapped, of what is in memory now, that lies in large pages, 0 to 1: weights are
 /// read faster from these. `None` where the system does not tell, or next to nothing is mapped.
 pub fn in_large_pages() -> Option<f64> {
-    /// What programs and libraries come to.
+    /// What programs and libraries come to at most, in KiB.
     const PROGRAM: u64 = 256 << 10;
     let large = kib(&fs::read_to_string("/proc/self/smaps_rollup").ok()?, "FilePmdMapped")?;
     let all = kib(&fs::read_to_string("/proc/self/status").ok()?, "RssFile")?;
