@@ -337,6 +337,7 @@ impl Job<'_> {
             interrupted: false,
         };
         let measured = measure(args, runner, &cost, &tests, &mut report);
+        report.in_large_pages = in_large_pages();
         if let Err(error) = measured {
             if !error.is::<Interrupted>() {
                 return Err(error);
@@ -484,7 +485,6 @@ fn measure<B: Ops>(
             profile: args.profile.then(|| watch.report()),
         });
         report.others = others.share();
-        report.in_large_pages = in_large_pages();
         report.limits = machine.as_ref().map(Machine::limits);
     }
     Ok(())

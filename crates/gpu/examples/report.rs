@@ -148,10 +148,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     let [mut host, mut all, mut leading] = [const { Vec::new() }; 3];
     for token in 0..2 * TOKENS {
         let before = Instant::now();
-        let mut batch =
-            [Entry { timeline: &mut timeline, tokens: &[token as u32 % 97], wanted: Wanted::Last }];
-        let output = forward(&model, &gpu, &mut batch, &mut NoTap).expect("a batch");
-        let logits = output.logits.expect("wanted");
+        let logits = logits(&model, &gpu, &mut timeline, token);
         host.push(1e3 * before.elapsed().as_secs_f64());
         match token % 2 {
             0 => drop(gpu.read(&logits).expect("logits")),
@@ -182,12 +179,17 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     }
 }
 
+/// Asks for one token more, and for its logits.
+fn logits(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>, token: usize) -> <Gpu as Ops>::Array {
+    let mut batch = [Entry { timeline, tokens: &[token as u32 % 97], wanted: Wanted::Last }];
+    forward(model, gpu, &mut batch, &mut NoTap).expect("a batch").logits.expect("wanted")
+}
+
 /// Launches of a token that wait for one before them, on average.
 fn waiting(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> usize {
     gpu.watch(true);
-    for token in 0..TOKENS as u32 {
-        let mut batch = [Entry { timeline, tokens: &[token % 97], wanted: Wanted::Last }];
-        forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");
+    for token in 0..TOKENS {
+        logits(model, gpu, timeline, token);
         gpu.wait().expect("an answer");
     }
     let waiting = gpu.launched().iter().filter(|launch| launch.barrier).count();
@@ -197,12 +199,8 @@ fn waiting(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> usize
 
 /// What a token takes by the device's clock: the median of some.
 fn clocked_token(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> Option<Clocked> {
-    let token = |token: u32| {
-        let mut batch = [Entry { timeline, tokens: &[token % 97], wanted: Wanted::Last }];
-        let work = || forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");
-        gpu.clocked(work).expect("an answer").1
-    };
-    let mut times: Vec<Clocked> = (0..TOKENS as u32).map(token).collect::<Option<_>>()?;
+    let token = |token| gpu.clocked(|| logits(model, gpu, timeline, token)).expect("an answer").1;
+    let mut times: Vec<Clocked> = (0..TOKENS).map(token).collect::<Option<_>>()?;
     let mut median = |what: fn(&Clocked) -> f64| {
         times.sort_by(|a, b| what(a).total_cmp(&what(b)));
         what(&times[TOKENS / 2])

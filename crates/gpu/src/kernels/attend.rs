@@ -14,7 +14,7 @@ use model::ops::{KvView, RowStore};
 /// The least keys of a stretch that are worth a workgroup.
 const STRETCH: usize = 16;
 
-/// The most stretches: whoever merges them reads a part of each.
+/// The most stretches: whoever merges them reads a part of each. `attend_few` has room for so many, or for its teams, which are fewer.
 const MOST_STRETCHES: usize = 26;
 
 /// How the heads and keys of a row are divided among workgroups.
@@ -34,12 +34,12 @@ impl Shape {
     /// Each team reads keys for itself: for few rows, where a team is a subgroup of eight threads or more.
     fn few(gpu: &Inner, n: usize, width: usize) -> Option<Shape> {
         const TEAMS: usize = 8;
-        const KEYS: usize = 2; // these two as in the shader
+        const KEYS: usize = 2;
         const HEADS: usize = 2;
         let wave = gpu.abilities.lanes as usize;
         let pieces = width / 16;
         let lanes = wave.min(pieces.next_power_of_two().max(8));
-        let memory = TEAMS * 4 * width + HEADS * MOST_PARTS * 8;
+        let memory = TEAMS * 4 * width + HEADS * MOST_STRETCHES * 8;
         let fits = memory + 256 <= gpu.abilities.workgroup_memory as usize;
         (n <= FEW && gpu.abilities.subgroups && wave >= 8 && fits).then(|| Shape {
             variant: Variant::of("attend_few")
@@ -47,8 +47,10 @@ impl Shape {
                 .with("WAVE", wave)
                 .with("LANES", lanes)
                 .with("TEAMS", TEAMS)
+                .with("KEYS", KEYS)
+                .with("HEADS", HEADS)
                 .with("PIECES", pieces.div_ceil(lanes))
-                .with("MOST_PARTS", MOST_PARTS)
+                .with("MOST_PARTS", MOST_STRETCHES)
                 .when("MERGE", gpu.abilities.merges),
             heads: HEADS,
             keys: TEAMS * KEYS,
@@ -79,9 +81,6 @@ impl Shape {
     }
 }
 
-/// Room for what teams or stretches have come to, in `attend_few`.
-const MOST_PARTS: usize = 32;
-
 /// Attention of every row of the batch, turned back: `[n, heads, D]`. If the queries are to be treated, `angles` are theirs.
 pub(crate) fn attend(
     gpu: &Inner,
@@ -97,7 +96,7 @@ pub(crate) fn attend(
     let (n, width) = (q.n, layout.width());
     let heads = q.width / width;
     let mut blocks: Vec<u32> = Vec::new();
-    let mut rows: Vec<u32> = Vec::with_capacity(6 * n);
+    let mut rows: Vec<u32> = Vec::with_capacity(5 * n);
     let mut most = 1;
     for view in views {
         let table = blocks.len() as u32;
@@ -118,7 +117,6 @@ pub(crate) fn attend(
                 compressed as u32,
                 table,
                 block_len as u32,
-                0,
             ]);
             most = most.max(window_len + compressed);
         }

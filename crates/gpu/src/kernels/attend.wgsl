@@ -10,16 +10,11 @@
 var<workgroup> keys: array<vec4f, KEYS * VECTORS>;
 
 @compute @workgroup_size(THREADS)
-fn main(
-    @builtin(workgroup_id) group: vec3u,
-    @builtin(local_invocation_index) thread: u32,
-    @builtin(num_workgroups) groups: vec3u,
-) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let n = group.z;
     let lane = thread % LANES;
     let head0 = (group.x * TEAMS + thread / LANES) * HEADS;
-    let r = 6u * n;
-    let row = Row(rows[r], rows[r + 1u], rows[r + 2u], rows[r + 3u], rows[r + 4u], 0u);
+    let row = row_of(n);
     let count = row.window_len + row.compressed;
     let start = min(group.y * p.stretch, count);
     let end = min(start + p.stretch, count);
@@ -57,9 +52,7 @@ fn main(
         let c = $vu * LANES + lane;
         if c < VECTORS && 4u * c >= WIDTH - TURNED {
             let a = angles[n * (TURNED / 4u) + c - (WIDTH - TURNED) / 4u];
-            q$h_$v = vec4f(
-                q$h_$v.x * a.x - q$h_$v.y * a.y, q$h_$v.x * a.y + q$h_$v.y * a.x,
-                q$h_$v.z * a.z - q$h_$v.w * a.w, q$h_$v.z * a.w + q$h_$v.w * a.z);
+            q$h_$v = turned(q$h_$v, a);
         }
     }
     //#end

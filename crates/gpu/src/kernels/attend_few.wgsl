@@ -8,9 +8,7 @@
 //#if MERGE
 //#include last
 //#endif
-const KEYS = 2u;
-const HEADS = 2u;
-const SCORES = KEYS * HEADS;
+const SCORES = KEYS * HEADS; // 4: see `sums_of`
 var<workgroup> sums: array<vec4f, TEAMS * VECTORS>;       // of a head, by the team
 var<workgroup> shares: array<vec2f, HEADS * MOST_PARTS>;  // of a head, by the team, then by the stretch: m, sum
 
@@ -39,10 +37,6 @@ fn together(h: u32, count: u32, least: f32) -> vec2f {
     return vec2f(largest, sum);
 }
 
-fn turned(v: vec4f, a: vec4f) -> vec4f {
-    return vec4f(v.x * a.x - v.y * a.y, v.x * a.y + v.y * a.x, v.z * a.z - v.w * a.w, v.z * a.w + v.w * a.z);
-}
-
 @compute @workgroup_size(THREADS)
 fn main(
     @builtin(workgroup_id) group: vec3u,
@@ -54,8 +48,7 @@ fn main(
     let lane = thread % LANES;
     let team_at = thread % WAVE - lane; // in its subgroup
     let head0 = group.x * HEADS;
-    let r = 6u * n;
-    let row = Row(rows[r], rows[r + 1u], rows[r + 2u], rows[r + 3u], rows[r + 4u], 0u);
+    let row = row_of(n);
     let count = row.window_len + row.compressed;
     let end = min(min(group.y * p.stretch, count) + p.stretch, count);
     // This team's share of the stretch.
@@ -67,7 +60,7 @@ fn main(
     //#repeat v PIECES
     let inside$v = $vu * LANES + lane < SIXTEENS;
     let piece$v = min($vu * LANES + lane, SIXTEENS - 1u);
-    //#repeat h 2
+    //#repeat h HEADS
     var q$h_$v: Sixteen;
     var acc$h_$v: Sixteen;
     if inside$v {
@@ -77,14 +70,14 @@ fn main(
     }
     //#end
     //#end
-    //#repeat t 2
+    //#repeat t KEYS
     let at$t = subgroupShuffle(place, team_at + $tu);
     //#repeat v PIECES
     var next$t_$v = packed_16(at$t, piece$v);
     //#end
     //#end
 //#if NORM
-    //#repeat h 2
+    //#repeat h HEADS
     var square$h = 0.0;
     //#repeat v PIECES
     //#repeat k 4
@@ -100,7 +93,7 @@ fn main(
         let c = 4u * piece$v + $ku;
         var a = vec4f(1.0, 0.0, 1.0, 0.0);
         if inside$v && 4u * c >= WIDTH - TURNED { a = angles[n * (TURNED / 4u) + c - (WIDTH - TURNED) / 4u]; }
-        //#repeat h 2
+        //#repeat h HEADS
         q$h_$v[$k] = turned(factor$h * q$h_$v[$k], a);
         //#end
     }
@@ -115,17 +108,17 @@ fn main(
         // The keys are taken apart, and the next ones are on their way.
         if (j + KEYS) % LANES == 0u { place = address(n, row, min(start + j + KEYS + lane, max(end, 1u) - 1u)); }
         var scores: array<f32, SCORES>;
-        //#repeat t 2
+        //#repeat t KEYS
         //#repeat v PIECES
         let key$t_$v = unscaled(next$t_$v, piece$v);
         let scale$t_$v = select(0.0, scale_of(next$t_$v, piece$v), inside$v);
-        //#repeat h 2
+        //#repeat h HEADS
         scores[$h * KEYS + $t] += scale$t_$v * (dot(q$h_$v[0], key$t_$v[0]) + dot(q$h_$v[1], key$t_$v[1])
             + dot(q$h_$v[2], key$t_$v[2]) + dot(q$h_$v[3], key$t_$v[3]));
         //#end
         //#end
         //#end
-        //#repeat t 2
+        //#repeat t KEYS
         {
             let at = subgroupShuffle(place, team_at + (j + KEYS + $tu) % LANES);
             //#repeat v PIECES
@@ -142,14 +135,14 @@ fn main(
         let weight = select(0.0, exp(score - top), here);
         m = top;
         sum = sum * fade + weight;
-        //#repeat h 2
+        //#repeat h HEADS
         let fade$h = subgroupShuffle(fade, team_at + KEYS * $hu);
         //#repeat v PIECES
         //#repeat k 4
         acc$h_$v[$k] *= fade$h;
         //#end
         //#end
-        //#repeat t 2
+        //#repeat t KEYS
         let weight$h_$t = subgroupShuffle(weight, team_at + KEYS * $hu + $tu);
         //#repeat v PIECES
         {
@@ -165,7 +158,7 @@ fn main(
     sum += subgroupShuffleXor(sum, 1u);
     if lane % KEYS == 0u && lane < SCORES { shares[lane / KEYS * MOST_PARTS + team] = vec2f(m, sum); }
     workgroupBarrier();
-    //#repeat h 2
+    //#repeat h HEADS
     {
         let all = together($hu, TEAMS, -3.0e38);
         let factor = exp(shares[$hu * MOST_PARTS + team].x - all.x);

@@ -92,8 +92,10 @@ fn variants() -> Vec<Variant> {
                     .with("WAVE", team.0)
                     .with("LANES", lanes)
                     .with("TEAMS", 8u32)
+                    .with("KEYS", 2u32)
+                    .with("HEADS", 2u32)
                     .with("PIECES", 32u32.div_ceil(lanes))
-                    .with("MOST_PARTS", 32u32)
+                    .with("MOST_PARTS", 26u32)
                     .with("TURNED", 64u32)
                     .when("MERGE", merge)
                     .with("PICKS", if picks { 10u32 } else { 0 });
