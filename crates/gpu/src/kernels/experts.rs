@@ -64,7 +64,6 @@ fn few(
     let pairs = Pairs { ids: routes.ids.read(), shares: routes.shares.read(), used };
     gate_up(gpu, r, x, &pairs, stack, &inner);
     let y = Array::empty(gpu, x.n, x.width);
-    let rows = team_rows(x.width);
     let units = [stack.down.units(), shared.down.units()];
     let bytes = match [&stack.down, &shared.down].map(|w| Pieces::of(gpu, w.format)) {
         [Some(a), Some(b)] if fits_8_bits(gpu, 2 * (used * units[0] + units[1])) => {
@@ -72,6 +71,7 @@ fn few(
         }
         _ => None,
     };
+    let rows = if bytes.is_some() { 1 } else { team_rows(x.width) };
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
         let (kernel, threads) =
