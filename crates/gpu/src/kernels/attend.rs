@@ -17,6 +17,9 @@ const STRETCH: usize = 16;
 /// The most stretches: whoever merges them reads a part of each. `attend_few` has room for so many, or for its teams, which are fewer.
 const MOST_STRETCHES: usize = 26;
 
+/// Few rows are given stretches for so many keys or a multiple of that. Some may have none then.
+const ROUNDED: usize = 64;
+
 /// How the heads and keys of a row are divided among workgroups.
 struct Shape {
     variant: Variant,
@@ -132,9 +135,11 @@ pub(crate) fn attend(
     let shape = Shape::few(gpu, n, width).unwrap_or_else(|| Shape::many(gpu, n, width, heads));
     let merges = shape.merges;
     let head_groups = heads.div_ceil(shape.heads);
+    // Rounded up, so that most tokens ask for the same launches as the one before.
+    let most = most.next_multiple_of(if n <= FEW { ROUNDED } else { 1 });
     let splits = (shape.workgroups / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(MOST_STRETCHES);
     let stretch = most.div_ceil(splits).next_multiple_of(shape.keys);
-    let splits = most.div_ceil(stretch); // none without keys
+    let splits = most.div_ceil(stretch);
     let parts = Array::empty(gpu, n * heads, splits * width);
     let stats = Array::empty(gpu, n * heads, splits * 2);
     let mut bindings = vec![
