@@ -12,8 +12,8 @@ use crate::miss::{CacheSource, Miss};
 use crate::reading::{Form, Reader};
 use crate::sampler::{BadLogit, Freedom, Sampler, Sampling, SamplingError};
 use crate::session::{Session, SessionError, Synced};
+use model::Ops;
 use model::ops::{Leaders, LeadersAsk};
-use model::{Ops, Wanted};
 use std::time::{Duration, Instant};
 use text::{Marker, Tokenizer};
 
@@ -207,25 +207,26 @@ impl<B: Ops> Session<B> {
         let decoding = Instant::now();
         loop {
             let logits = self.take_next().expect("the last token was read for its logits");
-            let logits = fetch_logits(&loaded.ops, &logits, Some(&mut [&mut writer]));
-            let logits = logits.map_err(SessionError::from)?;
-            stats.whole_logits += usize::from(logits.fell_back);
-            let step = match logits.fetched {
-                Fetched::Whole(mut logits) => writer.step(&mut logits, on_event)?,
-                Fetched::Leaders(leaders) => writer.step_among(&leaders[0], on_event)?,
-            };
+            if writer.goes_on() {
+                self.foresee();
+            }
+            let step = writer.step_on(&loaded.ops, &logits, &mut stats, on_event);
             if stats.first_token.is_zero() {
                 stats.first_token = start.elapsed();
             }
             stats.decode = decoding.elapsed();
-            match step {
-                Step::Done(finish) => return Ok(writer.end(finish, stats, on_event)),
-                Step::Next(_) if cancel.is_stopped() => {
-                    return Ok(writer.end(Finish::Cancelled, stats, on_event));
+            let end = match step {
+                Ok(Step::Next(token)) if !cancel.is_stopped() => {
+                    self.go_on(Some(token))?;
+                    stats.steps += 1;
+                    continue;
                 }
-                Step::Next(token) => self.feed(&[token], Wanted::Last)?,
-            }
-            stats.steps += 1;
+                Ok(Step::Next(_)) => Ok(Finish::Cancelled),
+                Ok(Step::Done(finish)) => Ok(finish),
+                Err(error) => Err(error),
+            };
+            self.go_on(None)?;
+            return Ok(writer.end(end?, stats, on_event));
         }
     }
 }
@@ -293,6 +294,27 @@ impl<'m> Writer<'m> {
             limit,
             tokens: Vec::new(),
             parts: [0; 3],
+        })
+    }
+
+    /// Whether a token is to be chosen from the next logits.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.tokens.len() < self.limit.0
+    }
+
+    /// The next step, from logits that are still where they were computed.
+    fn step_on<B: Ops>(
+        &mut self,
+        ops: &B,
+        logits: &B::Array,
+        stats: &mut Stats,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Step, ReplyError> {
+        let logits = fetch_logits(ops, logits, Some(&mut [self])).map_err(SessionError::from)?;
+        stats.whole_logits += usize::from(logits.fell_back);
+        Ok(match logits.fetched {
+            Fetched::Whole(mut logits) => self.step(&mut logits, on_event)?,
+            Fetched::Leaders(leaders) => self.step_among(&leaders[0], on_event)?,
         })
     }
 

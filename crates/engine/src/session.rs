@@ -12,7 +12,9 @@ use crate::pace::Pace;
 use crate::store::PageStore;
 use model::ops::DeviceError;
 use model::snapshot::SnapshotError;
-use model::{BatchError, Entry, KvFormat, NoTap, Ops, PAGE, PageKey, SLACK, Timeline, Wanted, forward};
+use model::{
+    BatchError, Entry, KvFormat, NoTap, Ops, PAGE, PageKey, SLACK, Timeline, Wanted, foresee, forward, go_on,
+};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +26,8 @@ pub struct Session<B: Ops> {
     loaded: Arc<LoadedModel<B>>,
     timeline: Timeline<B>,
     next: Option<B::Array>,
+    /// The logits of a step whose token is yet to be chosen.
+    foreseen: Option<B::Array>,
     context: usize,
     pace: Pace,
 }
@@ -77,7 +81,7 @@ impl<B: Ops> Session<B> {
         let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
-        Session { loaded, timeline, next: None, context, pace: Pace::new(PACE) }
+        Session { loaded, timeline, next: None, foreseen: None, context, pace: Pace::new(PACE) }
     }
 
     /// The same session, reading `chunk` tokens in one batch instead of as many as its pace allows. Results do
@@ -174,6 +178,29 @@ impl<B: Ops> Session<B> {
         let output = forward(model, ops, &mut batch, &mut NoTap)?;
         self.next = output.logits;
         Ok(())
+    }
+
+    /// Asks for the step of the token that is about to be chosen, if the device can be asked ahead.
+    /// [`Session::go_on`] has to follow.
+    pub(crate) fn foresee(&mut self) {
+        let LoadedModel { ops, model, .. } = &*self.loaded;
+        if self.timeline.len() < self.context {
+            let output = foresee(model, ops, &mut [&mut self.timeline]);
+            self.foreseen = output.and_then(|output| output.logits);
+        }
+    }
+
+    /// Reads the token that was chosen for its logits. If there is none, the session stays as it is.
+    pub(crate) fn go_on(&mut self, token: Option<u32>) -> Result<(), SessionError> {
+        match (self.foreseen.take(), token) {
+            (Some(logits), token) => {
+                go_on(&self.loaded.ops, &mut [&mut self.timeline], &[token]);
+                self.next = token.map(|_| logits);
+                Ok(())
+            }
+            (None, Some(token)) => self.feed(&[token], Wanted::Last),
+            (None, None) => Ok(()),
+        }
     }
 
     /// The logits after the last token, once, still where they were computed; `None` if that token was read without

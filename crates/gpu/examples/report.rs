@@ -7,7 +7,7 @@
 use gguf::Gguf;
 use gpu::{Choice, Clocked, Gpu, LaunchSeconds, Options};
 use model::ops::LeadersAsk;
-use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward, load};
+use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, foresee, forward, go_on, load};
 use std::time::Instant;
 
 fn main() {
@@ -146,16 +146,26 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     let launches = gpu.launches();
     // The host's time, all with the logits read, and with the largest of them.
     let [mut host, mut all, mut leading] = [const { Vec::new() }; 3];
+    // As a reply is written: the next token's step is asked for while the device is busy with this one.
+    let mut next = logits(&model, &gpu, &mut timeline, 0);
     for token in 0..2 * TOKENS {
         let before = Instant::now();
-        let logits = logits(&model, &gpu, &mut timeline, token);
+        let ahead = foresee(&model, &gpu, &mut [&mut timeline]);
         host.push(1e3 * before.elapsed().as_secs_f64());
         match token % 2 {
-            0 => drop(gpu.read(&logits).expect("logits")),
-            _ => drop(gpu.read_leaders(&logits, &[LEADERS]).expect("leaders")),
+            0 => drop(gpu.read(&next).expect("logits")),
+            _ => drop(gpu.read_leaders(&next, &[LEADERS]).expect("leaders")),
         }
+        next = match ahead.and_then(|output| output.logits) {
+            Some(logits) => {
+                go_on(&gpu, &mut [&mut timeline], &[Some(token as u32 % 97)]);
+                logits
+            }
+            None => logits(&model, &gpu, &mut timeline, token),
+        };
         [&mut all, &mut leading][token % 2].push(1e3 * before.elapsed().as_secs_f64());
     }
+    gpu.wait().expect("an answer");
     [&mut host, &mut all, &mut leading].into_iter().for_each(|times| times.sort_by(f64::total_cmp));
     let decode_ms = all[TOKENS / 2];
     kernels[1] = take(&gpu);

@@ -18,7 +18,7 @@ pub(crate) struct Ahead {
     /// Lists asked for so far.
     asked: u64,
     /// Of these, how many had been encoded.
-    foreseen: u64,
+    used_ready: u64,
 }
 
 struct List {
@@ -37,7 +37,7 @@ impl Ahead {
         if let Some(list) = self.lists.iter_mut().find(|list| list.commands == commands) {
             (list.recurs, list.last) = (true, self.asked);
             if let Some(ready) = list.ready.take() {
-                self.foreseen += 1;
+                self.used_ready += 1;
                 return ready;
             }
             return encode(gpu, &commands, None);
@@ -64,7 +64,7 @@ impl Ahead {
     }
 
     /// Lists asked for, and how many of them had been encoded.
-    pub(crate) fn foreseen(&self) -> (u64, u64) {
-        (self.asked, self.foreseen)
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.asked, self.used_ready)
     }
 }

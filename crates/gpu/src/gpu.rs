@@ -12,7 +12,7 @@ use crate::trial;
 use model::ops::DeviceError;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long we wait for the device before we call it dead.
@@ -116,6 +116,8 @@ pub(crate) struct Inner {
     /// Of each layer.
     pub(crate) heaps: Mutex<BTreeMap<usize, Arc<Mutex<Heap>>>>,
     recorder: Mutex<Recorder>,
+    /// Is told when a step that was foreseen goes on.
+    pub(crate) gone_on: Condvar,
     pipelines: Mutex<HashMap<Variant, Arc<Pipeline>>>,
     /// Is told how many bytes of weights were taken over.
     progress: Mutex<Option<Progress>>,
@@ -236,6 +238,7 @@ impl Gpu {
             pool: Arc::default(),
             heaps: Mutex::default(),
             recorder: Mutex::default(),
+            gone_on: Condvar::new(),
             pipelines: Mutex::default(),
             progress: Mutex::default(),
             weight_bytes: Default::default(),
@@ -332,8 +335,8 @@ impl Gpu {
 
     /// How often work was handed to the device so far, and how often of these it had been encoded before it was asked
     /// for.
-    pub fn foreseen(&self) -> (u64, u64) {
-        self.0.recorder().foreseen()
+    pub fn encoded_ahead(&self) -> (u64, u64) {
+        self.0.recorder().encoded_ahead()
     }
 
     /// Bytes on the device: weights, cached rows, activations.
@@ -369,8 +372,15 @@ fn watch(device: &wgpu::Device, name: &str, fault: &Arc<Mutex<Option<String>>>) 
 }
 
 impl Inner {
+    /// Whoever wants to ask for something waits here until a step that another thread has foreseen goes on: it may have
+    /// moved cached rows, which the device has yet to do.
     pub(crate) fn recorder(&self) -> MutexGuard<'_, Recorder> {
-        lock(&self.recorder)
+        let me = std::thread::current().id();
+        let mut recorder = lock(&self.recorder);
+        while recorder.foreseer().is_some_and(|by| by != me) {
+            recorder = self.gone_on.wait(recorder).unwrap_or_else(PoisonError::into_inner);
+        }
+        recorder
     }
 
     /// Counters of workgroups of a kernel that have come so far, zero between launches.

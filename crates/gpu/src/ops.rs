@@ -16,6 +16,7 @@ use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, Indexer, MtpEntry, Router,
 };
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 /// The backend as the model's weights know it.
@@ -41,6 +42,9 @@ const MANY_ROWS: usize = 64;
 impl Gpu {
     /// Hands over what was recorded if that is worth it.
     fn pace(&self, r: &mut Recorder, rows: usize) {
+        if r.foresees() {
+            return;
+        }
         if rows >= MANY_ROWS || r.commands.len() >= SOME[r.handed.min(SOME.len() - 1)] {
             // A mixture goes along with the product to come.
             let mixture = r.mixture.take();
@@ -80,6 +84,28 @@ impl Ops for Gpu {
         if self.0.about.kind != Kind::Software {
             self.compile(work);
         }
+    }
+
+    fn foresee(&self, work: &mut dyn FnMut()) -> bool {
+        if self.0.profile.is_some() {
+            return false; // which looks at every launch as it is handed over
+        }
+        self.0.recorder().begin_foreseen(&self.0);
+        let done = catch_unwind(AssertUnwindSafe(work));
+        match done {
+            Ok(()) => self.0.recorder().end_foreseen(&self.0),
+            Err(_) => self.0.recorder().give_up(),
+        }
+        done.unwrap_or_else(|panic| {
+            self.0.gone_on.notify_all();
+            resume_unwind(panic)
+        });
+        true
+    }
+
+    fn go_on(&self, tokens: &[u32]) {
+        self.0.recorder().go_on(&self.0, tokens);
+        self.0.gone_on.notify_all();
     }
 
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {

@@ -4,6 +4,10 @@
 //! when enough have come together to keep it busy ([`Recorder::flush`]). Host data that kernels need
 //! (tokens, angles, tables, addresses) is gathered in an arena, which is written ahead of the commands. So what
 //! changes from token to token is in the arena, and the commands are the same again: [`crate::ahead`] lives on that.
+//!
+//! A step whose tokens are not known yet ([`Ops::foresee`]) is recorded in the same way, put into the device's form, and
+//! kept with an arena of its own, where the words that depend on tokens are left out. From there until the tokens come
+//! ([`Recorder::go_on`]) only the thread that asked for it can ask for more.
 
 use crate::ahead::Ahead;
 use crate::buffers::{Buffer, HOST_DATA, Slice};
@@ -14,6 +18,7 @@ use crate::shader::Variant;
 use crate::watch::Watch;
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread::ThreadId;
 
 /// A part of a buffer as a kernel uses it.
 #[derive(Clone, Debug)]
@@ -90,6 +95,17 @@ struct Arena {
 }
 
 impl Arena {
+    /// Hands over what was put, ahead of the commands that need it.
+    fn send(&mut self, gpu: &Inner) {
+        for (buffer, data) in &mut self.pages {
+            if !data.is_empty() {
+                data.resize(data.len().next_multiple_of(4), 0);
+                gpu.queue.write_buffer(&buffer.raw, 0, data);
+            }
+        }
+        self.clear();
+    }
+
     /// Forgets what was put.
     fn clear(&mut self) {
         self.pages.iter_mut().for_each(|(_, data)| data.clear());
@@ -100,6 +116,43 @@ impl Arena {
 
 /// A pipeline's address, and number, offset and size of each buffer.
 type GroupKey = (usize, Vec<(u64, u64, u64)>);
+
+/// Host data of a step that is foreseen, once its tokens are known.
+struct Late {
+    /// Where it is in the arena.
+    page: usize,
+    at: usize,
+    what: OfTokens,
+}
+
+/// What is to be known of tokens: their ids, or their rows of a table, of so many words.
+pub(crate) enum OfTokens {
+    Ids,
+    Rows(Arc<[u32]>, usize),
+}
+
+impl OfTokens {
+    fn words(&self, tokens: &[u32]) -> Vec<u32> {
+        match self {
+            OfTokens::Ids => tokens.to_vec(),
+            OfTokens::Rows(table, len) => {
+                tokens.iter().flat_map(|&token| &table[token as usize * len..][..*len]).copied().collect()
+            }
+        }
+    }
+}
+
+/// A step that is foreseen.
+#[derive(Default)]
+struct Foreseen {
+    /// Who asked for it; nobody else can ask for anything meanwhile.
+    by: Option<ThreadId>,
+    /// Its commands, once all are recorded.
+    encoded: Option<wgpu::CommandBuffer>,
+    /// Its host data, but for what is late. While it is recorded this is the other arena.
+    arena: Arena,
+    late: Vec<Late>,
+}
 
 /// See the module.
 #[derive(Default)]
@@ -115,6 +168,7 @@ pub struct Recorder {
     arena: Arena,
     groups: HashMap<GroupKey, Arc<wgpu::BindGroup>>,
     ahead: Ahead,
+    foreseen: Foreseen,
     /// To read back with, each of another size.
     readable: Vec<Arc<Buffer>>,
     /// How often work was handed over since the host last waited for all of it.
@@ -247,9 +301,31 @@ impl Recorder {
         let same = self.arena.put.iter().rev().take(16).find(|&&(page, at, len)| {
             len == bytes.len() && self.arena.pages[page].1[at..at + len] == bytes[..]
         });
-        if let Some(&(page, at, len)) = same {
-            return self.arena_slice(page, at, len);
+        let (page, at) = match same {
+            Some(&(page, at, _)) => (page, at),
+            None => {
+                let (page, at) = self.place(gpu, &bytes);
+                self.arena.put.push((page, at, bytes.len()));
+                (page, at)
+            }
+        };
+        self.arena_slice(page, at, bytes.len())
+    }
+
+    /// The same of what depends on tokens, which may stand for others that are yet to come.
+    pub(crate) fn put_of(&mut self, gpu: &Inner, what: OfTokens, tokens: &[u32]) -> Slice {
+        let words = what.words(tokens);
+        if !self.foresees() {
+            return self.put(gpu, &words);
         }
+        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let (page, at) = self.place(gpu, &bytes);
+        self.foreseen.late.push(Late { page, at, what });
+        self.arena_slice(page, at, bytes.len())
+    }
+
+    /// Puts bytes into the arena: its page, and where in it.
+    fn place(&mut self, gpu: &Inner, bytes: &[u8]) -> (usize, usize) {
         let align = u64::from(gpu.limits.min_storage_buffer_offset_alignment).max(16);
         loop {
             if self.arena.page == self.arena.pages.len() {
@@ -260,9 +336,8 @@ impl Recorder {
             let at = (data.len() as u64).next_multiple_of(align);
             if at + bytes.len() as u64 <= buffer.size() {
                 data.resize(at as usize, 0);
-                data.extend_from_slice(&bytes);
-                self.arena.put.push((self.arena.page, at as usize, bytes.len()));
-                return self.arena_slice(self.arena.page, at as usize, bytes.len());
+                data.extend_from_slice(bytes);
+                return (self.arena.page, at as usize);
             }
             self.arena.page += 1;
         }
@@ -281,6 +356,7 @@ impl Recorder {
 
     /// Gives everything recorded to the device; returns what to wait for.
     pub(crate) fn flush(&mut self, gpu: &Inner) -> Option<wgpu::SubmissionIndex> {
+        assert!(!self.foresees(), "a step whose tokens are not known is not handed over");
         self.launch_beside(gpu);
         self.settle(gpu);
         gpu.pool.handed_over();
@@ -290,27 +366,75 @@ impl Recorder {
         if let Some(watch) = &mut self.watch {
             watch.handed_over();
         }
-        for (buffer, data) in &mut self.arena.pages {
-            if !data.is_empty() {
-                data.resize(data.len().next_multiple_of(4), 0);
-                gpu.queue.write_buffer(&buffer.raw, 0, data);
-            }
-        }
-        self.arena.clear();
+        self.arena.send(gpu);
         let commands = std::mem::take(&mut self.commands);
         let profile = gpu.profile.as_ref().map(|profile| profile.begin(gpu, commands.len()));
         let encoded = match &profile {
             None => self.ahead.encoded(gpu, commands),
             Some(_) => encode(gpu, &commands, profile.as_ref()),
         };
-        let stamp = || gpu.clock.as_ref().and_then(|clock| clock.stamp(&gpu.device));
-        let (begin, end) = (stamp(), stamp());
-        let submission = gpu.queue.submit(begin.into_iter().chain([encoded]).chain(end));
+        let submission = submit(gpu, encoded);
         self.handed += 1;
         if let Some(profile) = profile {
             profile.collect(gpu, submission.clone());
         }
         Some(submission)
+    }
+
+    /// Whether a step is being recorded whose tokens are not known yet.
+    pub(crate) fn foresees(&self) -> bool {
+        self.foreseen.by.is_some() && self.foreseen.encoded.is_none()
+    }
+
+    /// Who asked for a step whose tokens have not come yet.
+    pub(crate) fn foreseer(&self) -> Option<ThreadId> {
+        self.foreseen.by
+    }
+
+    /// What is recorded from here on belongs to a step whose tokens are not known yet.
+    pub(crate) fn begin_foreseen(&mut self, gpu: &Inner) {
+        assert!(self.foreseen.by.is_none(), "one step at a time is foreseen");
+        self.flush(gpu);
+        self.foreseen.by = Some(std::thread::current().id());
+        std::mem::swap(&mut self.arena, &mut self.foreseen.arena);
+    }
+
+    /// That is all of it.
+    pub(crate) fn end_foreseen(&mut self, gpu: &Inner) {
+        self.launch_beside(gpu);
+        self.settle(gpu);
+        let commands = std::mem::take(&mut self.commands);
+        self.foreseen.encoded = Some(encode(gpu, &commands, None));
+        std::mem::swap(&mut self.arena, &mut self.foreseen.arena);
+    }
+
+    /// The tokens of the step that was foreseen: it is handed over.
+    pub(crate) fn go_on(&mut self, gpu: &Inner, tokens: &[u32]) {
+        if self.foreseen.encoded.is_none() {
+            return;
+        }
+        self.flush(gpu);
+        for Late { page, at, what } in self.foreseen.late.drain(..) {
+            let bytes: Vec<u8> = what.words(tokens).iter().flat_map(|w| w.to_le_bytes()).collect();
+            self.foreseen.arena.pages[page].1[at..at + bytes.len()].copy_from_slice(&bytes);
+        }
+        self.foreseen.arena.send(gpu);
+        if let Some(encoded) = self.foreseen.encoded.take() {
+            submit(gpu, encoded);
+        }
+        self.handed += 1;
+        self.foreseen.by = None;
+    }
+
+    /// Forgets a step that was not recorded to its end.
+    pub(crate) fn give_up(&mut self) {
+        self.commands.clear();
+        (self.norms, self.mixture, self.beside) = (None, None, None);
+        self.appends.clear();
+        std::mem::swap(&mut self.arena, &mut self.foreseen.arena);
+        self.foreseen.arena.clear();
+        self.foreseen.late.clear();
+        self.foreseen.by = None;
     }
 
     /// Uses the time until the device is done, before the host waits for it.
@@ -346,9 +470,16 @@ impl Recorder {
     }
 
     /// Times that work was handed over, and how often it had been encoded ahead.
-    pub(crate) fn foreseen(&self) -> (u64, u64) {
-        self.ahead.foreseen()
+    pub(crate) fn encoded_ahead(&self) -> (u64, u64) {
+        self.ahead.counts()
     }
+}
+
+/// Hands commands over; where the device has a clock that somebody looks at, with the time before and after them.
+fn submit(gpu: &Inner, encoded: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
+    let stamp = || gpu.clock.as_ref().and_then(|clock| clock.stamp(&gpu.device));
+    let (begin, end) = (stamp(), stamp());
+    gpu.queue.submit(begin.into_iter().chain([encoded]).chain(end))
 }
 
 /// Puts commands into the device's own form.

@@ -10,8 +10,10 @@ use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options, Plan};
 use model::tap::{Place, Seen};
-use model::{Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, forward, load};
+use model::{Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, foresee, forward, go_on, load};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 fn open(matrices: bool) -> Gpu {
     let exact = Options { matrices, bytes: Some(false), ..Options::default() };
@@ -335,7 +337,7 @@ fn products_by_tiles_say_how_many_rows_share_weights() {
 /// Tokens one after the other ask for the same again, but for what is in host data: nearly all of it is encoded before it is
 /// asked for, and gives the same as what is not.
 #[test]
-fn launches_of_a_token_are_foreseen() {
+fn launches_of_a_token_are_encoded_ahead() {
     let mut description = Synthetic::tiny(Recipe::Q8, 3);
     description.sizes.ratios = vec![0, 4, 128, 4];
     let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
@@ -344,19 +346,106 @@ fn launches_of_a_token_are_foreseen() {
         let model = load(&gpu, &gguf).unwrap();
         let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
         feed(&model, &gpu, &mut timeline, &prompt(300), 300);
-        let begin = gpu.foreseen();
+        let begin = gpu.encoded_ahead();
         let logits: Vec<f32> =
             (0..80).flat_map(|token| feed(&model, &gpu, &mut timeline, &[token], 1)).collect();
-        let end = gpu.foreseen();
+        let end = gpu.encoded_ahead();
         (logits, end.0 - begin.0, end.1 - begin.1)
     };
-    let (logits, asked, foreseen) = decoded(false);
-    println!("{foreseen} of {asked} foreseen");
-    assert!(4 * foreseen > 3 * asked, "{foreseen} of {asked} foreseen");
+    let (logits, asked, ready) = decoded(false);
+    println!("{ready} of {asked} encoded ahead");
+    assert!(4 * ready > 3 * asked, "{ready} of {asked} encoded ahead");
     // Where kernels are timed, everything is encoded when it is asked for.
     let (want, _, none) = decoded(true);
-    assert_eq!(none, 0, "foreseen under the clock");
+    assert_eq!(none, 0, "encoded ahead under the clock");
     assert!(logits == want, "the same logits");
+}
+
+/// Steps that are asked for before their tokens are known give the same logits, whatever becomes of the steps: through
+/// windows that fill, cached rows that move as they grow, and the ends of a page. A token that does not come leaves no
+/// trace.
+#[test]
+fn steps_that_are_foreseen_are_the_same() {
+    let mut description = Synthetic::tiny(Recipe::Q8, 3);
+    description.sizes.ratios = vec![0, 4, 128, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let gpu = device();
+    let model = load(&gpu, &gguf).unwrap();
+    let start = || {
+        let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+        feed(&model, &gpu, &mut timeline, &prompt(PAGE as u32 - 60), 300);
+        timeline
+    };
+    let tokens: Vec<u32> = prompt(120);
+    let mut plain = start();
+    let want: Vec<Vec<f32>> =
+        tokens.iter().map(|&token| feed(&model, &gpu, &mut plain, &[token], 1)).collect();
+    let mut ahead = start();
+    let (mut got, mut foreseen) = (Vec::new(), 0);
+    for (i, &token) in tokens.iter().enumerate() {
+        // Every third time no token comes, and at some of these somebody else asks for something in between.
+        if i % 3 == 0 && foresee(&model, &gpu, &mut [&mut ahead]).is_some() {
+            let rows = gpu.send(&[i as f32; 8], 4);
+            assert_eq!(gpu.read(&rows).unwrap(), [i as f32; 8]);
+            go_on(&gpu, &mut [&mut ahead], &[None]);
+        }
+        let before = ahead.len();
+        match foresee(&model, &gpu, &mut [&mut ahead]) {
+            Some(output) => {
+                go_on(&gpu, &mut [&mut ahead], &[Some(token)]);
+                got.push(gpu.read(&output.logits.unwrap()).unwrap());
+                foreseen += 1;
+            }
+            None => {
+                assert_eq!(ahead.room(), 1, "only the last token of a page has to be known");
+                got.push(feed(&model, &gpu, &mut ahead, &[token], 1));
+            }
+        }
+        assert_eq!((ahead.len(), ahead.tokens().last()), (before + 1, Some(&token)));
+    }
+    assert_eq!(foreseen, tokens.len() - 1);
+    assert_eq!(ahead.tokens(), plain.tokens());
+    let first = (0..want.len()).find(|&i| got[i] != want[i]);
+    assert_eq!(first, None, "the first token whose logits differ");
+}
+
+/// Whoever else asks for something while a step is foreseen has to wait until it goes on.
+#[test]
+fn others_wait_for_a_step_that_is_foreseen() {
+    let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q8, 3).to_vec().unwrap()).unwrap();
+    let gpu = device();
+    let model = load(&gpu, &gguf).unwrap();
+    let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+    let has_gone_on = AtomicBool::new(false);
+    assert!(foresee(&model, &gpu, &mut [&mut timeline]).is_some());
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            gpu.send(&[1.0; 4], 4);
+            has_gone_on.load(Ordering::SeqCst)
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        has_gone_on.store(true, Ordering::SeqCst);
+        go_on(&gpu, &mut [&mut timeline], &[Some(3)]);
+        assert!(other.join().unwrap(), "it had to wait");
+    });
+}
+
+/// A step that panics while it is asked for is no step.
+#[test]
+fn a_step_that_fails_while_it_is_foreseen_leaves_nothing() {
+    let gpu = device();
+    let x = gpu.array(vec![1.0; 64], 64).unwrap();
+    let failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        gpu.foresee(&mut || {
+            let mut y = gpu.send(&[2.0; 64], 64);
+            gpu.add(&mut y, &x);
+            panic!("on purpose");
+        })
+    }));
+    assert!(failed.is_err());
+    let mut y = gpu.send(&[3.0; 64], 64);
+    gpu.add(&mut y, &x);
+    assert_eq!(gpu.read(&y).unwrap(), [4.0; 64]);
 }
 
 /// A device whose kernels may see little of a buffer: what is larger is split, and gives the same, up to the order in

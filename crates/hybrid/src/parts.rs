@@ -99,7 +99,7 @@ macro_rules! same {
     )*};
 }
 
-same!(bool, usize, f32, Vec<u32>);
+same!(bool, usize, f32, Arc<[u32]>);
 
 /// Parts of the model, with all their fields.
 macro_rules! parts {

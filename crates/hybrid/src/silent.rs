@@ -39,7 +39,8 @@ impl Routed {
             ff: GPU_WIDTH,
             clamp: f32::INFINITY,
         };
-        let router = Router { gate: zeros(1, width)?, bias: None, table: Some(vec![0]), used: 1, scale: 1.0 };
+        let router =
+            Router { gate: zeros(1, width)?, bias: None, table: Some([0].into()), used: 1, scale: 1.0 };
         Ok(Routed { router, experts: Experts { stack, count: 1 } })
     }
 }

@@ -8,6 +8,7 @@
 //! [`Ops`] and a batch of rows.
 
 pub mod config;
+pub mod foresee;
 pub mod forward;
 pub mod kv;
 pub mod load;
@@ -23,6 +24,7 @@ pub mod timeline;
 pub mod weights;
 
 pub use config::{Config, Ratio};
+pub use foresee::{foresee, go_on};
 pub use forward::{BatchError, Entry, Output, Wanted, forward};
 pub use kv::{KvFormat, RowLayout};
 pub use load::{LoadError, load};

@@ -62,6 +62,20 @@ pub trait Ops: Sized + Send + Sync {
     /// nothing on the device but weights.
     fn rehearse(&self, _work: &mut dyn FnMut()) {}
 
+    /// Does `work`, which asks for one step of a few rows, before the tokens of that step are known: those that it
+    /// names only stand for them. So a device that works off what it was asked for can be asked for the next step
+    /// while it is busy with this one. Nothing of it is done until [`Ops::go_on`] brings the tokens, and until then
+    /// nothing may be asked for that depends on it.
+    ///
+    /// Says whether `work` was done. A backend whose operations are done when they return has nothing to gain, and
+    /// does not do it.
+    fn foresee(&self, _work: &mut dyn FnMut()) -> bool {
+        false
+    }
+
+    /// The tokens of the step that was foreseen.
+    fn go_on(&self, _tokens: &[u32]) {}
+
     /// Takes over a weight matrix.
     ///
     /// # Errors

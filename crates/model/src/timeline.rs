@@ -449,6 +449,11 @@ impl<B: Ops> Timeline<B> {
         }
     }
 
+    /// The last token is known by now; its page is not finished.
+    pub(crate) fn amend(&mut self, token: u32) {
+        *self.tokens.last_mut().expect("there is one") = token;
+    }
+
     fn finish_page(&mut self) {
         let end = self.len();
         let (mut rows, mut ends) = (Vec::new(), Vec::new());

@@ -167,7 +167,7 @@ pub struct Router<B: Ops> {
     /// `[e]`: added for the choice only.
     pub bias: Option<B::Array>,
     /// `[vocab, k]`: fixed experts of each token id, in hash-routed layers.
-    pub table: Option<Vec<u32>>,
+    pub table: Option<Arc<[u32]>>,
     /// k, experts chosen for a row.
     pub used: usize,
     /// What the shares of a row add up to.

@@ -6,7 +6,7 @@
 use super::cost::Batch;
 use super::profile::Stopwatch;
 use engine::Cancel;
-use model::{Entry, KvFormat, Model, NoTap, Ops, Timeline, Wanted, forward};
+use model::{Entry, KvFormat, Model, NoTap, Ops, Output, Timeline, Wanted, foresee, forward, go_on};
 use std::time::{Duration, Instant};
 
 /// Somebody pressed Ctrl-C.
@@ -85,31 +85,59 @@ impl<B: Ops> Runner<'_, B> {
         progress: &mut dyn FnMut(usize),
     ) -> anyhow::Result<Duration> {
         let start = Instant::now();
-        while timeline.len() < end {
+        let writes = chunk == 1 && between == Wanted::Last && watch.is_none();
+        let mut ahead: Option<Output<B::Array>> = None;
+        while ahead.is_some() || timeline.len() < end {
             if self.cancel.is_stopped() {
                 return Err(Interrupted.into());
             }
-            let (at, len) = (timeline.len(), chunk.min(end - timeline.len()).min(timeline.room()));
-            let wanted = if at + len == end { Wanted::Last } else { between };
-            let tokens: Vec<u32> = (at..at + len).map(|p| token_at(p, self.model.config.vocab)).collect();
-            let mut batch = [Entry { timeline, tokens: &tokens, wanted }];
-            let output = match watch.as_deref_mut() {
-                None => forward(self.model, self.ops, &mut batch, &mut NoTap)?,
-                Some(watch) => {
-                    watch.begin(Batch { positions: at..at + len, wanted: (wanted != Wanted::None).into() });
-                    forward(self.model, self.ops, &mut batch, watch)?
+            let output = match ahead.take() {
+                Some(output) => output,
+                None => {
+                    let len = chunk.min(end - timeline.len()).min(timeline.room());
+                    let wanted = if timeline.len() + len == end { Wanted::Last } else { between };
+                    self.ask(timeline, len, wanted, watch.as_deref_mut())?
                 }
             };
-            match output.logits {
-                Some(logits) => drop(self.ops.read(&logits)?),
-                None => self.ops.wait()?,
+            // As a reply is written: the next step is asked for while the device is busy with this one.
+            let at = timeline.len();
+            if writes && at < end {
+                ahead = foresee(self.model, self.ops, &mut [timeline]);
             }
+            let read = match output.logits {
+                Some(logits) => self.ops.read(&logits).map(drop),
+                None => self.ops.wait(),
+            };
+            if ahead.is_some() {
+                go_on(self.ops, &mut [timeline], &[Some(token_at(at, self.model.config.vocab))]);
+            }
+            read?;
             if let Some(watch) = watch.as_deref_mut() {
                 watch.end();
             }
             progress(timeline.len());
         }
         Ok(start.elapsed())
+    }
+
+    /// Asks for the next `len` tokens.
+    fn ask(
+        &self,
+        timeline: &mut Timeline<B>,
+        len: usize,
+        wanted: Wanted,
+        watch: Option<&mut Stopwatch<'_>>,
+    ) -> anyhow::Result<Output<B::Array>> {
+        let positions = timeline.len()..timeline.len() + len;
+        let tokens: Vec<u32> = positions.clone().map(|p| token_at(p, self.model.config.vocab)).collect();
+        let mut batch = [Entry { timeline, tokens: &tokens, wanted }];
+        Ok(match watch {
+            None => forward(self.model, self.ops, &mut batch, &mut NoTap)?,
+            Some(watch) => {
+                watch.begin(Batch { positions, wanted: (wanted != Wanted::None).into() });
+                forward(self.model, self.ops, &mut batch, watch)?
+            }
+        })
     }
 }
 

@@ -4,7 +4,7 @@ use crate::array::Array;
 use crate::gpu::Inner;
 use crate::kernels::{THREADS, threads};
 use crate::matrix::Matrix;
-use crate::recorder::{Binding, Recorder};
+use crate::recorder::{Binding, OfTokens, Recorder};
 
 /// Streams `[n, streams, d]` that all start as the tokens' embeddings.
 pub(crate) fn embed(
@@ -15,7 +15,7 @@ pub(crate) fn embed(
     streams: usize,
 ) -> Array {
     let y = Array::empty(gpu, tokens.len(), streams * embedding.cols);
-    let tokens_at = r.put(gpu, tokens);
+    let tokens_at = r.put_of(gpu, OfTokens::Ids, tokens);
     for part in &embedding.parts {
         let [bits, scales] = part.bind();
         r.launch(

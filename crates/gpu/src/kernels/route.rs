@@ -5,7 +5,7 @@ use crate::gpu::Inner;
 use crate::kernels::linear::{Choice, routed};
 use crate::kernels::{Linear, linear, threads};
 use crate::ops::Weights;
-use crate::recorder::{Binding, Recorder};
+use crate::recorder::{Binding, OfTokens, Recorder};
 use model::weights::Router;
 
 /// Chooses experts for every row of x.
@@ -19,10 +19,7 @@ pub(crate) fn route(
     let (n, used, experts) = (x.n, router.used, router.gate.rows);
     let routes = Routes { ids: Array::empty(gpu, n, used), shares: Array::empty(gpu, n, used) };
     let given = match (&router.table, &router.bias) {
-        (Some(table), _) => {
-            let of_token = |&token: &u32| &table[token as usize * used..][..used];
-            Binding::Read(r.put(gpu, &tokens.iter().flat_map(of_token).copied().collect::<Vec<_>>()))
-        }
+        (Some(table), _) => Binding::Read(r.put_of(gpu, OfTokens::Rows(table.clone(), used), tokens)),
         (None, Some(bias)) => bias.read(),
         (None, None) => Binding::Read(r.put(gpu, &vec![0; experts])),
     };
