@@ -297,9 +297,9 @@ impl<'m> Writer<'m> {
         })
     }
 
-    /// Whether a token is to be chosen from the next logits.
+    /// Whether the next token to be chosen is read, too, for all that is known: it is not the last one.
     pub(crate) fn goes_on(&self) -> bool {
-        self.tokens.len() < self.limit.0
+        self.tokens.len() + 1 < self.limit.0
     }
 
     /// The next step, from logits that are still where they were computed.

@@ -333,6 +333,11 @@ impl Gpu {
         self.0.recorder().waits
     }
 
+    /// Steps so far that were asked for before their tokens were known.
+    pub fn foresights(&self) -> u64 {
+        self.0.recorder().foresights
+    }
+
     /// How often work was handed to the device so far, and how often of these it had been encoded before it was asked
     /// for.
     pub fn encoded_ahead(&self) -> (u64, u64) {

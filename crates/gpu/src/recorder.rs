@@ -177,6 +177,8 @@ pub struct Recorder {
     pub(crate) launches: u64,
     /// How often the host waited for the device since the start, for tests.
     pub(crate) waits: u64,
+    /// Steps that went on with tokens that came later, since the start, for tests.
+    pub(crate) foresights: u64,
     /// Whether kernels are compiled, and nothing is launched or copied.
     rehearses: bool,
     /// Takes note of launches, if somebody wants to know.
@@ -423,6 +425,7 @@ impl Recorder {
             submit(gpu, encoded);
         }
         self.handed += 1;
+        self.foresights += 1;
         self.foreseen.by = None;
     }
 

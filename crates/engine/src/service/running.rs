@@ -38,6 +38,8 @@ pub(super) struct Running<'m, B: Ops> {
     pub(super) suspect: Option<usize>,
     /// Rows of the last batch whose logits were asked for.
     asked: usize,
+    /// Whether the timeline ends with a token that is yet to be chosen.
+    foreseen: bool,
     /// The place that it is in.
     pub(super) slot: usize,
 }
@@ -91,6 +93,7 @@ impl<'m, B: Ops> Running<'m, B> {
             decoding: None,
             suspect: None,
             asked: 0,
+            foreseen: false,
             slot,
         };
         running.send(JobEvent::Started { cached, miss });
@@ -178,6 +181,38 @@ impl<'m, B: Ops> Running<'m, B> {
         Entry { timeline: &mut self.timeline, tokens: &rest[..rows], wanted }
     }
 
+    /// Tokens that were read, without one that is yet to be chosen.
+    pub(super) fn done(&self) -> usize {
+        self.timeline.len() - usize::from(self.foreseen)
+    }
+
+    /// Whether it writes, so that nothing but a token to be chosen comes next.
+    pub(super) fn is_writing(&self) -> bool {
+        let all_read =
+            self.timeline.len() == self.tokens.len() && self.tokens.len() == self.next_choice() + 1;
+        all_read
+            && self.writer.goes_on()
+            && self.suspect.is_none()
+            && self.stops.is_empty()
+            && !self.is_paused()
+    }
+
+    /// Takes note that its timeline ends with a token that is yet to be chosen.
+    pub(super) fn foresee(&mut self) {
+        self.foreseen = true;
+    }
+
+    /// Its timeline if it was extended so, and the token if one was chosen; that is read then.
+    pub(super) fn go_on(&mut self, ended: bool) -> Option<(&mut Timeline<B>, Option<u32>)> {
+        let token = self.tokens.last().copied().filter(|_| !ended);
+        std::mem::take(&mut self.foreseen).then_some((&mut self.timeline, token))
+    }
+
+    /// Takes note that the logits of its last token are there without a batch.
+    pub(super) fn was_foreseen(&mut self) {
+        self.asked = 1;
+    }
+
     /// Who chooses from the logits.
     pub(super) fn chooser(&mut self) -> &mut Writer<'m> {
         &mut self.writer
@@ -202,10 +237,10 @@ impl<'m, B: Ops> Running<'m, B> {
     /// Takes note that `rows` tokens were read; with the logits of the last of them, those that were asked for,
     /// chooses what comes next.
     pub(super) fn advance(&mut self, rows: usize, logits: Vec<Row<'_>>) -> Option<End> {
-        if self.suspect.is_some_and(|until| self.timeline.len() >= until) {
+        let done = self.done();
+        if self.suspect.is_some_and(|until| done >= until) {
             self.suspect = None;
         }
-        let done = self.timeline.len();
         if done - rows < self.prompt {
             self.say(Event::Prefill { done: done.min(self.prompt), total: self.prompt });
         }

@@ -24,8 +24,9 @@ use crate::loaded::LoadedModel;
 use crate::miss::CacheSource;
 use crate::pace::Pace;
 use crate::store::{PageStore, Saved};
-use model::{BatchError, Ops, PageKey, Tap, forward};
+use model::{BatchError, Ops, PageKey, Tap, foresee, forward, go_on};
 use std::any::Any;
+use std::iter::repeat_n;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -56,6 +57,8 @@ pub(super) struct Worker<'m, B: Ops> {
     /// What is beneath the cache.
     store: Option<(PageStore, Fetcher<B>)>,
     active: Vec<Running<'m, B>>,
+    /// The step that the device does already.
+    ahead: Option<Made<B>>,
     cache: Cache<B>,
     ledger: &'m Ledger,
     totals: Totals,
@@ -73,6 +76,18 @@ pub(super) struct Worker<'m, B: Ops> {
     last_step: Option<SystemTime>,
     /// What the device said, if it failed and has not worked since.
     device_error: Option<String>,
+}
+
+/// Logits of a step, where they are computed, and the job of each row, if it still goes on.
+struct Made<B: Ops> {
+    jobs: Vec<Option<u64>>,
+    logits: B::Array,
+}
+
+impl<B: Ops> Made<B> {
+    fn has(&self, job: &Running<'_, B>) -> bool {
+        self.jobs.contains(&Some(job.job.id))
+    }
 }
 
 /// A rate of the last few dozen steps.
@@ -113,6 +128,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             tap,
             store,
             active: Vec::new(),
+            ahead: None,
             cache: Cache::new(loaded.tokenizer.clone(), root),
             ledger: &settings.ledger,
             totals: Totals::default(),
@@ -379,7 +395,8 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
 
     /// One forward pass over so many rows of each job.
     fn step(&mut self, rows: &[usize]) {
-        let before: Vec<usize> = self.active.iter().map(|job| job.timeline.len()).collect();
+        let is_ahead = |job| usize::from(self.ahead.as_ref().is_some_and(|ahead| ahead.has(job)));
+        let before: Vec<usize> = self.active.iter().map(|job| job.timeline.len() - is_ahead(job)).collect();
         let start = Instant::now();
         let passed = self.pass(rows);
         let took = start.elapsed();
@@ -396,7 +413,14 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
     }
 
     /// Rows of the next batch for each job; none at all if everybody waits for a caller.
-    fn rows(&self) -> Vec<usize> {
+    fn rows(&mut self) -> Vec<usize> {
+        if let Some(ahead) = &self.ahead {
+            let rows: Vec<usize> = self.active.iter().map(|job| usize::from(ahead.has(job))).collect();
+            if rows.contains(&1) {
+                return rows;
+            }
+            self.ahead = None; // all of its jobs have ended
+        }
         let wants: Vec<Want> = self.active.iter().map(Running::want).collect();
         let budget = self.pace(&wants).rows();
         let suspect = |(job, want): (&Running<'_, B>, &Want)| job.suspect.is_some() && want.pending > 0;
@@ -429,22 +453,73 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         }
     }
 
-    /// The forward pass, and of the logits of those rows that jobs asked for what they need.
+    /// The forward pass, and of the logits of those rows that jobs asked for what they need. The next pass is asked for
+    /// before these are there, if that can be done.
     fn pass(&mut self, rows: &[usize]) -> Result<Option<Logits>, JobError> {
+        let Some(made) = sheltered(|| self.ask(rows))? else { return Ok(None) };
+        let next = sheltered(|| Ok(self.foresee(rows)))?;
+        let fetched = sheltered(|| self.fetch(rows, &made));
+        match fetched {
+            Ok(_) => self.ahead = next,
+            Err(_) => self.go_on(|_| true),
+        }
+        fetched.map(Some)
+    }
+
+    /// Has the batch computed, or takes what is computed already: the logits, if any are wanted.
+    fn ask(&mut self, rows: &[usize]) -> Result<Option<Made<B>>, JobError> {
         let LoadedModel { ops, model, .. } = self.loaded;
-        let pass = || -> Result<Option<Logits>, JobError> {
-            let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
-            let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
-            let output = forward(model, ops, &mut batch, self.tap)
-                .map_err(|error: BatchError| JobError::Internal(error.to_string()))?;
-            let Some(logits) = output.logits else { return Ok(None) };
-            let asking = self.active.iter_mut().zip(rows).filter(|(job, n)| **n > 0 && job.asked() > 0);
-            let mut asking: Vec<_> = asking.map(|(job, _)| job).collect();
-            let alone = asking.iter().all(|job| job.asked() == 1);
-            let mut choosers: Vec<_> = asking.iter_mut().map(|job| job.chooser()).collect();
-            Ok(Some(fetch_logits(ops, &logits, alone.then_some(choosers.as_mut_slice()))?))
-        };
-        catch_unwind(AssertUnwindSafe(pass)).unwrap_or_else(|panic| Err(JobError::Internal(words(&*panic))))
+        let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
+        if let Some(made) = self.ahead.take() {
+            jobs.for_each(|(job, _)| job.was_foreseen());
+            return Ok(Some(made));
+        }
+        let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
+        let output = forward(model, ops, &mut batch, self.tap)
+            .map_err(|error: BatchError| JobError::Internal(error.to_string()))?;
+        let jobs = self.active.iter().zip(rows).filter(|(_, n)| **n > 0);
+        let jobs = jobs.flat_map(|(job, _)| repeat_n(Some(job.job.id), job.asked())).collect();
+        Ok(output.logits.map(|logits| Made { jobs, logits }))
+    }
+
+    /// Asks for the step after this one, if nothing but tokens that are about to be chosen comes next.
+    fn foresee(&mut self, rows: &[usize]) -> Option<Made<B>> {
+        let LoadedModel { ops, model, .. } = self.loaded;
+        let all_write = self.active.iter().zip(rows).all(|(job, &n)| n == 1 && job.is_writing());
+        if !all_write || self.inbox.len() > 0 {
+            return None;
+        }
+        let jobs = self.active.iter().map(|job| Some(job.job.id)).collect();
+        let mut timelines: Vec<_> = self.active.iter_mut().map(|job| &mut job.timeline).collect();
+        let logits = foresee(model, ops, &mut timelines)?.logits?;
+        self.active.iter_mut().for_each(Running::foresee);
+        Some(Made { jobs, logits })
+    }
+
+    /// Brings the tokens of the step that was foreseen; jobs that `ended` have none.
+    fn go_on(&mut self, ended: impl Fn(usize) -> bool) {
+        let foreseen = self.active.iter_mut().enumerate().filter_map(|(at, job)| job.go_on(ended(at)));
+        let (mut timelines, tokens): (Vec<_>, Vec<_>) = foreseen.unzip();
+        if !timelines.is_empty() {
+            go_on(&self.loaded.ops, &mut timelines, &tokens);
+        }
+    }
+
+    /// Of the logits of rows that jobs asked for what they need; all of them if some of the jobs have ended.
+    fn fetch(&mut self, rows: &[usize], made: &Made<B>) -> Result<Logits, JobError> {
+        let (ops, logits) = (&self.loaded.ops, &made.logits);
+        let goes_on = |id: &Option<u64>| self.active.iter().any(|job| Some(job.job.id) == *id);
+        if !made.jobs.iter().all(goes_on) {
+            let all = ops.read(logits)?;
+            let rows = all.chunks_exact(self.loaded.model.config.vocab).zip(&made.jobs);
+            let kept = rows.filter(|(_, id)| goes_on(id)).flat_map(|(row, _)| row).copied().collect();
+            return Ok(Logits { fetched: FetchedLogits::Whole(kept), fell_back: false });
+        }
+        let asking = self.active.iter_mut().zip(rows).filter(|(job, n)| **n > 0 && job.asked() > 0);
+        let mut asking: Vec<_> = asking.map(|(job, _)| job).collect();
+        let alone = asking.iter().all(|job| job.asked() == 1);
+        let mut choosers: Vec<_> = asking.iter_mut().map(|job| job.chooser()).collect();
+        Ok(fetch_logits(ops, logits, alone.then_some(choosers.as_mut_slice()))?)
     }
 
     /// Lets each job choose its next token.
@@ -463,7 +538,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             let written =
                 |job: &Running<'_, B>| [Part::Reasoning, Part::Call].map(|part| job.written_of(part));
             let (before, parts_before) = (job.written(), written(job));
-            let done = job.timeline.len();
+            let done = job.done();
             let read = done.min(job.prompt) - (done - n).min(job.prompt);
             self.totals.computed_tokens += read as u64;
             let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
@@ -475,6 +550,13 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             ends.extend(end.map(|end| (at, end)));
             keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), job);
         }
+        drop(logits);
+        let ended = |at| ends.iter().any(|&(ended, _)| ended == at);
+        if let Some(ahead) = &mut self.ahead {
+            let jobs = ahead.jobs.iter_mut().enumerate();
+            jobs.filter(|&(at, _)| ended(at)).for_each(|(_, id)| *id = None);
+        }
+        self.go_on(ended);
         for (at, end) in ends.into_iter().rev() {
             self.end(at, end);
         }
@@ -645,6 +727,11 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         board.prefill_rate = self.prefill_rate.per_second();
         board.decode_rate = self.decode_rate.per_second();
     }
+}
+
+/// Does something in which a panic is an error as others are.
+fn sheltered<T>(work: impl FnOnce() -> Result<T, JobError>) -> Result<T, JobError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(JobError::Internal(words(&*panic))))
 }
 
 /// Puts what a job has read into the cache: finished pages, and its state where it is to be kept.
