@@ -10,9 +10,9 @@ use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options, Plan};
 use model::tap::{Place, Seen};
-use model::{Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, foresee, forward, go_on, load};
-use std::sync::OnceLock;
+use model::{Entry, KvFormat, NoTap, Ops, PAGE, Tap, Timeline, Wanted, foresee, forward, go_on, load};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex, OnceLock};
 use std::time::Duration;
 
 fn open(matrices: bool) -> Gpu {
@@ -575,4 +575,70 @@ fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
     };
     assert!(error.contains("the KV cache is full: 1.05 MB"), "{error}");
     assert!(error.contains("use a smaller context, fewer sessions, or --kv f8"), "{error}");
+}
+
+/// Two threads that take turns.
+#[derive(Default)]
+struct Turns {
+    /// Whose turn it is, and who has finished.
+    state: Mutex<(usize, [bool; 2])>,
+    changed: Condvar,
+}
+
+impl Turns {
+    fn wait(&self, me: usize) {
+        let not_yet = |state: &mut (usize, [bool; 2])| state.0 != me && !state.1[1 - me];
+        drop(self.changed.wait_while(self.state.lock().unwrap(), not_yet).unwrap());
+    }
+
+    fn give(&self, me: usize, finished: bool) {
+        let mut state = self.state.lock().unwrap();
+        state.0 = 1 - me;
+        state.1[me] = finished;
+        self.changed.notify_all();
+    }
+}
+
+/// Two conversations on one device, of which two threads ask for steps at the same time: an operation of one, then one
+/// of the other. What is held back for one must not get lost with the other.
+#[test]
+fn two_threads_may_ask_in_turns() {
+    let mut description = Synthetic::tiny(Recipe::Q8, 3);
+    description.sizes.ratios = vec![0, 4, 128, 4];
+    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let gpu = device();
+    let model = load(&gpu, &gguf).unwrap();
+    let starts: Vec<Timeline<Gpu>> = (0..2)
+        .map(|nth: usize| {
+            let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
+            feed(&model, &gpu, &mut timeline, &prompt(302)[nth..300 + nth], 100);
+            timeline
+        })
+        .collect();
+    for rows in [1, 5] {
+        let tokens = prompt(rows);
+        let step = |timeline: &mut Timeline<Gpu>, tap: &mut dyn Tap<Gpu>| {
+            let mut batch = [Entry { timeline, tokens: &tokens, wanted: Wanted::All }];
+            forward(&model, &gpu, &mut batch, tap).unwrap().logits.unwrap()
+        };
+        let alone = |nth: usize| gpu.read(&step(&mut starts[nth].fork(), &mut NoTap)).unwrap();
+        let want = [alone(0), alone(1)];
+        let turns = Turns::default();
+        let in_turns = |me: usize| {
+            let mut timeline = starts[me].fork();
+            turns.wait(me);
+            let mut next = |_: &Gpu, _: Place, _: Seen<'_, Gpu>| {
+                turns.give(me, false);
+                turns.wait(me);
+            };
+            let logits = step(&mut timeline, &mut next);
+            turns.give(me, true);
+            gpu.read(&logits).unwrap()
+        };
+        let got = std::thread::scope(|scope| {
+            let threads = [0, 1].map(|me| scope.spawn(move || in_turns(me)));
+            threads.map(|thread| thread.join().unwrap())
+        });
+        assert!(got == want, "{rows} rows");
+    }
 }

@@ -67,6 +67,7 @@ pub(crate) fn linear_beside(gpu: &Inner, r: &mut Recorder, what: &Linear<'_>, x:
         [part] if x.n <= FEW => {
             let output = Output { what: Linear { ..*what }, y, offset: 0 };
             let launch = of_few(gpu, r, x, &[Segment { output: &output, part }]);
+            r.launch_beside(gpu); // another thread's
             r.beside = Some(Beside { launch, _keeps: [x, y].map(|array| array.buffer.clone()) });
         }
         _ => linear_into(gpu, r, what, x, y, 0),
