@@ -91,15 +91,12 @@ impl Ops for Gpu {
             return false; // which looks at every launch as it is handed over
         }
         self.0.recorder().begin_foreseen(&self.0);
-        let done = catch_unwind(AssertUnwindSafe(work));
-        match done {
-            Ok(()) => self.0.recorder().end_foreseen(&self.0),
-            Err(_) => self.0.recorder().give_up(),
-        }
-        done.unwrap_or_else(|panic| {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(work)) {
+            self.0.recorder().give_up();
             self.0.gone_on.notify_all();
-            resume_unwind(panic)
-        });
+            resume_unwind(panic);
+        }
+        self.0.recorder().end_foreseen(&self.0);
         true
     }
 

@@ -299,7 +299,7 @@ impl Recorder {
 
     /// Takes host data along, for kernels launched before the next flush.
     pub(crate) fn put(&mut self, gpu: &Inner, words: &[u32]) -> Slice {
-        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes = bytes_of(words);
         let same = self.arena.put.iter().rev().take(16).find(|&&(page, at, len)| {
             len == bytes.len() && self.arena.pages[page].1[at..at + len] == bytes[..]
         });
@@ -320,7 +320,7 @@ impl Recorder {
         if !self.foresees() {
             return self.put(gpu, &words);
         }
-        let bytes: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+        let bytes = bytes_of(&words);
         let (page, at) = self.place(gpu, &bytes);
         self.foreseen.late.push(Late { page, at, what });
         self.arena_slice(page, at, bytes.len())
@@ -417,7 +417,7 @@ impl Recorder {
         }
         self.flush(gpu);
         for Late { page, at, what } in self.foreseen.late.drain(..) {
-            let bytes: Vec<u8> = what.words(tokens).iter().flat_map(|w| w.to_le_bytes()).collect();
+            let bytes = bytes_of(&what.words(tokens));
             self.foreseen.arena.pages[page].1[at..at + bytes.len()].copy_from_slice(&bytes);
         }
         self.foreseen.arena.send(gpu);
@@ -478,6 +478,11 @@ impl Recorder {
     }
 }
 
+/// Words as the device has them.
+fn bytes_of(words: &[u32]) -> Vec<u8> {
+    words.iter().flat_map(|word| word.to_le_bytes()).collect()
+}
+
 /// Hands commands over; where the device has a clock that somebody looks at, with the time before and after them.
 fn submit(gpu: &Inner, encoded: wgpu::CommandBuffer) -> wgpu::SubmissionIndex {
     let stamp = || gpu.clock.as_ref().and_then(|clock| clock.stamp(&gpu.device));
@@ -508,8 +513,7 @@ pub(crate) fn encode(
                     pass.set_pipeline(&pipeline.raw);
                     pass.set_bind_group(0, Some(&**group), &[]);
                     if !params.is_empty() {
-                        let bytes: Vec<u8> = params.iter().flat_map(|w| w.to_le_bytes()).collect();
-                        pass.set_immediates(0, &bytes);
+                        pass.set_immediates(0, &bytes_of(params));
                     }
                     pass.dispatch_workgroups(groups[0], groups[1], groups[2]);
                     next = match profile {

@@ -338,9 +338,7 @@ fn products_by_tiles_say_how_many_rows_share_weights() {
 /// asked for, and gives the same as what is not.
 #[test]
 fn launches_of_a_token_are_encoded_ahead() {
-    let mut description = Synthetic::tiny(Recipe::Q8, 3);
-    description.sizes.ratios = vec![0, 4, 128, 4];
-    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let gguf = every_kind_of_layer();
     let decoded = |profile: bool| {
         let gpu = Gpu::open(Options { device: Choice::First, profile, ..Options::default() }).unwrap();
         let model = load(&gpu, &gguf).unwrap();
@@ -366,9 +364,7 @@ fn launches_of_a_token_are_encoded_ahead() {
 /// trace.
 #[test]
 fn steps_that_are_foreseen_are_the_same() {
-    let mut description = Synthetic::tiny(Recipe::Q8, 3);
-    description.sizes.ratios = vec![0, 4, 128, 4];
-    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let gguf = every_kind_of_layer();
     let gpu = device();
     let model = load(&gpu, &gguf).unwrap();
     let start = || {
@@ -577,6 +573,13 @@ fn a_cache_beyond_the_binding_limit_is_an_error_that_says_so() {
     assert!(error.contains("use a smaller context, fewer sessions, or --kv f8"), "{error}");
 }
 
+/// A model with layers of every kind: without compressed rows, with those of windows of 4 and an indexer, and of 128.
+fn every_kind_of_layer() -> Gguf {
+    let mut description = Synthetic::tiny(Recipe::Q8, 3);
+    description.sizes.ratios = vec![0, 4, 128, 4];
+    Gguf::from_vec(description.to_vec().unwrap()).unwrap()
+}
+
 /// Two threads that take turns.
 #[derive(Default)]
 struct Turns {
@@ -603,9 +606,7 @@ impl Turns {
 /// of the other. What is held back for one must not get lost with the other.
 #[test]
 fn two_threads_may_ask_in_turns() {
-    let mut description = Synthetic::tiny(Recipe::Q8, 3);
-    description.sizes.ratios = vec![0, 4, 128, 4];
-    let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+    let gguf = every_kind_of_layer();
     let gpu = device();
     let model = load(&gpu, &gguf).unwrap();
     let starts: Vec<Timeline<Gpu>> = (0..2)
