@@ -269,8 +269,8 @@ pub const KERNELS: [(&str, &str); 30] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 25] = files!("wgsl/":
-    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
+const SHARED: [(&str, &str); 26] = files!("wgsl/":
+    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/floats", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
     "tile",
 );
 
@@ -290,7 +290,9 @@ fn format_file(format: Format, dot: bool) -> &'static str {
             Format::Q4K => include_str!("wgsl/dot/q4_k.wgsl"),
             Format::Iq2Xxs => include_str!("wgsl/dot/iq2_xxs.wgsl"),
             Format::Mxfp4 => include_str!("wgsl/dot/mxfp4.wgsl"),
-            other => unreachable!("{other} has no products in 8 bits"),
+            Format::F16 => include_str!("wgsl/dot/f16.wgsl"),
+            Format::BF16 => include_str!("wgsl/dot/bf16.wgsl"),
+            other => unreachable!("{other} has no pieces"),
         };
     }
     match format {

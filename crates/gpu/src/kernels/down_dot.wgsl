@@ -31,7 +31,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     var sum$r = 0.0;
     //#end
 //#if SHARED
-    const PIECES1 = 2u * UNITS1 / w1_VECTORS;
+    const PIECES1 = 32u * UNITS1 / w1_VALUES;
     for (var step = lane; step < PIECES1; step += UNROLL1 * LANES) {
         //#repeat i UNROLL1
         //#repeat r ROWS
@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         //#end
     }
 //#endif
-    const PIECES0 = 2u * UNITS0 / w0_VECTORS;
+    const PIECES0 = 32u * UNITS0 / w0_VALUES;
     for (var step = lane; step < USED * PIECES0; step += UNROLL0 * LANES) {
         //#repeat i UNROLL0
         let piece$i = step + $iu * LANES;

@@ -16,7 +16,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     let stack_row = ids[pair] * FF;
     if stack_row < p.first_row || stack_row - p.first_row >= p.rows { return; }
     let lane = thread % LANES;
-    const PIECES = X8 / gate_VECTORS;
+    const PIECES = 32u * UNITS / gate_VALUES;
     for (var i = thread; i < X8; i += THREADS) {
         let at = (pair / p.used) * p.x_stride + 4u * i;
         put_16(i, array<vec4f, 4>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]));

@@ -138,6 +138,7 @@ const OUT: [&str; SEGMENTS] = numbered!("OUT");
 const STRIDE: [&str; SEGMENTS] = numbered!("STRIDE");
 const FACTOR: [&str; SEGMENTS] = numbered!("FACTOR");
 const UNROLL: [&str; SEGMENTS] = numbered!("UNROLL");
+const FLOATS: [&str; SEGMENTS] = numbered!("FLOATS");
 const BITS: [&str; SEGMENTS] = numbered!("BITS");
 const SCALES: [&str; SEGMENTS] = numbered!("SCALES");
 const BIAS: [&str; SEGMENTS] = numbered!("BIAS");
@@ -185,7 +186,7 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
 }
 
 fn of_few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Launch {
-    in_8_bits(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch))
+    in_pieces(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch))
 }
 
 /// What goes on with a router's outputs, in the last workgroup of the product: see `route.wgsl`.
@@ -343,27 +344,34 @@ fn launch_of_few(
 /// Pieces of a format's rows, as kernels `.._dot` take them.
 #[derive(Clone, Copy)]
 pub(crate) struct Pieces {
-    /// Vectors of 16 values that one meets.
-    vectors: usize,
+    /// Weights of one.
+    values: usize,
+    /// How many a lane has under way at most.
+    most: usize,
 }
 
 impl Pieces {
     /// Of a format whose rows can meet x in 8 bits, if the device should do that.
     pub(crate) fn of(gpu: &Inner, format: Format) -> Option<Pieces> {
-        let vectors = match format {
-            Format::Q8_0 => 1,
-            Format::Q4K | Format::Mxfp4 => 2,
-            Format::Q2K | Format::Iq2Xxs => 4,
+        let (values, most) = match format {
+            Format::Q8_0 => (16, 4),
+            Format::Q4K | Format::Mxfp4 => (32, 2),
+            Format::Q2K | Format::Iq2Xxs => (64, 2),
             _ => return None,
         };
-        gpu.abilities.bytes.then_some(Pieces { vectors })
+        gpu.abilities.bytes.then_some(Pieces { values, most })
+    }
+
+    /// Of a format whose rows meet x as it is, on such a device.
+    fn of_floats(gpu: &Inner, format: Format) -> Option<Pieces> {
+        let floats = matches!(format, Format::F16 | Format::BF16);
+        (floats && gpu.abilities.bytes).then_some(Pieces { values: 8, most: 8 })
     }
 
     /// How many a lane has under way at a time, in a row of so many units: most where that comes out even.
     pub(crate) fn steps(self, gpu: &Inner, units: usize) -> usize {
-        let (pieces, lanes) = (2 * units / self.vectors, gpu.abilities.lanes as usize);
-        let most = 4 / self.vectors.min(2);
-        (1..=most).rev().find(|&unroll| pieces.is_multiple_of(unroll * lanes)).unwrap_or(1)
+        let (pieces, lanes) = (32 * units / self.values, gpu.abilities.lanes as usize);
+        (1..=self.most).rev().find(|&unroll| pieces.is_multiple_of(unroll * lanes)).unwrap_or(1)
     }
 }
 
@@ -373,17 +381,21 @@ pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
     20 * vectors + (4 << 10) <= gpu.abilities.workgroup_memory as usize
 }
 
-/// By `linear_dot`, with x in 8 bits, if all formats allow it.
-fn in_8_bits(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Option<Launch> {
-    let first = &batch[0].output.what;
-    let units = first.w.units();
-    let pieces = batch
-        .iter()
-        .map(|s| Pieces::of(gpu, s.output.what.w.format).filter(|_| s.output.what.bias.is_none()));
-    let pieces = pieces.collect::<Option<Vec<_>>>()?;
-    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * c))?;
+/// By `linear_dot`, if all formats allow it: with x in 8 bits, and as it is for a single row that meets floats.
+fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Option<Launch> {
+    let units = batch[0].output.what.w.units();
+    let in_8_bits = |s: &Segment<'_>| Pieces::of(gpu, s.output.what.w.format);
+    let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n == 1);
+    let pieces = batch.iter().map(|s| in_8_bits(s).or_else(|| floats(s))).collect::<Option<Vec<_>>>()?;
+    let any_floats = batch.iter().any(|s| floats(s).is_some());
+    // A row of floats takes as much room as four in 8 bits, and fewer scales.
+    let rows = |columns| columns + if any_floats { 4 } else { 0 };
+    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * rows(c)))?;
     let threads = large_threads(gpu);
-    let variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns);
+    let mut variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns).when("FLOATS", any_floats);
+    for (i, segment) in batch.iter().enumerate() {
+        variant = variant.when(FLOATS[i], floats(segment).is_some());
+    }
     let unroll = |s: usize| pieces[s].steps(gpu, units);
     let rows = if units <= SHORT { 2 } else { 1 };
     let shape = Shape { teams: (threads / gpu.abilities.lanes) as usize, columns, rows, passes: 1 };

@@ -1,26 +1,23 @@
-// As `linear_vec`, where hardware multiplies bytes: x in 8 bits, all of it in workgroup memory; see `gate_up_dot`.
+// As `linear_vec`, where hardware multiplies bytes: x in 8 bits, all of it in workgroup memory; see `gate_up_dot`. Rows of
+// float weights meet x as it is (FLOATS), in pieces of 16 bytes, too.
 //#include bound/linear
 
 const VECTORS = 2u * UNITS; // of 16 values, in a row
 const X8 = COLUMNS * VECTORS;
 //#include dot/common
+//#if FLOATS
+struct Floats { even: vec4f, odd: vec4f }
+var<workgroup> xf: array<vec4f, 8u * UNITS>; // the even ones of its vectors, then the odd ones
+//#endif
 //#formats
 //#include reduce
+var<private> inverse_rms: array<f32, COLUMNS>;
 //#if NORM
 var<private> squares: array<f32, COLUMNS>; // of what this thread brought
 //#endif
 
-//#repeat s SEGMENTS
-fn segment$s(group: vec3u, thread: u32) {
-    let lane = thread % LANES;
-    let first_column = group.y * COLUMNS;
-//#if GROUPED
-    let above = group.z * p.group_rows;
-    let part = (p.first_group + group.z) * p.group_stride;
-//#else
-    let above = 0u;
-    let part = 0u;
-//#endif
+// Brings x in 8 bits.
+fn bring(first_column: u32, part: u32, thread: u32) {
     for (var i = thread; i < VECTORS; i += THREADS) {
         //#repeat c COLUMNS
         {
@@ -36,14 +33,32 @@ fn segment$s(group: vec3u, thread: u32) {
         }
         //#end
     }
-    workgroupBarrier();
-    //#repeat c COLUMNS
-    var factor$c = bitcast<f32>(FACTOR$s);
+}
+//#if FLOATS
+
+// Brings x, a single row.
+fn bring_floats(part: u32, thread: u32) {
+    for (var i = thread; i < 8u * UNITS; i += THREADS) {
+        var v = x[part + i];
 //#if NORM
-    factor$c /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
+        squares[0] += dot(v, v);
+        v *= norm[i];
 //#endif
-    //#end
-    const PIECES = VECTORS / m$s_VECTORS;
+        xf[(i & 1u) * 4u * UNITS + (i >> 1u)] = v;
+    }
+}
+//#endif
+
+//#repeat s SEGMENTS
+fn segment$s(group: vec3u, thread: u32) {
+    let lane = thread % LANES;
+    let first_column = group.y * COLUMNS;
+//#if GROUPED
+    let above = group.z * p.group_rows;
+//#else
+    let above = 0u;
+//#endif
+    const PIECES = 32u * UNITS / m$s_VALUES;
     let first = ((group.x - START$s) * TEAMS + thread / LANES) * ROWS;
     //#repeat r ROWS
     let at$r = (above + min(first + $ru, OUT$s - 1u)) * PIECES;
@@ -73,9 +88,12 @@ fn segment$s(group: vec3u, thread: u32) {
     //#repeat c COLUMNS
     //#repeat r ROWS
     {
-        let total = factor$c * subgroupAdd(sum$r_$c);
+        var total = bitcast<f32>(FACTOR$s) * inverse_rms[$c] * subgroupAdd(sum$r_$c);
         let row = first + $ru;
         if lane == 0u && row < OUT$s && first_column + $cu < p.n {
+//#if BIAS$s
+            total += bias$s[bias_rows[first_column + $cu] * BIAS_WIDTH$s + BIAS_FIRST$s + row];
+//#endif
             y[p.base$s + (first_column + $cu) * STRIDE$s + above + row] = total;
         }
     }
@@ -99,6 +117,29 @@ fn main(
     //#if PREPARED
     prepare(thread);
     //#endif
+//#if GROUPED
+    let part = (p.first_group + group.z) * p.group_stride;
+//#else
+    let part = 0u;
+//#endif
+//#if FLOATS
+    var floats = false;
+    //#repeat s SEGMENTS
+//#if FLOATS$s
+    floats |= group.x >= START$s && group.x < END$s;
+//#endif
+    //#end
+    if floats { bring_floats(part, thread); } else { bring(group.y * COLUMNS, part, thread); }
+//#else
+    bring(group.y * COLUMNS, part, thread);
+//#endif
+    workgroupBarrier();
+    //#repeat c COLUMNS
+    inverse_rms[$c] = 1.0;
+//#if NORM
+    inverse_rms[$c] /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
+//#endif
+    //#end
     //#repeat s SEGMENTS
     if group.x >= START$s && group.x < END$s { segment$s(group, thread); }
     //#end

@@ -197,6 +197,14 @@ fn variants() -> Vec<Variant> {
                 all.extend([variant.clone(), mixing(variant)]);
             }
         }
+        for format in [Format::F16, Format::BF16].into_iter().filter(|_| team.1) {
+            for flag in [("NORM", 1u32), ("BIAS0", 6)] {
+                let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 8u32);
+                let variant = variant.with("COLUMNS", 1u32).with("FLOATS", 1u32).with("FLOATS0", 1u32);
+                let variant = variant.with(flag.0, flag.1).when("BIASED", flag.0 == "BIAS0");
+                all.push(Variant { kernel: "linear_dot", ..variant });
+            }
+        }
         for flag in [&["NORM"][..], &["NORM", "WHOLE"], &["BIASED", "BIAS0"], &["GROUPED"]] {
             let variant = vec(Format::Q8_0)
                 .with("PASSES", 1u32)

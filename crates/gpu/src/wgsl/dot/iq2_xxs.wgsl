@@ -1,7 +1,7 @@
 // IQ2_XXS: a piece is two groups of 32; see the format for what is where. A row of the code book is two words of
 // magnitudes m; of their products with x those with a minus sign are taken off twice.
 //#include dot/iq2_grid
-const $P_VECTORS = 4u;
+const $P_VALUES = 64u;
 fn $P_x(piece: u32, j: u32) -> u32 { return 4u * piece + j; }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw { return Raw($P_q[i], $P_s[128u + (i >> 3u)], i); }

@@ -2,7 +2,7 @@
 fn $P_meets(start_at: u32, i: u32) -> Meets {
     var m: Meets;
     //#repeat j 4
-    if $ju < $P_VECTORS {
+    if 16u * $ju < $P_VALUES {
         m.v[$j] = x8[place(start_at + $P_x(i, $ju))];
         m.d[$j] = x8_scales[scale_place(start_at + $P_x(i, $ju))];
     }

@@ -1,5 +1,5 @@
 // MXFP4: a piece is a block, low nibbles first. A code is made twice its value, an integer: 0 1 2 3 4 6 8 12.
-const $P_VECTORS = 2u;
+const $P_VALUES = 32u;
 fn $P_x(piece: u32, j: u32) -> u32 { return 2u * piece + j; }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw { return Raw($P_q[i], $P_s[i >> 2u], i); }

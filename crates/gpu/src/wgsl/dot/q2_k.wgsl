@@ -1,5 +1,5 @@
 // Q2_K: a piece is a vector of bits: 16 weights of each of the four groups of 32 in half a block.
-const $P_VECTORS = 4u;
+const $P_VALUES = 64u;
 fn $P_x(piece: u32, j: u32) -> u32 { return (piece & ~3u) * 4u + 8u * ((piece >> 1u) & 1u) + 2u * j + (piece & 1u); }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw {

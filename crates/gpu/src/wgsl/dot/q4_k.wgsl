@@ -1,6 +1,6 @@
 // Q4_K: a piece is a vector of bits: 16 weights of each of two neighbouring groups of 32.
 //#prefixed formats/k_scales
-const $P_VECTORS = 2u;
+const $P_VALUES = 32u;
 fn $P_x(piece: u32, j: u32) -> u32 { return 4u * (piece >> 1u) + 2u * j + (piece & 1u); }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw { return Raw($P_q[9u * (i >> 3u) + 1u + (i & 7u)], 9u * (i >> 3u), (i & 6u)); }

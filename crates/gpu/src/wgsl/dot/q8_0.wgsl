@@ -1,5 +1,5 @@
 // Q8_0: a piece is 16 signed bytes, half a block.
-const $P_VECTORS = 1u; // of x that a piece meets
+const $P_VALUES = 16u;
 fn $P_x(piece: u32, j: u32) -> u32 { return piece; }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw { return Raw($P_q[i], $P_s[i >> 2u], i); }
