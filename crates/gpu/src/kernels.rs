@@ -12,7 +12,7 @@ mod route;
 mod streams;
 pub(crate) mod tiles;
 
-pub(crate) use attend::attend;
+pub(crate) use attend::{Attending, attend};
 pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_rows, places};
 pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
@@ -23,6 +23,7 @@ pub(crate) use pick::pick;
 pub(crate) use route::route;
 pub(crate) use streams::{Mixture, collapse, enter, leave, turn};
 pub use tiles::Side;
+pub(crate) use tiles::{on_matrix_units, whole_rows};
 
 use crate::gpu::Inner;
 use crate::shader::Variant;

@@ -5,7 +5,9 @@ use crate::adapter::Kind;
 use crate::array::{Array, Mix, Picks, Routes, Treatment};
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::{Gpu, Inner};
-use crate::kernels::{self, Linear, Norm, Output, linear, linear_beside, linear_into, linears, norm_row};
+use crate::kernels::{
+    self, Attending, Linear, Norm, Output, linear, linear_beside, linear_into, linears, norm_row,
+};
 use crate::matrix::{self, Matrix};
 use crate::recorder::Recorder;
 use crate::rows::Rows;
@@ -303,7 +305,10 @@ impl Ops for Gpu {
         let r = &mut *r;
         let rope = 2 * angles.row(0).len();
         let angles = angles_slice(gpu, r, angles, q.n);
-        let o = kernels::attend(gpu, r, q, caches, picks, &attention.sinks, (&angles, rope));
+        let format = attention.out_a.format;
+        let rounds = kernels::on_matrix_units(gpu, format) && !kernels::whole_rows(format);
+        let what = Attending { sinks: &attention.sinks, angles: (&angles, rope), rounds };
+        let o = kernels::attend(gpu, r, q, caches, picks, &what);
         let grouped = Linear { groups: attention.groups, ..Linear::new(&attention.out_a) };
         let low = linear(gpu, r, &grouped, &o);
         linear(gpu, r, &Linear::new(&attention.out_b), &low)

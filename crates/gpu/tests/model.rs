@@ -125,24 +125,30 @@ fn models_of_every_recipe_agree_with_the_reference() {
 #[test]
 fn matrix_units_agree_with_the_reference_in_models_of_every_recipe() {
     let Some(gpu) = device_with_matrices() else { return };
-    for (seed, recipe) in (1..).zip(Recipe::ALL) {
-        let gguf = Gguf::from_vec(Synthetic::tiny(recipe, seed).to_vec().unwrap()).unwrap();
-        let want = observed(&Reference, &gguf, KvFormat::F32, &prompt(150), 20);
-        let got = observed(&gpu, &gguf, KvFormat::F32, &prompt(150), 20);
+    // With 32 heads and cached rows in f16, attention goes through matrix units, too.
+    let with_attention = |(seed, recipe)| (seed, recipe, 32, KvFormat::F16);
+    let exact = (1..).zip(Recipe::ALL).map(|(seed, recipe)| (seed, recipe, 4, KvFormat::F32));
+    for (seed, recipe, heads, kv) in exact.chain((1..).zip(Recipe::ALL).map(with_attention)) {
+        let mut description = Synthetic::tiny(recipe, seed);
+        description.sizes.heads = heads;
+        let gguf = Gguf::from_vec(description.to_vec().unwrap()).unwrap();
+        let want = observed(&Reference, &gguf, kv, &prompt(160), 20);
+        let got = observed(&gpu, &gguf, kv, &prompt(160), 20);
         let mut worst = [0f32; 2];
         for ((place, got), (_, want)) in got.iter().zip(&want) {
             let (far, first) = (distance(got, want), place.layer == Some(0));
             let limit = match recipe {
-                Recipe::F32 | Recipe::Bf16 => 3e-4,
-                _ if first => 2e-3,
+                Recipe::F32 | Recipe::Bf16 if kv == KvFormat::F32 => 3e-4,
+                Recipe::F32 | Recipe::Bf16 => 2e-3,
+                _ if first => 4e-3,
                 _ => 0.25,
             };
-            assert!(far < limit, "{}: {place:?}: {far:e}", recipe.name());
+            assert!(far < limit, "{}, {heads} heads: {place:?}: {far:e}", recipe.name());
             let worst = &mut worst[usize::from(!first)];
             *worst = worst.max(far);
         }
         let [first, all] = worst;
-        println!("{}: {first:.1e} in the first layer, {all:.1e} after it", recipe.name());
+        println!("{}, {heads} heads: {first:.1e} in the first layer, {all:.1e} after it", recipe.name());
     }
 }
 

@@ -1,14 +1,15 @@
-//! Launches `attend.wgsl`, `attend_few.wgsl` and `attend_merge.wgsl`.
+//! Launches `attend.wgsl`, `attend_few.wgsl`, `attend_matrix.wgsl` and `attend_merge.wgsl`.
 
 use crate::array::{Array, Picks};
 use crate::buffers::Slice;
 use crate::gpu::{Counted, Inner};
 use crate::kernels::linear::FEW;
-use crate::kernels::{teams, threads};
+use crate::kernels::{Side, teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
 use crate::rows::stride;
 use crate::shader::Variant;
+use model::RowLayout;
 use model::ops::{KvView, RowStore};
 
 /// The least keys of a stretch that are worth a workgroup.
@@ -29,8 +30,28 @@ struct Shape {
     keys: usize,
     /// Workgroups that we would like to have, so that all cores have work.
     workgroups: usize,
-    /// Whether it puts stretches together.
-    merges: bool,
+    ends: Ends,
+}
+
+/// How stretches of keys become one result.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    /// In a launch of its own.
+    Apart,
+    /// The last workgroup of a head puts them together.
+    Last,
+    /// A workgroup goes over all keys.
+    Whole,
+}
+
+/// What an attention needs beside queries and keys.
+pub(crate) struct Attending<'a> {
+    /// `[heads]`
+    pub(crate) sinks: &'a Array,
+    /// By which the result is turned back, and how many values of a head; if the queries are to be treated, theirs, too.
+    pub(crate) angles: (&'a Slice, usize),
+    /// Whether queries and the weights of keys may be rounded to f16: where the result is, too.
+    pub(crate) rounds: bool,
 }
 
 impl Shape {
@@ -58,7 +79,33 @@ impl Shape {
             heads: HEADS,
             keys: TEAMS * KEYS,
             workgroups: 128,
-            merges: gpu.abilities.merges,
+            ends: if gpu.abilities.merges { Ends::Last } else { Ends::Apart },
+        })
+    }
+
+    /// Through matrix units: for so many rows that all cores have work.
+    fn on_units(gpu: &Inner, q: &Array, layout: RowLayout) -> Option<Shape> {
+        const THREADS: usize = 256;
+        const KEYS: usize = 16;
+        const HEADS: usize = 32;
+        let width = layout.width();
+        let heads = q.width / width;
+        let fits = heads.is_multiple_of(HEADS) && width.is_multiple_of(128) && width <= 512;
+        let normed = q.treatment.as_ref().is_some_and(|treatment| treatment.eps.is_some());
+        let exact = !matches!(layout, RowLayout::F32 { .. });
+        let busy = q.n * heads / HEADS >= 128;
+        let sixteen = gpu.abilities.matrices == Some(Side::Sixteen);
+        (sixteen && fits && normed && exact && busy).then(|| Shape {
+            variant: Variant::of("attend_matrix")
+                .with("THREADS", THREADS)
+                .with("WHOLE", 1u32)
+                .with("TILES", width / 128)
+                .with("SPREAD", width / 64)
+                .with("ITEMS", (KEYS * width / 16).div_ceil(THREADS)),
+            heads: HEADS,
+            keys: KEYS,
+            workgroups: 1,
+            ends: Ends::Whole,
         })
     }
 
@@ -79,20 +126,19 @@ impl Shape {
             heads: heads * teams_of,
             keys,
             workgroups: 256,
-            merges: false,
+            ends: Ends::Apart,
         }
     }
 }
 
-/// Attention of every row of the batch, turned back: `[n, heads, D]`. If the queries are to be treated, `angles` are theirs.
+/// Attention of every row of the batch, turned back: `[n, heads, D]`.
 pub(crate) fn attend(
     gpu: &Inner,
     r: &mut Recorder,
     q: &Array,
     views: &[KvView<'_, Weights>],
     picks: Option<&Picks>,
-    sinks: &Array,
-    angles: (&Slice, usize),
+    what: &Attending<'_>,
 ) -> Array {
     r.launch_beside(gpu);
     let layout = views[0].window.layout();
@@ -132,30 +178,27 @@ pub(crate) fn attend(
         blocks.push(0);
     }
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
-    let shape = Shape::few(gpu, n, width).unwrap_or_else(|| Shape::many(gpu, n, width, heads));
-    let merges = shape.merges;
+    let on_units = || Shape::on_units(gpu, q, layout).filter(|_| what.rounds);
+    let shape =
+        on_units().or_else(|| Shape::few(gpu, n, width)).unwrap_or_else(|| Shape::many(gpu, n, width, heads));
     let head_groups = heads.div_ceil(shape.heads);
     // Rounded up, so that most tokens ask for the same launches as the one before.
     let most = most.next_multiple_of(if n <= FEW { ROUNDED } else { 1 });
     let splits = (shape.workgroups / (n * head_groups)).clamp(1, most.div_ceil(STRETCH)).min(MOST_STRETCHES);
     let stretch = most.div_ceil(splits).next_multiple_of(shape.keys);
     let splits = most.div_ceil(stretch);
-    let parts = Array::empty(gpu, n * heads, splits * width);
-    let stats = Array::empty(gpu, n * heads, splits * 2);
-    let mut bindings = vec![
-        q.read(),
-        Binding::Read(kv),
-        Binding::Read(rows),
-        Binding::Read(blocks),
-        parts.write(),
-        stats.write(),
-    ];
-    let turned = angles.1;
-    if merges {
-        let counters = Binding::Write(gpu.counters(Counted::Attend));
-        bindings.extend([sinks.read(), Binding::Read(angles.0.clone()), o.write(), counters]);
-    } else if q.treatment.is_some() {
-        bindings.push(Binding::Read(angles.0.clone()));
+    let mut bindings = vec![q.read(), Binding::Read(kv), Binding::Read(rows), Binding::Read(blocks)];
+    let stretches = (shape.ends != Ends::Whole)
+        .then(|| [width, 2].map(|values| Array::empty(gpu, n * heads, splits * values)));
+    bindings.extend(stretches.iter().flatten().map(Array::write));
+    let (angles, turned) = (Binding::Read(what.angles.0.clone()), what.angles.1);
+    match shape.ends {
+        Ends::Apart if q.treatment.is_none() => {}
+        Ends::Apart => bindings.push(angles.clone()),
+        _ => bindings.extend([what.sinks.read(), angles.clone(), o.write()]),
+    }
+    if shape.ends == Ends::Last {
+        bindings.push(Binding::Write(gpu.counters(Counted::Attend)));
     }
     let picks_at = picks.map_or(0, |picks| {
         bindings.push(picks.rows.read());
@@ -181,11 +224,11 @@ pub(crate) fn attend(
         ],
         [head_groups as u32, splits as u32, n as u32],
     );
-    if !merges {
+    if let (Ends::Apart, Some([parts, stats])) = (shape.ends, stretches) {
         r.launch(
             gpu,
             threads("attend_merge").with("WIDTH", width).with("ROPE", turned),
-            &[parts.read(), stats.read(), sinks.read(), Binding::Read(angles.0.clone()), o.write()],
+            &[parts.read(), stats.read(), what.sinks.read(), angles, o.write()],
             &[heads as u32, splits as u32],
             [heads as u32, n as u32, 1],
         );

@@ -22,7 +22,7 @@ pub(crate) fn pick(
     top_k: usize,
 ) -> Picks {
     let layout = views[0].keys.blocks[0].layout();
-    let (n, heads, width) = (query.u.n, query.a.width, layout.width());
+    let (n, heads) = (query.u.n, query.a.width);
     let mut blocks: Vec<u32> = Vec::new();
     let mut rows: Vec<u32> = Vec::with_capacity(4 * n);
     for view in views {
@@ -85,6 +85,5 @@ pub(crate) fn pick(
             [count, 1, 1],
         );
     }
-    let _ = width;
     Picks { rows: picks, counts }
 }

@@ -3,16 +3,16 @@
 
 use super::*;
 use crate::adapter::Choice;
-use crate::array::Array;
+use crate::array::{Array, Picks, Treatment};
 use crate::gpu::{Gpu, Options};
 use crate::kernels::linear::linear_into;
 use crate::kernels::tiles::{on_matrix_units, whole_rows};
 use gguf::Bytes;
 use model::Ops;
-use model::ops::{Blocks, IndexQuery, IndexView, Leaders, LeadersAsk, RowStore};
+use model::ops::{Blocks, IndexQuery, IndexView, KvView, Leaders, LeadersAsk, RowStore};
 use model::weights::Matrix;
 use quants::Format;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 /// Devices to test on: with subgroups as they come, and without.
 fn devices() -> [Gpu; 2] {
@@ -575,6 +575,136 @@ fn rows_can_be_cut_dropped_copied_and_brought_back() {
         assert!(copy.to_bytes() == bytes[5 * size..9 * size], "{layout:?}: a copy is its own");
         assert!(rows.memory() >= rows.len() * size);
     }
+}
+
+/// Attention of few rows, of many, and of so many that they go through matrix units where there are any: over a window and
+/// compressed rows, all or chosen ones, with scores that grow from key to key.
+#[test]
+fn attention_is_that_of_decoded_rows() {
+    let exact = 2e-5;
+    for gpu in devices() {
+        for layout in [RowLayout::F16 { width: 128 }, RowLayout::Latent8 { width: 512, rope: 64 }] {
+            for (n, heads, chosen) in [(1, 3, None), (5, 64, Some(9)), (20, 5, None)] {
+                let far = attention_off_by(&gpu, layout, n, heads, chosen, true);
+                assert!(far < exact, "{layout:?}, {n} rows: {far:e}");
+            }
+            for chosen in [None, Some(21)] {
+                let far = attention_off_by(&gpu, layout, 70, 64, chosen, false);
+                assert!(far < exact, "{layout:?}: {far:e}");
+                let far = attention_off_by(&gpu, layout, 70, 64, chosen, true);
+                let limit = if gpu.abilities().matrices.is_some() { 5e-3 } else { exact };
+                assert!(far < limit, "{layout:?}, on matrix units: {far:e}");
+                println!("{layout:?}: {far:e} of a row's length");
+            }
+        }
+    }
+}
+
+/// The largest distance of a head's result from what it should be, as a part of its length.
+fn attention_off_by(
+    gpu: &Gpu,
+    layout: RowLayout,
+    n: usize,
+    heads: usize,
+    chosen: Option<usize>,
+    rounds: bool,
+) -> f64 {
+    const WINDOW: usize = 45;
+    const RATIO: usize = 4;
+    const BLOCK: usize = 16;
+    const EPS: f32 = 1e-6;
+    let (width, rope, random) = (layout.width(), 64, &mut Random(n as u64));
+    // Of the first row, whose window begins with the first of all rows.
+    let start = WINDOW - 1;
+    let mut stored = |count: usize| {
+        let size = |j: usize| 0.3 + j as f32 / 8.0;
+        let values = (0..count).flat_map(|j| random.floats(width).into_iter().map(move |x| size(j) * x));
+        let array = gpu.array(values.collect(), width).unwrap();
+        let mut rows = gpu.rows(layout, 0);
+        gpu.append(&array, 0..count, &mut rows);
+        rows
+    };
+    let compressed = (start + n) / RATIO;
+    let window = stored(start + n);
+    let blocks: Vec<_> = (0..compressed).step_by(BLOCK).map(|_| stored(BLOCK)).collect();
+    let decoded = |rows: &crate::rows::Rows| -> Vec<Vec<f64>> {
+        let mut row = vec![0.0; width];
+        let each = |bytes: &[u8]| {
+            layout.decode(bytes, &mut row);
+            f64s(&row)
+        };
+        rows.to_bytes().chunks_exact(layout.row_bytes()).map(each).collect()
+    };
+    let near = decoded(&window);
+    let far: Vec<_> = blocks.iter().flat_map(decoded).collect();
+    let sinks = random.floats(heads);
+    let queries = random.floats(n * heads * width);
+    let turns: Vec<(f32, f32)> = random.floats(n * rope / 2).iter().map(|x| (x.cos(), x.sin())).collect();
+    let words: Vec<u32> = turns.iter().flat_map(|turn| [turn.0.to_bits(), turn.1.to_bits()]).collect();
+    let treatment = Treatment { width, eps: Some(EPS), rope, angles: Arc::new(words.clone()) };
+    let q =
+        Array { treatment: Some(Arc::new(treatment)), ..gpu.array(queries.clone(), heads * width).unwrap() };
+    // Of those that a row sees, some from the last one back.
+    let visible = |i: usize| (start + i + 1) / RATIO;
+    let picked =
+        |i: usize| -> Vec<usize> { (0..visible(i)).rev().take(chosen.unwrap_or(usize::MAX)).collect() };
+    let picks = chosen.map(|chosen| {
+        let row = |i: usize| {
+            let mut row: Vec<f32> = picked(i).iter().map(|&w| f32::from_bits(w as u32)).collect();
+            row.resize(chosen, 0.0);
+            row
+        };
+        let rows = gpu.array((0..n).flat_map(row).collect(), chosen).unwrap();
+        Picks { rows, counts: (0..n).map(|i| picked(i).len() as u32).collect() }
+    });
+    let view = KvView {
+        rows: 0..n,
+        start,
+        window: &window,
+        window_base: 0,
+        window_len: WINDOW,
+        compressed: Some((Blocks { blocks: blocks.iter().collect(), block_len: BLOCK }, RATIO)),
+    };
+    let sink_array = gpu.array(sinks.clone(), heads).unwrap();
+    let got = {
+        let r = &mut *gpu.0.recorder();
+        let angles = r.put(&gpu.0, &words);
+        let what = Attending { sinks: &sink_array, angles: (&angles, rope), rounds };
+        attend(&gpu.0, r, &q, &[view], picks.as_ref(), &what)
+    };
+    let got = f64s(&gpu.read(&got).unwrap());
+    let mut worst = 0.0f64;
+    for i in 0..n {
+        let keys: Vec<&Vec<f64>> =
+            near[i..=start + i].iter().chain(picked(i).into_iter().map(|w| &far[w])).collect();
+        let turn = |v: &mut [f64], way: f64| {
+            let pairs = v[width - rope..].as_chunks_mut::<2>().0.iter_mut();
+            for (pair, &(cos, sin)) in pairs.zip(&turns[i * rope / 2..]) {
+                let (cos, sin) = (f64::from(cos), way * f64::from(sin));
+                *pair = [pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos];
+            }
+        };
+        for (head, &sink) in sinks.iter().enumerate() {
+            let at = (i * heads + head) * width;
+            let mut query = f64s(&queries[at..at + width]);
+            let square: f64 = query.iter().map(|x| x * x).sum();
+            query.iter_mut().for_each(|x| *x /= (square / width as f64 + f64::from(EPS)).sqrt());
+            turn(&mut query, 1.0);
+            let score = |key: &&Vec<f64>| {
+                query.iter().zip(*key).map(|(a, b)| a * b).sum::<f64>() / (width as f64).sqrt()
+            };
+            let weights: Vec<f64> = keys.iter().map(|key| score(key).exp()).collect();
+            let total = weights.iter().sum::<f64>() + f64::from(sink).exp();
+            let mut want = vec![0.0; width];
+            for (weight, key) in weights.iter().zip(&keys) {
+                want.iter_mut().zip(*key).for_each(|(y, x)| *y += weight / total * x);
+            }
+            turn(&mut want, -1.0);
+            let apart = got[at..at + width].iter().zip(&want).map(|(a, b)| (a - b) * (a - b)).sum::<f64>();
+            worst = worst.max((apart / want.iter().map(|x| x * x).sum::<f64>()).sqrt());
+        }
+    }
+    worst
 }
 
 /// Scores that tie by the hundred, over several blocks of keys: the choice is the reference's.

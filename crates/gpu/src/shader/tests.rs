@@ -105,6 +105,15 @@ fn variants() -> Vec<Variant> {
             }
         }
     }
+    for layout in [&layouts()[1], &layouts()[2]] {
+        let width = if layout[0].1 == 512 { 512u32 } else { 128 };
+        for picks in [0u32, 7] {
+            let variant =
+                with_all(plain("attend_matrix"), layout).with("WHOLE", 1u32).with("TILES", width / 128);
+            let variant = variant.with("SPREAD", width / 64).with("ITEMS", (width / 256).max(1));
+            all.push(variant.with("TURNED", 64u32).with("PICKS", picks));
+        }
+    }
     for team in TEAMS {
         all.push(teams("leaders", team));
         all.push(teams("top_k", team));
@@ -273,7 +282,8 @@ fn not_on_metal(variant: &Variant) -> bool {
 
 /// Kernels of devices whose last workgroup goes on, or that have matrices of 16 × 16.
 fn on_vulkan_only(variant: &Variant) -> bool {
-    let sixteen = variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
+    let sixteen =
+        variant.kernel == "attend_matrix" || variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
     sixteen || merges(variant)
 }
 
@@ -284,7 +294,7 @@ fn merges(variant: &Variant) -> bool {
 
 /// Kernels of devices with matrix units, which need more than others.
 fn about_matrices(variant: &Variant) -> bool {
-    ["halve", "linear_matrix"].contains(&variant.kernel)
+    ["attend_matrix", "halve", "linear_matrix"].contains(&variant.kernel)
 }
 
 fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
@@ -352,7 +362,7 @@ fn every_kernel_becomes_hlsl() {
 /// A tile on matrix units has room in the memory that a device is asked for.
 #[test]
 fn tiles_fit_workgroup_memory() {
-    for variant in variants().iter().filter(|variant| variant.kernel == "linear_matrix") {
+    for variant in variants().iter().filter(|variant| variant.kernel.ends_with("_matrix")) {
         let (module, _) = validated(variant);
         let globals = module.global_variables.iter().map(|(_, global)| global);
         let in_workgroup = globals.filter(|global| global.space == naga::AddressSpace::WorkGroup);

@@ -7,6 +7,11 @@ struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_le
 @group(0) @binding(1) var<storage, read>       kv: array<vec4u>;
 @group(0) @binding(2) var<storage, read>       rows: array<u32>;    // [n, 5]: see Row
 @group(0) @binding(3) var<storage, read>       blocks: array<u32>;  // where blocks begin, in vectors
+//#if WHOLE
+@group(0) @binding(4) var<storage, read>       sinks: array<f32>;    // [heads]
+@group(0) @binding(5) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
+@group(0) @binding(6) var<storage, read_write> o: array<vec4f>;      // [n, heads, WIDTH]
+//#else
 //#if MERGE
 @group(0) @binding(4) @coherent var<storage, read_write> parts: array<vec4f>; // [n, heads, splits, WIDTH]
 @group(0) @binding(5) @coherent var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
@@ -19,6 +24,7 @@ struct Row { window: u32, window_len: u32, compressed: u32, table: u32, block_le
 @group(0) @binding(5) var<storage, read_write> stats: array<vec2f>; // [n, heads, splits]: m, sum
 //#if NORM
 @group(0) @binding(6) var<storage, read>       angles: array<vec4f>; // [n, TURNED / 2] of (cos, sin)
+//#endif
 //#endif
 //#endif
 //#if PICKS
