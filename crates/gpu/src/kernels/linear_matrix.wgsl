@@ -2,7 +2,7 @@
 // X by OUTS outputs, each of its subgroups of 32 threads 32 of the outputs for half of the rows.
 //
 // 64 inputs at a time go to workgroup memory in f16, W decoded, X as `halve` made it; products of SIZE × SIZE × SIZE
-// are summed in f32. While they are, the next inputs are on their way. `tile` says which variants there are. With
+// are summed in f32. While they are, the next inputs are on their way, and the W of those after them. `tile` says which variants there are. With
 // GATED the outputs are half of each of two matrices, in turns of 16, and a subgroup has both for its 16. With SPLIT X
 // is the sum of two halves, and exact as far as f32 is.
 //
@@ -42,12 +42,18 @@ var<workgroup> sums: array<f32, THREADS / 32u * STRIP>; // [subgroup, row, outpu
 //#include formats/halves
 //#formats
 
-// The unit that a thread brings; `there` is whether the row has it.
-fn weights(thread: u32, i: u32, there: bool) -> array<vec4<f16>, 8> {
+// The unit that a thread brings: what it loads of it, and what that decodes to; `there` is whether the row has it.
+fn bits(thread: u32, i: u32) -> Bits {
 //#if GATED
-    if (thread / 32u) % 2u == 0u { return gate_halves(i, there); }
+    if (thread / 32u) % 2u == 0u { return gate_bits(i); }
 //#endif
-    return w_halves(i, there);
+    return w_bits(i);
+}
+fn weights(thread: u32, bits: Bits, i: u32, there: bool) -> array<vec4<f16>, 8> {
+//#if GATED
+    if (thread / 32u) % 2u == 0u { return gate_halves(bits, i, there); }
+//#endif
+    return w_halves(bits, i, there);
 }
 
 // The power of two by which a row of X was divided, and W was multiplied less.
@@ -106,7 +112,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
     //#end
     //#end
     //#end
-    var w = weights(thread, w_at + min(w_half, p.units - 1u), w_half < p.units);
+    // What is loaded of W is a step further than what is decoded, so that decoding need not wait.
+    let unit0 = w_at + min(w_half, p.units - 1u);
+    var w = weights(thread, bits(thread, unit0), unit0, w_half < p.units);
+    var ahead = bits(thread, w_at + min(w_half + 2u, p.units - 1u));
     //#repeat i LOADS
     let x_at$i = x_begin(tile, thread / 16u + BETWEEN * $iu) + x_k;
     var x$i = vec4<f16>();
@@ -143,7 +152,6 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         workgroupBarrier();
         if u + 2u < p.units {
             let k = 8u * (u + 2u);
-            w = weights(thread, w_at + min(u + 2u + w_half, p.units - 1u), u + 2u + w_half < p.units);
             //#repeat i LOADS
             x$i = vec4<f16>();
             if k + x_k < 8u * p.units { x$i = x[x_at$i + k]; }
@@ -152,6 +160,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
             if k + x_k < 8u * p.units { rest$i = x[x_at$i + k + (p.x_stride - PAD) / 2u]; }
 //#endif
             //#end
+            // Behind the loads of x, which would wait as long as this does.
+            w = weights(thread, ahead, w_at + min(w_half + u + 2u, p.units - 1u), w_half + u + 2u < p.units);
+            ahead = bits(thread, w_at + min(w_half + u + 4u, p.units - 1u));
         }
         //#repeat k STEPS
         {

@@ -9,5 +9,5 @@ fn $P_unit(i: u32) -> Unit {
     return u;
 }
 //#if HALVES
-fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> { return halves($P_unit(i), there); }
+//#prefixed formats/halves_of_unit
 //#endif

@@ -1,3 +1,6 @@
+// What is loaded of a unit, ahead of decoding it: whole vectors, and where scales are.
+struct Bits { v: array<vec4u, 3>, s: u32, t: u32 }
+
 // Weights for matrix units: f16, four of them in the order 0, 2, 1, 3, multiplied by STEEP so that small ones keep
 // their bits. What is too large for f16 becomes its largest. `there` is whether the row has this unit: others are 0.
 fn halves(unit: Unit, there: bool) -> array<vec4<f16>, 8> {

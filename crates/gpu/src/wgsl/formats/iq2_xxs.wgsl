@@ -24,11 +24,13 @@ fn $P_unit(i: u32) -> Unit {
     return u;
 }
 //#if HALVES
-fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> {
-    let block = i >> 3u;
-    let v = $P_q[i >> 1u];
+fn $P_bits(i: u32) -> Bits {
+    return Bits(array<vec4u, 3>($P_q[i >> 1u], vec4u(), vec4u()), $P_s[128u + (i >> 4u)], 0u);
+}
+fn $P_halves(bits: Bits, i: u32, there: bool) -> array<vec4<f16>, 8> {
+    let v = bits.v[0];
     let g = select(v.xy, v.zw, (i & 1u) == 1u);
-    let d = half_at($P_s[128u + (block >> 1u)], block & 1u) * (0.5 + f32(g.y >> 28u)) * 0.25;
+    let d = half_at(bits.s, (i >> 3u) & 1u) * (0.5 + f32(g.y >> 28u)) * 0.25;
     let scale = half_scale(d, there, 43.0);
     var h: array<vec4<f16>, 8>;
     //#repeat k 4

@@ -7,9 +7,9 @@ fn $P_codes(even: u32, odd: u32) -> vec4f {
     let b = unpack2x16float(odd);
     return vec4f(a.x, b.x, a.y, b.y);
 }
-fn $P_unit(i: u32) -> Unit {
-    let e = ($P_s[i >> 2u] >> (8u * (i & 3u))) & 255u;
-    let v = $P_q[i];
+fn $P_unit(i: u32) -> Unit { return $P_decoded($P_q[i], $P_s[i >> 2u], i); }
+fn $P_decoded(v: vec4u, exponents: u32, i: u32) -> Unit {
+    let e = (exponents >> (8u * (i & 3u))) & 255u;
     var u: Unit;
     u.scale = 16384.0 * bitcast<f32>(e << 23u);
     //#repeat k 4
@@ -24,5 +24,8 @@ fn $P_unit(i: u32) -> Unit {
     return u;
 }
 //#if HALVES
-fn $P_halves(i: u32, there: bool) -> array<vec4<f16>, 8> { return halves($P_unit(i), there); }
+fn $P_bits(i: u32) -> Bits { return Bits(array<vec4u, 3>($P_q[i], vec4u(), vec4u()), $P_s[i >> 2u], 0u); }
+fn $P_halves(bits: Bits, i: u32, there: bool) -> array<vec4<f16>, 8> {
+    return halves($P_decoded(bits.v[0], bits.s, i), there);
+}
 //#endif
