@@ -39,7 +39,8 @@ impl Gpu {
         Ok(f64::from(repeats) * f64::from(groups) * f64::from(THREADS) * OPERATIONS / seconds)
     }
 
-    /// Seconds from one launch to the next, if each has as good as nothing to do and waits for the one before it.
+    /// Seconds from one launch to the next, if each has nothing to do and waits for the one before it: all that is lost
+    /// between two launches, and no more than the device takes to begin and end one.
     ///
     /// # Errors
     ///
@@ -69,7 +70,7 @@ impl Gpu {
         Ok(best)
     }
 
-    /// Asks for a kernel so many times, each of which writes where the one before it wrote.
+    /// Asks for a kernel so many times, each of which may write where the one before it might have.
     fn launch_often(&self, kernel: &'static str, groups: u32, launches: u32) {
         let mut recorder = self.0.recorder();
         let y = Array::empty(&self.0, 1, groups.max(4) as usize);
@@ -80,7 +81,7 @@ impl Gpu {
                     &self.0,
                     threads("sum_slots"),
                     &[other.read(), y.write()],
-                    &[1, 0],
+                    &[0, 0], // none of the columns
                     [1, 1, 1],
                 ),
                 _ => recorder.launch(&self.0, threads(kernel), &[y.write()], &[], [groups, 1, 1]),
