@@ -74,7 +74,7 @@ pub struct Bench {
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]
     repeats: NonZero<usize>,
     /// Tokens in a batch when a prompt is read
-    #[arg(long, value_name = "N", default_value = "512")]
+    #[arg(long, value_name = "N", default_value = "1024")]
     chunk: NonZero<usize>,
     /// How the KV cache is stored: f32, f16 or f8. Default: f8, or f16 if the model's sizes do not allow that
     #[arg(long, value_name = "FORMAT", value_parser = KvFormat::from_str)]

@@ -11,8 +11,8 @@ const LEAST: usize = 16;
 /// What a pace starts with.
 const FIRST: usize = 64;
 
-/// The most rows: more make no better use of weights.
-const MOST: usize = 512;
+/// The most rows: a whole page. A GPU makes better use of weights then than with half of it, a CPU as good.
+const MOST: usize = model::PAGE;
 
 /// A number of rows that follows the time they take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,8 @@ mod tests {
         };
         check(64, 64, 0.1, 128);
         check(64, 10, 0.1, 64); // says nothing of 64
-        check(512, 512, 0.1, 512);
+        check(512, 512, 0.1, 1024);
+        check(1024, 1024, 0.1, 1024);
         check(256, 256, 2.0, 256);
         check(256, 256, 9.0, 128);
         check(16, 16, 9.0, 16);

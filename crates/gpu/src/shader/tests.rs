@@ -40,7 +40,7 @@ fn with_all(variant: Variant, constants: &[(&'static str, u32)]) -> Variant {
 fn variants() -> Vec<Variant> {
     let mut all = Vec::new();
     let plain = |kernel| Variant::of(kernel).with("THREADS", 256u32);
-    all.extend(["gather", "move_rows", "peak", "peaks", "sum_slots"].map(plain));
+    all.extend(["gather", "move_rows", "nothing", "peak", "peaks", "sum_slots"].map(plain));
     all.push(plain("mixture").with("MIX", 0u32).with("HC", 4u32));
     all.push(plain("group_experts").with("EXPERTS", 256u32).with("TILE", 64u32));
     for table in [false, true] {
