@@ -207,9 +207,7 @@ impl<B: Ops> Session<B> {
         let decoding = Instant::now();
         loop {
             let logits = self.take_next().expect("the last token was read for its logits");
-            if writer.goes_on() {
-                self.foresee();
-            }
+            let choosing = self.choosing(writer.goes_on());
             let step = writer.step_on(&loaded.ops, &logits, &mut stats, on_event);
             if stats.first_token.is_zero() {
                 stats.first_token = start.elapsed();
@@ -217,7 +215,7 @@ impl<B: Ops> Session<B> {
             stats.decode = decoding.elapsed();
             let end = match step {
                 Ok(Step::Next(token)) if !cancel.is_stopped() => {
-                    self.go_on(Some(token))?;
+                    choosing.go_on(token)?;
                     stats.steps += 1;
                     continue;
                 }
@@ -225,7 +223,6 @@ impl<B: Ops> Session<B> {
                 Ok(Step::Done(finish)) => Ok(finish),
                 Err(error) => Err(error),
             };
-            self.go_on(None)?;
             return Ok(writer.end(end?, stats, on_event));
         }
     }

@@ -27,7 +27,6 @@ pub struct Session<B: Ops> {
     timeline: Timeline<B>,
     next: Option<B::Array>,
     /// The logits of a step whose token is yet to be chosen.
-    foreseen: Option<B::Array>,
     context: usize,
     pace: Pace,
 }
@@ -81,7 +80,7 @@ impl<B: Ops> Session<B> {
         let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
-        Session { loaded, timeline, next: None, foreseen: None, context, pace: Pace::new(PACE) }
+        Session { loaded, timeline, next: None, context, pace: Pace::new(PACE) }
     }
 
     /// The same session, reading `chunk` tokens in one batch instead of as many as its pace allows. Results do
@@ -180,27 +179,14 @@ impl<B: Ops> Session<B> {
         Ok(())
     }
 
-    /// Asks for the step of the token that is about to be chosen, if the device can be asked ahead.
-    /// [`Session::go_on`] has to follow.
-    pub(crate) fn foresee(&mut self) {
+    /// Asks for the step of the token that is about to be chosen, if the device can be asked ahead; not if the reply will
+    /// not go on.
+    pub(crate) fn choosing(&mut self, goes_on: bool) -> Choosing<'_, B> {
         let LoadedModel { ops, model, .. } = &*self.loaded;
-        if self.timeline.len() < self.context {
-            let output = foresee(model, ops, &mut [&mut self.timeline]);
-            self.foreseen = output.and_then(|output| output.logits);
-        }
-    }
-
-    /// Reads the token that was chosen for its logits. If there is none, the session stays as it is.
-    pub(crate) fn go_on(&mut self, token: Option<u32>) -> Result<(), SessionError> {
-        match (self.foreseen.take(), token) {
-            (Some(logits), token) => {
-                go_on(&self.loaded.ops, &mut [&mut self.timeline], &[token]);
-                self.next = token.map(|_| logits);
-                Ok(())
-            }
-            (None, Some(token)) => self.feed(&[token], Wanted::Last),
-            (None, None) => Ok(()),
-        }
+        let output = (goes_on && self.timeline.len() < self.context)
+            .then(|| foresee(model, ops, &mut [&mut self.timeline]))
+            .flatten();
+        Choosing { foreseen: output.and_then(|output| output.logits), session: self }
     }
 
     /// The logits after the last token, once, still where they were computed; `None` if that token was read without
@@ -231,6 +217,32 @@ impl<B: Ops> Session<B> {
         self.timeline = Timeline::from_bytes(ops, &model.config, format, &model.fingerprint, bytes)?;
         self.next = None;
         Ok(())
+    }
+}
+
+/// A token that is about to be chosen. If none is, whatever the reason, the session is as it was.
+pub(crate) struct Choosing<'s, B: Ops> {
+    session: &'s mut Session<B>,
+    /// Logits of the step that was asked for ahead.
+    foreseen: Option<B::Array>,
+}
+
+impl<B: Ops> Choosing<'_, B> {
+    /// Reads the token that was chosen for its logits.
+    pub(crate) fn go_on(mut self, token: u32) -> Result<(), SessionError> {
+        let Some(logits) = self.foreseen.take() else { return self.session.feed(&[token], Wanted::Last) };
+        go_on(&self.session.loaded.ops, &mut [&mut self.session.timeline], &[Some(token)]);
+        self.session.next = Some(logits);
+        Ok(())
+    }
+}
+
+impl<B: Ops> Drop for Choosing<'_, B> {
+    /// Others wait until a step that was asked for ahead goes on: so it must, even in a panic.
+    fn drop(&mut self) {
+        if self.foreseen.take().is_some() {
+            go_on(&self.session.loaded.ops, &mut [&mut self.session.timeline], &[None]);
+        }
     }
 }
 

@@ -75,6 +75,30 @@ fn a_session_is_asked_ahead_and_says_the_same() {
     assert_eq!(reply(&mut one, &told, greedy(want.len() - 4)).tokens, want[4..]);
 }
 
+/// Who hears of a reply may panic while the next step waits for its token. Neither others nor the session itself suffer.
+#[test]
+fn a_panic_while_a_step_is_foreseen_leaves_the_session_and_the_device() {
+    let loaded = load(false);
+    let (prompt, want) = golden("mini-bf16.short");
+    let mut one = session(&loaded);
+    let mut told = 0;
+    let mut panics = |event: Event| {
+        told += usize::from(matches!(event, Event::Token(_)));
+        assert!(told < 3, "the third token is one too many");
+    };
+    let reply = |session: &mut Session<Gpu>, on_event: &mut dyn FnMut(Event)| {
+        let request = Request { logprobs: Some(0), ..greedy(want.len()) };
+        session.reply(&prompt, request, &Cancel::new(), on_event).unwrap().tokens
+    };
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| reply(&mut one, &mut panics)));
+    assert!(panicked.is_err());
+    assert_eq!(one.tokens(), [&prompt[..], &want[..2]].concat());
+    let other =
+        std::thread::scope(|scope| scope.spawn(|| reply(&mut session(&loaded), &mut |_| {})).join().unwrap());
+    assert_eq!(other, want);
+    assert_eq!(reply(&mut one, &mut |_| {}), want);
+}
+
 #[test]
 fn jobs_are_asked_ahead_and_say_the_same() {
     let (ahead, plain) = (load(false), load(true));
