@@ -29,7 +29,6 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat) {
     for rows in ROWS {
         pass(rows);
     }
-    pass(PAGE); // what is left of the page
     while pass(PAGE) < chooses {}
     for rows in ROWS {
         pass(rows);
