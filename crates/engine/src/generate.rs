@@ -223,6 +223,7 @@ impl<B: Ops> Session<B> {
                 Ok(Step::Done(finish)) => Ok(finish),
                 Err(error) => Err(error),
             };
+            drop(choosing); // before anybody hears of the end: others may be waiting for the device
             return Ok(writer.end(end?, stats, on_event));
         }
     }

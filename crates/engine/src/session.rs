@@ -26,7 +26,6 @@ pub struct Session<B: Ops> {
     loaded: Arc<LoadedModel<B>>,
     timeline: Timeline<B>,
     next: Option<B::Array>,
-    /// The logits of a step whose token is yet to be chosen.
     context: usize,
     pace: Pace,
 }
