@@ -27,6 +27,7 @@ use display::Display;
 use engine::store::{PageStore, Place, StoreOptions};
 use engine::{Cancel, Constraint, Form, LoadedModel, Reply, Request, Session};
 use gguf::Gguf;
+use indicatif::ProgressBar;
 use input::Input;
 use kept::Kept;
 use model::{Codec, KvFormat, Ops};
@@ -36,6 +37,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 use summary::{StatsStyle, Summary};
 use text::chat::request::RequestTool;
 use text::chat::{Profile, Tool};
@@ -196,6 +198,7 @@ impl Task for Job<'_> {
         let known = self.kept.as_ref().map(Kept::kv).transpose()?.flatten();
         let kv = args.kv.or(known).unwrap_or_else(|| loaded.usual_kv());
         kv.check(&loaded.model.config)?;
+        rehearse(&loaded, kv);
         if let Some(known) = known.filter(|&known| known != kv) {
             let (known, kv) = (known.name(), kv.name());
             eprintln!("warning: the session was kept in KV format {known}; in {kv} the model reads it again");
@@ -230,6 +233,16 @@ impl Task for Job<'_> {
             }
         }
     }
+}
+
+/// Has a GPU's kernels compiled, on a terminal with a word on what takes so long the first time.
+fn rehearse<B: Ops>(loaded: &LoadedModel<B>, kv: KvFormat) {
+    let spinner = ProgressBar::new_spinner();
+    loaded.rehearse(kv, &|_| {
+        spinner.set_message("compiling kernels for the GPU (the driver keeps them for the next time)");
+        spinner.enable_steady_tick(Duration::from_millis(100));
+    });
+    spinner.finish_and_clear();
 }
 
 /// Says what was asked; where a session ended with a call that waits for its result, that is what it is.

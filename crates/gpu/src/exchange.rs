@@ -2,9 +2,17 @@
 //! values travel to the device and back.
 
 use crate::array::{Array, Routes};
+use crate::buffers::Slice;
+use crate::ferry::{self, Destination};
 use crate::gpu::Gpu;
 use crate::kernels::{THREADS, threads};
+use crate::planes::Planes;
 use model::ops::DeviceError;
+use quants::Format;
+use zerocopy::IntoBytes;
+
+/// Bytes of rows that do not go by the arena any more, where they would be copied twice by one core.
+const FERRIED: usize = 1 << 20;
 
 impl Array {
     /// Number of rows.
@@ -33,6 +41,17 @@ impl Gpu {
     pub fn send(&self, values: &[f32], width: usize) -> Array {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let array = Array::empty(gpu, values.len() / width, width);
+        if size_of_val(values) >= FERRIED && !r.rehearses() {
+            // What still needs the buffer as it was goes first.
+            r.flush(gpu);
+            let Slice { buffer, offset, size } = array.slice();
+            let to =
+                Destination { buffer: &buffer, bits_at: offset, scales_at: offset + size, mapped: false };
+            if let Err(error) = ferry::bring(gpu, Planes::of(Format::F32), values.as_bytes(), &to, drop) {
+                gpu.fail(error.0);
+            }
+            return array;
+        }
         let words: Vec<u32> = values.iter().map(|x| x.to_bits()).collect();
         let (from, to) = (r.put(gpu, &words), array.slice());
         r.copy(gpu, from, &to.buffer, to.offset);

@@ -3,6 +3,7 @@
 use crate::adapter::{self, Choice, Device, Kind};
 use crate::buffers::{ACTIVATIONS, Buffer, Pool, Pooled, Slice};
 use crate::clock::Clock;
+use crate::ferry::Ferry;
 use crate::heap::Heap;
 use crate::kernels::{self, Side};
 use crate::profile::Profile;
@@ -10,6 +11,7 @@ use crate::recorder::{Binding, Pipeline, Recorder};
 use crate::shader::Variant;
 use crate::trial;
 use model::ops::DeviceError;
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -96,6 +98,15 @@ impl Counted {
     const ALL: [Counted; 3] = [Counted::Streams, Counted::Attend, Counted::Route];
 }
 
+/// What a kernel is given when it is launched.
+#[derive(Clone, Debug)]
+pub(crate) struct Uses {
+    /// For each binding, whether it may be written.
+    pub(crate) writes: Vec<bool>,
+    /// Bytes of parameters.
+    pub(crate) immediates: u32,
+}
+
 type Progress = Box<dyn Fn(u64) + Send>;
 
 pub(crate) struct Inner {
@@ -112,6 +123,7 @@ pub(crate) struct Inner {
     pub(crate) shares_memory: bool,
     checks: bool,
     pub(crate) pool: Arc<Pool>,
+    pub(crate) ferry: Mutex<Ferry>,
     counters: Arc<Buffer>,
     /// Of each layer.
     pub(crate) heaps: Mutex<BTreeMap<usize, Arc<Mutex<Heap>>>>,
@@ -236,6 +248,7 @@ impl Gpu {
             shares_memory,
             checks: options.checks,
             pool: Arc::default(),
+            ferry: Mutex::default(),
             heaps: Mutex::default(),
             recorder: Mutex::default(),
             gone_on: Condvar::new(),
@@ -307,15 +320,16 @@ impl Gpu {
         Ok(best)
     }
 
-    /// Does `work`, of which nothing is carried out: kernels that it asks for are compiled. Does nothing if there are
-    /// cached rows, which would not outlive it.
+    /// Does `work`, of which nothing is carried out; then kernels that it asked for are compiled. Does nothing if there
+    /// are cached rows, which would not outlive it.
     pub fn compile(&self, work: &mut dyn FnMut()) {
         if self.memory()[1] > 0 {
             return;
         }
-        self.0.recorder().rehearse(&self.0, true);
+        self.0.recorder().rehearse(&self.0);
         work();
-        self.0.recorder().rehearse(&self.0, false);
+        let wanted = self.0.recorder().end_rehearsal(&self.0);
+        self.0.compile_all(wanted);
     }
 
     /// Kernels compiled so far.
@@ -425,7 +439,13 @@ impl Inner {
         self.buffer(label, size, usage, false)
     }
 
-    fn buffer(&self, label: &str, size: u64, usage: wgpu::BufferUsages, mapped: bool) -> Arc<Buffer> {
+    pub(crate) fn buffer(
+        &self,
+        label: &str,
+        size: u64,
+        usage: wgpu::BufferUsages,
+        mapped: bool,
+    ) -> Arc<Buffer> {
         let descriptor =
             wgpu::BufferDescriptor { label: Some(label), size, usage, mapped_at_creation: mapped };
         Buffer::new(label, self.device.create_buffer(&descriptor))
@@ -488,7 +508,11 @@ impl Inner {
         }
     }
 
-    fn tried(&self, size: u64, create: impl FnOnce() -> Arc<Buffer>) -> Result<Arc<Buffer>, DeviceError> {
+    pub(crate) fn tried(
+        &self,
+        size: u64,
+        create: impl FnOnce() -> Arc<Buffer>,
+    ) -> Result<Arc<Buffer>, DeviceError> {
         self.check()?;
         let memory = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = self.device.push_error_scope(wgpu::ErrorFilter::Validation);
@@ -511,11 +535,20 @@ impl Inner {
     }
 
     /// A kernel, compiled at its first use.
-    pub(crate) fn pipeline(&self, variant: Variant, writes: &[bool], immediates: u32) -> Arc<Pipeline> {
-        let mut pipelines = lock(&self.pipelines);
-        if let Some(pipeline) = pipelines.get(&variant) {
-            return pipeline.clone();
-        }
+    pub(crate) fn pipeline(&self, variant: Variant, uses: &Uses) -> Arc<Pipeline> {
+        let known = lock(&self.pipelines).get(&variant).cloned();
+        known.unwrap_or_else(|| {
+            let pipeline = Arc::new(self.compiled(&variant, uses));
+            lock(&self.pipelines).entry(variant).or_insert(pipeline).clone()
+        })
+    }
+
+    /// Compiles kernels, by all cores. Drivers take up to a second for one.
+    pub(crate) fn compile_all(&self, wanted: HashMap<Variant, Uses>) {
+        wanted.into_par_iter().for_each(|(variant, uses)| drop(self.pipeline(variant, &uses)));
+    }
+
+    fn compiled(&self, variant: &Variant, uses: &Uses) -> Pipeline {
         let (source, label) = (variant.source(), variant.label());
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(&label),
@@ -530,7 +563,8 @@ impl Inner {
                 self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
             }
         };
-        let entries: Vec<_> = writes
+        let entries: Vec<_> = uses
+            .writes
             .iter()
             .enumerate()
             .map(|(i, &writes)| wgpu::BindGroupLayoutEntry {
@@ -551,7 +585,7 @@ impl Inner {
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(&label),
             bind_group_layouts: &[Some(&layout)],
-            immediate_size: immediates,
+            immediate_size: uses.immediates,
         });
         let raw = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(&label),
@@ -564,9 +598,7 @@ impl Inner {
             },
             cache: None,
         });
-        let pipeline = Arc::new(Pipeline { raw, layout, label });
-        pipelines.insert(variant, pipeline.clone());
-        pipeline
+        Pipeline { raw, layout, label }
     }
 
     /// Waits for a submission and returns the first `size` bytes of a readable buffer.

@@ -3,7 +3,8 @@
 //! Start at [`Gpu`], which is an [`Ops`](model::Ops). What the host asks for is recorded
 //! (`recorder`) and goes to the device when somebody reads; nothing is read back inside a step but what
 //! was asked for. Then read `kernels`, where each shader lies beside its launcher, `shader`, which
-//! puts shaders together, and `matrix` and `rows` for how weights and cached rows lie on the device.
+//! puts shaders together, and `planes` and `rows` for how weights and cached rows lie on the device, `ferry` for how
+//! weights get there.
 //!
 //! This crate knows nothing of requests and terminals.
 
@@ -13,12 +14,14 @@ mod array;
 mod buffers;
 mod clock;
 mod exchange;
+mod ferry;
 mod gpu;
 mod heap;
 mod kernels;
 mod matrix;
 mod ops;
 mod plan;
+mod planes;
 mod probe;
 mod profile;
 mod recorder;
@@ -34,7 +37,7 @@ pub use clock::Clocked;
 pub use exchange::Routed;
 pub use gpu::{Abilities, Gpu, Options, megabytes};
 pub use kernels::Side;
-pub use matrix::Matrix;
+pub use matrix::{Berth, Matrix};
 pub use plan::{Plan, Refusal};
 pub use probe::LaunchSeconds;
 pub use profile::{Profile, Time};

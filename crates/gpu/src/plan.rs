@@ -3,10 +3,11 @@
 use crate::adapter::Device;
 use crate::gpu::megabytes;
 use crate::heap;
-use crate::matrix::{Fit, device_bytes, fit};
+use crate::matrix::{Fit, fit};
+use crate::planes::Planes;
 use gguf::Gguf;
 use model::Config;
-use model::load::{Kind, inventory};
+use model::load::{Kind, Tensor, inventory};
 use quants::Format;
 use std::fmt;
 
@@ -22,6 +23,8 @@ pub struct Plan {
     pub cache: u64,
     /// Activations of a batch of 1024 rows, about.
     pub activations: u64,
+    /// Room for weights that stay with the host and are lent: see [`Plan::lending`].
+    pub lent: u64,
     /// What the device has; unknown where its driver does not say.
     pub memory: Option<u64>,
     /// A tensor that cannot be placed at all, and why.
@@ -53,6 +56,7 @@ impl Plan {
             weights: 0,
             cache: cache.iter().sum(),
             activations: activations(config),
+            lent: 0,
             memory: device.memory,
             misfit: None,
             layer_cache: cache.iter().copied().max().unwrap_or(0),
@@ -60,26 +64,48 @@ impl Plan {
             device: device.name.clone(),
         };
         for tensor in inventory(config).into_iter().filter(|tensor| there(&tensor.name)) {
-            let Some(info) = gguf.tensor(&tensor.name) else { continue };
-            let count: u64 = tensor.shape.iter().map(|&n| n as u64).product();
-            match (tensor.kind, Format::from_ggml_id(info.kind.id())) {
-                (Kind::Matrix, Some(format)) => {
-                    let cols = *tensor.shape.last().expect("a matrix has two axes");
-                    plan.weights += device_bytes(format, count / format.block_len() as u64);
-                    if let Fit::Never(why) = fit(device, format, count as usize / cols, cols) {
-                        plan.misfit.get_or_insert(format!("tensor {}: {why}", tensor.name));
-                    }
-                }
-                (Kind::Vector, _) => plan.weights += 4 * count,
-                _ => {} // tables stay with the host
-            }
+            plan.weights += plan.placed(device, gguf, &tensor);
         }
         plan
     }
 
+    /// The same with room for weights that are lent ([`crate::Berth`]).
+    ///
+    /// - `berths`: for each berth, which tensors are brought there, by name
+    pub fn lending(
+        mut self,
+        device: &Device,
+        gguf: &Gguf,
+        config: &Config,
+        berths: &[impl Fn(&str) -> bool],
+    ) -> Plan {
+        for there in berths {
+            let lent = inventory(config).into_iter().filter(|tensor| there(&tensor.name));
+            self.lent += lent.map(|tensor| self.placed(device, gguf, &tensor)).max().unwrap_or(0);
+        }
+        self
+    }
+
+    /// Bytes of a tensor on the device; takes note if it cannot be there.
+    fn placed(&mut self, device: &Device, gguf: &Gguf, tensor: &Tensor) -> u64 {
+        let Some(info) = gguf.tensor(&tensor.name) else { return 0 };
+        let count: u64 = tensor.shape.iter().map(|&n| n as u64).product();
+        match (tensor.kind, Format::from_ggml_id(info.kind.id())) {
+            (Kind::Matrix, Some(format)) => {
+                let cols = *tensor.shape.last().expect("a matrix has two axes");
+                if let Fit::Never(why) = fit(device, format, count as usize / cols, cols) {
+                    self.misfit.get_or_insert(format!("tensor {}: {why}", tensor.name));
+                }
+                Planes::of(format).bytes(count / format.block_len() as u64)
+            }
+            (Kind::Vector, _) => 4 * count,
+            _ => 0, // tables stay with the host
+        }
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations
+        self.weights + self.cache + self.activations + self.lent
     }
 
     /// Whether it can be carried out, as far as that is known.
@@ -115,13 +141,15 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [weights, cache, activations, lent, total] =
+            [self.weights, self.cache, self.activations, self.lent, self.total()].map(megabytes);
+        let room = match self.lent {
+            0 => String::new(),
+            _ => format!(", {lent} of room for experts that are lent to it"),
+        };
         write!(
             f,
-            "{} of weights, {} of KV cache and about {} of activations make {}",
-            megabytes(self.weights),
-            megabytes(self.cache),
-            megabytes(self.activations),
-            megabytes(self.total())
+            "{weights} of weights{room}, {cache} of KV cache and about {activations} of activations make {total}"
         )
     }
 }

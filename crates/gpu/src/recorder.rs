@@ -11,7 +11,7 @@
 
 use crate::ahead::Ahead;
 use crate::buffers::{Buffer, HOST_DATA, Slice};
-use crate::gpu::Inner;
+use crate::gpu::{Inner, Uses};
 use crate::kernels::{APPENDS, Append, Beside, Mixture, Norms, append_all};
 use crate::profile;
 use crate::shader::Variant;
@@ -179,8 +179,8 @@ pub struct Recorder {
     pub(crate) waits: u64,
     /// Steps that went on with tokens that came later, since the start, for tests.
     pub(crate) foresights: u64,
-    /// Whether kernels are compiled, and nothing is launched or copied.
-    rehearses: bool,
+    /// While a step is rehearsed, the kernels that it asks for: nothing is launched or copied then.
+    rehearsed: Option<HashMap<Variant, Uses>>,
     /// Takes note of launches, if somebody wants to know.
     pub(crate) watch: Option<Watch>,
 }
@@ -205,11 +205,13 @@ impl Recorder {
             variant.kernel
         );
         let (kernel, tile) = (variant.kernel, variant.tile());
-        let writes: Vec<bool> = bindings.iter().map(Binding::writes).collect();
-        let pipeline = gpu.pipeline(variant, &writes, 4 * params.len() as u32);
-        if self.rehearses {
+        let writes = bindings.iter().map(Binding::writes).collect();
+        let uses = Uses { writes, immediates: 4 * params.len() as u32 };
+        if let Some(wanted) = &mut self.rehearsed {
+            wanted.insert(variant, uses);
             return;
         }
+        let pipeline = gpu.pipeline(variant, &uses);
         let key =
             bindings.iter().map(|b| b.slice()).map(|s| (s.buffer.id, s.offset, s.size)).collect::<Vec<_>>();
         if self.groups.len() > MOST_BIND_GROUPS {
@@ -291,7 +293,7 @@ impl Recorder {
     /// Asks for a copy between two buffers.
     pub(crate) fn copy(&mut self, gpu: &Inner, from: Slice, to: &Arc<Buffer>, at: u64) {
         self.settle(gpu);
-        if self.rehearses {
+        if self.rehearses() {
             return;
         }
         self.commands.push(Command::Copy { from, to: to.clone(), at });
@@ -349,11 +351,22 @@ impl Recorder {
         Slice { buffer: self.arena.pages[page].0.clone(), offset: at as u64, size: len as u64 }
     }
 
-    /// From now on kernels are compiled, and nothing is launched or copied; or that is over.
-    pub(crate) fn rehearse(&mut self, gpu: &Inner, on: bool) {
+    /// From now on note is taken of the kernels that are asked for, and nothing is launched or copied.
+    pub(crate) fn rehearse(&mut self, gpu: &Inner) {
         self.flush(gpu);
-        self.rehearses = on;
+        self.rehearsed = Some(HashMap::new());
+    }
+
+    /// Whether nothing is launched or copied.
+    pub(crate) fn rehearses(&self) -> bool {
+        self.rehearsed.is_some()
+    }
+
+    /// That is over; returns the kernels.
+    pub(crate) fn end_rehearsal(&mut self, gpu: &Inner) -> HashMap<Variant, Uses> {
+        self.flush(gpu);
         self.arena.clear();
+        self.rehearsed.take().unwrap_or_default()
     }
 
     /// Gives everything recorded to the device; returns what to wait for.

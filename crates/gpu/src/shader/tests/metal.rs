@@ -7,7 +7,7 @@
 use super::*;
 use crate::kernels::tests::{Random, assert_near, decoded, random_matrix};
 use crate::kernels::tiles::{PAD, whole_rows};
-use crate::matrix::planes_of;
+use crate::planes::planes_of;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
