@@ -68,15 +68,30 @@ pub struct SplitArgs {
     /// Keep the last N layers on the GPU, and the others on the CPU
     #[arg(long, value_name = "N")]
     pub gpu_layers: Option<usize>,
-    /// Keep the routed experts on the CPU, and the rest of the layers on the GPU
+    /// Keep the routed experts on the CPU, and the rest of the layers on the GPU. For long batches of a prompt, the
+    /// GPU is lent the experts: their weights are brought over, a layer at a time
     #[arg(long)]
     pub cpu_moe: bool,
+    /// With --cpu-moe, lend nothing: the CPU computes its experts for long batches, too
+    #[arg(long)]
+    pub no_lending: bool,
 }
 
 impl SplitArgs {
     /// Whether anything was asked for.
     pub fn is_given(self) -> bool {
         self.gpu_layers.is_some() || self.cpu_moe
+    }
+
+    /// The split of a model with so many layers.
+    ///
+    /// # Errors
+    ///
+    /// If it makes no sense.
+    #[cfg(feature = "gpu")]
+    pub fn of(self, layers: usize) -> Result<Split, hybrid::SplitError> {
+        let split = Split::new(layers, self.gpu_layers.unwrap_or(layers), self.cpu_moe)?;
+        Ok(if self.no_lending { split.without_lending() } else { split })
     }
 }
 
@@ -192,7 +207,7 @@ impl BackendArgs {
 
     #[cfg(feature = "gpu")]
     fn on_the_best<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        match gpu_backend::if_it_holds(self.gpu_options(), task.file(), task.context()) {
+        match gpu_backend::if_it_holds(self.gpu_options(), self.split, task.file(), task.context()) {
             Some(gpu_backend::Held::All(gpu)) => Ok(task.on(gpu)),
             Some(gpu_backend::Held::Some(gpu, split, config)) => self.on_hybrid(task, gpu, split, &config),
             None => Ok(self.on_cpu(task)),
@@ -204,14 +219,14 @@ impl BackendArgs {
     fn on_both<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
         let config = model::load::check(task.file()).context("loading the model")?.config;
         let layers = config.layers();
-        let on_gpu = self.split.gpu_layers.unwrap_or(layers);
-        let split = Split::new(layers, on_gpu, self.split.cpu_moe)?;
-        match on_gpu {
+        let split = self.split.of(layers)?;
+        match split.on_gpu() {
             0 => Ok(self.on_cpu(task)),
-            _ if on_gpu == layers && !split.cpu_moe() => self.on_gpu(task),
+            on_gpu if on_gpu == layers && !split.cpu_moe() => self.on_gpu(task),
             _ => {
                 let options = self.gpu_options();
-                let gpu = gpu_backend::open_for(options, task.file(), &config, split, task.context())?;
+                let (gpu, split) =
+                    gpu_backend::open_for(options, task.file(), &config, split, task.context())?;
                 self.on_hybrid(task, gpu, split, &config)
             }
         }
@@ -253,6 +268,7 @@ pub use gpu_backend::plan_both;
 mod gpu_backend {
     //! Opening a GPU for a model: the plan comes first, and is shown.
 
+    use super::SplitArgs;
     use crate::inspect::cache_bytes;
     use anyhow::Context;
     use gguf::Gguf;
@@ -283,7 +299,7 @@ mod gpu_backend {
         Ok(ready(gpu, &plan, None))
     }
 
-    /// Opens a device for a part of the model.
+    /// Opens a device for a part of the model: as asked for, but that no experts are lent if there is no room for that.
     ///
     /// # Errors
     ///
@@ -294,13 +310,13 @@ mod gpu_backend {
         config: &Config,
         split: Split,
         context: Option<u32>,
-    ) -> anyhow::Result<Gpu> {
+    ) -> anyhow::Result<(Gpu, Split)> {
         let gpu = Gpu::open(options).context("opening the GPU")?;
         let at = |split| plan_both(gpu.device(), gguf, config, split, context);
-        let plan = at(split);
+        let plan = at(split).or_without_lending(at);
         eprintln!("GPU: {}; {plan}", name(&gpu));
         plan.check(at)?;
-        Ok(ready(gpu, &plan.gpu, Some(split)))
+        Ok((ready(gpu, &plan.gpu, Some(plan.split)), plan.split))
     }
 
     /// What goes where, if a model is on both sides.
@@ -324,7 +340,7 @@ mod gpu_backend {
 
     /// The best GPU that is no software, if there is one and it has room for the model, or, if it has memory of its
     /// own, for all but the experts. Says what was chosen, and why not more.
-    pub fn if_it_holds(options: Options, gguf: &Gguf, context: Option<u32>) -> Option<Held> {
+    pub fn if_it_holds(options: Options, args: SplitArgs, gguf: &Gguf, context: Option<u32>) -> Option<Held> {
         if !gpu::hardware_may_exist() {
             return None;
         }
@@ -336,8 +352,10 @@ mod gpu_backend {
             eprintln!("GPU: {}; {plan}", name(&gpu));
             return Some(Held::All(ready(gpu, &plan, None)));
         };
-        let split = Split::new(config.layers(), config.layers(), true).expect("all layers");
-        let plan = plan_both(gpu.device(), gguf, &config, split, context);
+        let split = SplitArgs { cpu_moe: true, ..args }.of(config.layers()).expect("all layers");
+        let at = |split| plan_both(gpu.device(), gguf, &config, split, context);
+        let plan = at(split).or_without_lending(at);
+        let split = plan.split;
         if gpu.device().kind == Kind::Discrete && plan.gpu.check().is_ok() {
             eprintln!("{refusal}\nGPU: {}; --cpu-moe was chosen: {plan}", name(&gpu));
             return Some(Held::Some(ready(gpu, &plan.gpu, Some(split)), split, config.into()));

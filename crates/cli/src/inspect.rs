@@ -97,14 +97,13 @@ impl Inspect {
     #[cfg(feature = "gpu")]
     fn print_split(&self, out: &mut dyn Write, gguf: &Gguf) -> anyhow::Result<()> {
         let config = model::load::check(gguf).context("planning for a GPU")?.config;
-        let on_gpu = self.split.gpu_layers.unwrap_or(config.layers());
-        let split = hybrid::Split::new(config.layers(), on_gpu, self.split.cpu_moe)?;
+        let split = self.split.of(config.layers())?;
         let (index, devices) = (self.device.unwrap_or(0), gpu::devices());
         let device = devices
             .get(index)
             .with_context(|| format!("there is no device {index}: `ds4 inspect --devices` lists them"))?;
         let at = |split| crate::backend::plan_both(device, gguf, &config, split, self.ctx);
-        let plan = at(split);
+        let plan = at(split).or_without_lending(at);
         writeln!(out, "\non {} and the CPU\n  {plan}", device.name)?;
         match plan.check(at) {
             Ok(()) if device.memory.is_none() => {

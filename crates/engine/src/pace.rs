@@ -18,19 +18,22 @@ const MOST: usize = model::PAGE;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
     rows: usize,
+    /// The fewest rows.
+    least: usize,
     /// How long a batch should take; `None` if the number of rows is fixed.
     target: Option<Duration>,
 }
 
 impl Pace {
-    /// Batches that take about `target`.
-    pub(crate) fn new(target: Duration) -> Pace {
-        Pace { rows: FIRST, target: Some(target) }
+    /// Batches that take about `target`, but have at least `worthwhile` rows.
+    pub(crate) fn new(target: Duration, worthwhile: usize) -> Pace {
+        let least = worthwhile.clamp(LEAST, MOST);
+        Pace { rows: FIRST.max(least), least, target: Some(target) }
     }
 
     /// Batches of `rows` rows, however long they take.
     pub(crate) fn fixed(rows: usize) -> Pace {
-        Pace { rows: rows.max(1), target: None }
+        Pace { rows: rows.max(1), least: 1, target: None }
     }
 
     /// Rows for the next batch.
@@ -42,7 +45,7 @@ impl Pace {
     pub(crate) fn took(&mut self, rows: usize, time: Duration) {
         let Some(target) = self.target else { return };
         if time > 2 * target {
-            self.rows = (self.rows / 2).max(LEAST);
+            self.rows = (self.rows / 2).max(self.least);
         } else if time < target / 2 && rows >= self.rows {
             self.rows = (self.rows * 2).min(MOST);
         }
@@ -56,7 +59,7 @@ mod tests {
     #[test]
     fn batches_grow_while_the_device_is_quick() {
         let check = |rows, took, seconds: f64, want| {
-            let mut pace = Pace { rows, target: Some(Duration::from_secs(2)) };
+            let mut pace = Pace { rows, ..Pace::new(Duration::from_secs(2), 1) };
             pace.took(took, Duration::from_secs_f64(seconds));
             assert_eq!(pace.rows(), want);
         };
@@ -67,6 +70,10 @@ mod tests {
         check(256, 256, 2.0, 256);
         check(256, 256, 9.0, 128);
         check(16, 16, 9.0, 16);
+        let mut slow = Pace::new(Duration::from_secs(2), 700);
+        assert_eq!(slow.rows(), 700);
+        slow.took(700, Duration::from_secs(9));
+        assert_eq!(slow.rows(), 700);
         let mut fixed = Pace::fixed(7);
         fixed.took(7, Duration::ZERO);
         assert_eq!(fixed.rows(), 7);

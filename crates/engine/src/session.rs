@@ -79,7 +79,8 @@ impl<B: Ops> Session<B> {
         let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
-        Session { loaded, timeline, next: None, context, pace: Pace::new(PACE) }
+        let pace = Pace::new(PACE, loaded.ops.worthwhile_rows());
+        Session { loaded, timeline, next: None, context, pace }
     }
 
     /// The same session, reading `chunk` tokens in one batch instead of as many as its pace allows. Results do

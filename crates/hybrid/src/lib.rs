@@ -5,10 +5,11 @@
 //! ([`Split`]), hands each operation to the backend that has the weights, and moves activations when they are
 //! on the other side. [`Plan`] says beforehand how many bytes go where.
 //!
-//! **Invariant:** nothing crosses but the streams at the border, what experts on the CPU take and give, and what
-//! somebody reads.
+//! **Invariant:** nothing crosses but the streams at the border, what experts on the CPU take and give, the weights of
+//! these where they are lent ([`Split::lends`]), and what somebody reads.
 
 mod array;
+mod lent;
 mod matrix;
 mod ops;
 mod parts;

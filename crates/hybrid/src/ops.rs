@@ -1,23 +1,24 @@
 //! [`Ops`] made of two backends: each operation goes to the side that has its weights.
 
 use crate::array::{Array, Mix, Picks, Query, Routes, Sided};
+use crate::lent::Berths;
 use crate::matrix::Matrix;
 use crate::parts::{OnHost, Part};
 use crate::rows::Rows;
 use crate::silent;
 use crate::split::Split;
 use gpu::Gpu;
-use model::Config;
 use model::kv::RowLayout;
 use model::ops::{Blocks, DeviceError, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected, Queries};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, MtpEntry, Norm, Router,
 };
+use model::{Config, PAGE};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A backend on the CPU.
 pub trait Host:
@@ -35,9 +36,14 @@ pub struct Hybrid<H: Host> {
     split: Split,
     /// With experts on the CPU: what stands in for them on the GPU, and for the shared one on the CPU.
     silent: Option<(silent::Routed, Expert<H>)>,
+    /// With experts on the CPU that are lent to the GPU: where they are there. Held from the loan until all that needs
+    /// it has been asked for.
+    berths: Option<Mutex<Berths>>,
     /// What went wrong between operations, which cannot say so. Once set, every read fails with it.
     fault: Mutex<Option<String>>,
     crossings: AtomicU64,
+    /// Whether kernels are compiled, and nothing is computed on either side.
+    rehearses: AtomicBool,
 }
 
 impl<H: Host> Hybrid<H> {
@@ -52,17 +58,33 @@ impl<H: Host> Hybrid<H> {
             .then(|| Ok((silent::Routed::new(&gpu, config.width)?, silent::shared(config.width))));
         Ok(Hybrid {
             silent: silent.transpose()?,
+            berths: split.lends().then(|| Mutex::new(Berths::new(config))),
             gpu,
             host,
             split,
             fault: Mutex::default(),
             crossings: AtomicU64::new(0),
+            rehearses: AtomicBool::new(false),
         })
+    }
+
+    /// As [`Gpu::compile`]. Does nothing if there are layers on the CPU, which would compute them.
+    pub fn compile(&self, work: &mut dyn FnMut()) {
+        if self.split.border() == 0 {
+            self.rehearses.store(true, Ordering::Relaxed);
+            self.gpu.compile(work);
+            self.rehearses.store(false, Ordering::Relaxed);
+        }
     }
 
     /// How often something went from one side to the other, results that were read aside.
     pub fn crossings(&self) -> u64 {
         self.crossings.load(Ordering::Relaxed)
+    }
+
+    /// The fewest rows of a batch for which experts on the CPU are lent to the GPU, if they ever are.
+    pub fn lends_from(&self) -> Option<usize> {
+        self.berths.as_ref().map(|berths| locked(berths).least())
     }
 
     fn crossed(&self) {
@@ -111,12 +133,17 @@ impl<H: Host> Hybrid<H> {
     ) -> Array {
         let (all, none) = self.silent.as_ref().expect("made for experts on the CPU");
         self.crossed();
-        let read = self.gpu.read_routed(x, routes);
+        let rehearses = self.rehearses.load(Ordering::Relaxed);
+        let read = match rehearses {
+            false => self.gpu.read_routed(x, routes),
+            true => Ok(gpu::Routed { x: Vec::new(), chosen: Vec::new() }),
+        };
         let to_shared = self.gpu.route(x, &vec![0; x.rows()], &all.router);
         let shared = shared.gate.part(|| shared.there(&self.gpu));
         let mut y = self.gpu.moe(x, &to_shared, &all.experts, shared);
         self.gpu.begin();
         match read {
+            Ok(_) if rehearses => self.gpu.add(&mut y, x),
             Ok(gpu::Routed { x: values, chosen }) => {
                 let experts = experts.stack.gate.part(|| experts.there(&self.on_host()));
                 let x = cpu::Array::new(values, x.width());
@@ -128,6 +155,33 @@ impl<H: Host> Hybrid<H> {
         }
         y.into()
     }
+
+    /// Experts of the CPU on the GPU, for as long as this takes.
+    fn moe_lent(
+        &self,
+        berths: &Mutex<Berths>,
+        x: &gpu::Array,
+        routes: &gpu::Routes,
+        experts: &Experts<Self>,
+        shared: &Expert<Self>,
+    ) -> Array {
+        self.crossed();
+        let berths = locked(berths);
+        match berths.lend(&self.gpu, experts) {
+            Ok(experts) => {
+                let shared = shared.gate.part(|| shared.there(&self.gpu));
+                self.gpu.moe(x, routes, &experts, shared).into()
+            }
+            Err(error) => {
+                self.fail(error);
+                self.gpu.send(&vec![0.0; x.rows() * x.width()], x.width()).into()
+            }
+        }
+    }
+}
+
+fn locked(berths: &Mutex<Berths>) -> MutexGuard<'_, Berths> {
+    berths.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Blocks of rows as one side knows them.
@@ -186,11 +240,25 @@ impl<H: Host> Ops for Hybrid<H> {
         self.gpu.scratch() + self.host.scratch()
     }
 
+    fn rehearse(&self, work: &mut dyn FnMut()) {
+        if self.gpu.device().kind != gpu::Kind::Software {
+            self.compile(work);
+        }
+    }
+
+    /// With experts that are lent, all rows of a page: their way to the GPU takes as long for any number of rows.
+    fn worthwhile_rows(&self) -> usize {
+        if self.lends_from().is_some_and(|least| least <= PAGE) { PAGE } else { 1 }
+    }
+
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {
-        Ok(Matrix::new(match self.split.has_tensor(&matrix.name) {
-            true => Sided::Gpu(self.gpu.matrix(matrix)?),
-            false => Sided::Host(self.host.matrix(matrix)?),
-        }))
+        if self.split.has_tensor(&matrix.name) {
+            return Ok(Matrix::new(Sided::Gpu(self.gpu.matrix(matrix)?)));
+        }
+        if let Some(berths) = self.berths.as_ref().filter(|_| self.split.lends_tensor(&matrix.name)) {
+            locked(berths).make_room(&self.gpu, &matrix)?;
+        }
+        Ok(Matrix::new(Sided::Host(self.host.matrix(matrix)?)))
     }
 
     fn array(&self, values: Vec<f32>, width: usize) -> Result<Array, DeviceError> {
@@ -401,7 +469,13 @@ impl<H: Host> Ops for Hybrid<H> {
     fn moe(&self, x: &Array, routes: &Routes, experts: &Experts<Self>, shared: &Expert<Self>) -> Array {
         let (first, second) = (&experts.stack.gate, &shared.gate);
         match routes {
-            Sided::Gpu(routes) if !first.is_on_gpu() => self.moe_apart(x.gpu(self), routes, experts, shared),
+            Sided::Gpu(routes) if !first.is_on_gpu() => {
+                let x = x.gpu(self);
+                match self.berths.as_ref().filter(|berths| x.rows() >= locked(berths).least()) {
+                    Some(berths) => self.moe_lent(berths, x, routes, experts, shared),
+                    None => self.moe_apart(x, routes, experts, shared),
+                }
+            }
             Sided::Gpu(routes) => {
                 let experts = first.part(|| experts.there(&self.gpu));
                 let shared = second.part(|| shared.there(&self.gpu));

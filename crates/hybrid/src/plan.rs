@@ -1,5 +1,6 @@
 //! What running a model on both sides takes, before anything is allocated.
 
+use crate::lent;
 use crate::split::Split;
 use gguf::Gguf;
 use gpu::Device;
@@ -43,9 +44,11 @@ impl Plan {
         let stays = |name: &str| !split.has_tensor(name);
         let by_layer: Vec<u64> = (border..layers).map(|layer| cache(layer..layer + 1)).collect();
         let size = |name: &str| gguf.tensor(name).map_or(0, |tensor| tensor.bytes);
+        let berths = lent::parts().map(|is_part| move |name: &str| split.lends_tensor(name) && is_part(name));
         Plan {
             split,
-            gpu: gpu::Plan::new(device, gguf, config, &by_layer, there),
+            gpu: gpu::Plan::new(device, gguf, config, &by_layer, there)
+                .lending(device, gguf, config, &berths),
             host_weights: inventory(config)
                 .iter()
                 .map(|t| &t.name)
@@ -54,6 +57,19 @@ impl Plan {
                 .sum(),
             host_cache: cache(0..border),
         }
+    }
+
+    /// This plan; or that without lending experts, if there is room on the GPU for that alone.
+    ///
+    /// - `at`: the plan for another split of the same model
+    pub fn or_without_lending(self, at: impl Fn(Split) -> Plan) -> Plan {
+        if self.split.lends() && self.gpu.check().is_err() {
+            let other = at(self.split.without_lending());
+            if other.gpu.check().is_ok() {
+                return other;
+            }
+        }
+        self
     }
 
     /// Whether it can be carried out, as far as that is known.
@@ -68,7 +84,8 @@ impl Plan {
             return Ok(());
         };
         let fits = |on_gpu, cpu_moe| {
-            Split::new(self.split.layers(), on_gpu, cpu_moe).is_ok_and(|split| at(split).gpu.check().is_ok())
+            let split = Split::new(self.split.layers(), on_gpu, cpu_moe);
+            split.is_ok_and(|split| at(split.without_lending()).gpu.check().is_ok())
         };
         let most = |cpu_moe| (1..self.split.on_gpu()).rev().find(|&on_gpu| fits(on_gpu, cpu_moe));
         let cpu_moe = self.split.cpu_moe();
@@ -88,7 +105,11 @@ impl Plan {
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (on_gpu, layers) = (self.split.on_gpu(), self.split.layers());
-        let experts = if self.split.cpu_moe() { " without their experts" } else { "" };
+        let experts = match (self.split.cpu_moe(), self.split.lends()) {
+            (false, _) => "",
+            (true, true) => " without their experts",
+            (true, false) => " without their experts, of which none are lent to it,",
+        };
         write!(
             f,
             "{on_gpu} of {layers} layers{experts} on the GPU: {}; on the CPU {} of weights and {} of KV cache",

@@ -7,6 +7,7 @@ pub struct Split {
     layers: usize,
     on_gpu: usize,
     cpu_moe: bool,
+    lends: bool,
 }
 
 /// A split that makes no sense.
@@ -20,7 +21,8 @@ pub enum SplitError {
 }
 
 impl Split {
-    /// The last `on_gpu` of `layers` layers on the GPU; with `cpu_moe` without their routed experts.
+    /// The last `on_gpu` of `layers` layers on the GPU; with `cpu_moe` without their routed experts, which are lent to
+    /// it for long batches.
     ///
     /// # Errors
     ///
@@ -29,7 +31,7 @@ impl Split {
         match on_gpu {
             _ if on_gpu > layers => Err(SplitError::TooMany { asked: on_gpu, layers }),
             0 if cpu_moe => Err(SplitError::NothingLeft),
-            _ => Ok(Split { layers, on_gpu, cpu_moe }),
+            _ => Ok(Split { layers, on_gpu, cpu_moe, lends: cpu_moe }),
         }
     }
 
@@ -48,6 +50,16 @@ impl Split {
         self.cpu_moe
     }
 
+    /// The same, but that the CPU computes its experts for long batches, too.
+    pub fn without_lending(self) -> Split {
+        Split { lends: false, ..self }
+    }
+
+    /// Whether routed experts on the CPU are lent to the GPU.
+    pub fn lends(self) -> bool {
+        self.lends
+    }
+
     /// The first layer on the GPU; the number of layers if there is none.
     pub fn border(self) -> usize {
         self.layers - self.on_gpu
@@ -60,16 +72,31 @@ impl Split {
 
     /// Whether a tensor's matrix is on the GPU, by its name in the file.
     pub fn has_tensor(self, name: &str) -> bool {
-        match name.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
+        match of_layer(name) {
             Some((layer, part)) => {
-                let experts = part.contains("_exps.");
                 // The MTP block takes its tokens in where the embeddings are.
                 let entry = part.starts_with("nextn.");
-                layer.parse().is_ok_and(|layer| self.has_layer(layer)) && !entry && !(experts && self.cpu_moe)
+                self.has_layer(layer) && !entry && !(of_experts(part) && self.cpu_moe)
             }
             None => name.starts_with("output") && self.on_gpu > 0,
         }
     }
+
+    /// Whether a tensor's matrix is lent to the GPU, by its name in the file.
+    pub fn lends_tensor(self, name: &str) -> bool {
+        self.lends && of_layer(name).is_some_and(|(layer, part)| self.has_layer(layer) && of_experts(part))
+    }
+}
+
+/// A layer, and which of its tensors this is.
+fn of_layer(name: &str) -> Option<(usize, &str)> {
+    let (layer, part) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((layer.parse().ok()?, part))
+}
+
+/// Whether a layer's tensor is of its routed experts.
+fn of_experts(part: &str) -> bool {
+    part.contains("_exps.")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use forge::synth::{Recipe, Synthetic};
 use gguf::Gguf;
 use gpu::{Choice, Device, Gpu, Options};
 use hybrid::{Host, Hybrid, Plan, Split};
-use model::{Config, KvFormat, Ops, PAGE, Timeline, load};
+use model::{Config, Entry, KvFormat, NoTap, Ops, PAGE, Timeline, Wanted, forward, load};
 use std::sync::OnceLock;
 
 /// One device for all tests of this process.
@@ -102,6 +102,66 @@ fn models_of_other_recipes_agree_with_the_reference() {
     }
 }
 
+/// A long batch is lent the experts of each layer in turn; what is left of the prompt, and another one, is not.
+#[test]
+fn lent_experts_give_what_they_give_on_the_cpu() {
+    for (seed, recipe) in (1..).zip([Recipe::Q2, Recipe::Q4, Recipe::Mxfp4]) {
+        let gguf = Gguf::from_vec(Synthetic::tiny(recipe, seed).to_vec().unwrap()).unwrap();
+        let layers = config(&gguf).layers();
+        let tokens = prompt(300 + 30);
+        let by_300 = |split: Split| {
+            let ops = Hybrid::new(device(), Reference, split, &config(&gguf)).unwrap();
+            let model = load(&ops, &gguf).unwrap();
+            assert_eq!(ops.lends_from().is_some(), split.lends());
+            assert!(
+                ops.lends_from().is_none_or(|least| (31..=300).contains(&least)),
+                "{:?}",
+                ops.lends_from()
+            );
+            assert_eq!(ops.worthwhile_rows(), if split.lends() { PAGE } else { 1 });
+            let logits = || {
+                let mut timeline = Timeline::new(&ops, &model.config, KvFormat::F32);
+                feed(&model, &ops, &mut timeline, &tokens, 300)
+            };
+            let first = logits();
+            assert_eq!(logits(), first, "{}: what was lent before makes no difference", recipe.name());
+            (first, ops.crossings())
+        };
+        let all = Split::new(layers, layers, true).unwrap();
+        let (lent, crossed) = by_300(all);
+        let (kept, crossed_too) = by_300(all.without_lending());
+        // The streams once a batch; weights there, or rows there and back.
+        assert_eq!(crossed, 2 * (2 + 3 * layers as u64));
+        assert_eq!(crossed_too, 2 * (2 + 4 * layers as u64));
+        let worst = worst_by_row(&lent, &kept, 512).pop().unwrap();
+        assert!(worst > 0.0 && worst < 1e-3, "{}: {worst:e}", recipe.name());
+    }
+}
+
+/// What was rehearsed is not compiled when somebody waits for it.
+#[test]
+fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
+    let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+    let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q2, 1).to_vec().unwrap()).unwrap();
+    let config = config(&gguf);
+    let split = Split::new(config.layers(), config.layers(), true).unwrap();
+    let ops = Hybrid::new(gpu.clone(), Cpu::new(Some(2)), split, &config).unwrap();
+    let model = load(&ops, &gguf).unwrap();
+    let before = (gpu.kernels(), gpu.launches());
+    ops.compile(&mut || model::rehearsal(&model, &ops, KvFormat::F16));
+    let rehearsed = gpu.kernels();
+    assert!(rehearsed > before.0 + 20, "{rehearsed} kernels");
+    assert_eq!(gpu.launches(), before.1, "nothing is computed");
+    let mut timeline = Timeline::new(&ops, &model.config, KvFormat::F16);
+    for rows in [512, 16, 1, 1, 1, 1, 1] {
+        let tokens = prompt(rows);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+        let output = forward(&model, &ops, &mut batch, &mut NoTap).unwrap();
+        ops.read(&output.logits.unwrap()).unwrap();
+    }
+    assert_eq!(gpu.kernels(), rehearsed, "kernels were compiled while somebody waited");
+}
+
 #[test]
 fn the_draft_block_gives_the_golden_logits() {
     let golden = Golden::load("mini-bf16.short");
@@ -191,6 +251,37 @@ fn a_plan_that_does_not_fit_is_refused_with_the_mend() {
     assert!(refusal.contains("--gpu-layers 2 would fit"), "{refusal}");
     assert!(refusal.contains(&gpu::megabytes(all.gpu.total())), "the numbers: {refusal}");
     assert!(plan(0, 1, false).check(|split| plan(0, split.on_gpu(), split.cpu_moe())).is_err());
+}
+
+/// Where there is no room to lend experts, the plan does without, and is no mend for one that does not fit for
+/// another reason.
+#[test]
+fn a_plan_lends_experts_where_there_is_room() {
+    let gguf = Gguf::from_vec(Synthetic::tiny(Recipe::Q2, 1).to_vec().unwrap()).unwrap();
+    let config = config(&gguf);
+    let layers = config.layers();
+    let split = Split::new(layers, layers, true).unwrap();
+    let plan = |memory, split| {
+        let at = |split| Plan::new(&with_memory(memory), &gguf, &config, split, |layers| layers.len() as u64);
+        at(split).or_without_lending(at)
+    };
+    let ample = plan(u64::MAX, split);
+    assert!(ample.split.lends());
+    let largest = |part: &str| {
+        gguf.tensors().filter(|tensor| tensor.name.contains(part)).map(|tensor| tensor.bytes).max().unwrap()
+    };
+    let parts = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"].map(largest).iter().sum::<u64>();
+    // Beside the weights, two tables of the code book.
+    assert_eq!(ample.gpu.lent, parts + 2 * 512);
+    assert!(ample.to_string().contains(" of room for experts that are lent to it, "), "{ample}");
+    let total = ample.gpu.total();
+    assert!(plan(total, split).split.lends());
+    let without = plan(total - 1, split);
+    assert!(!without.split.lends());
+    assert_eq!(without.gpu.total(), total - ample.gpu.lent);
+    assert!(without.to_string().contains(", of which none are lent to it,"), "{without}");
+    assert!(plan(0, split).split.lends(), "it does not fit in either way");
+    assert_eq!(plan(u64::MAX, split.without_lending()).gpu.lent, 0);
 }
 
 /// Every matrix is planned for on exactly one side.

@@ -57,6 +57,11 @@ pub trait Ops: Sized + Send + Sync {
         0
     }
 
+    /// The fewest rows of a prompt that are worth a batch, where many take hardly longer than few.
+    fn worthwhile_rows(&self) -> usize {
+        1
+    }
+
     /// Does `work`, which asks for operations whose results nobody reads, if that makes the same operations quicker later:
     /// a backend that compiles kernels when they are first asked for compiles them, and computes nothing. There must be
     /// nothing on the device but weights.

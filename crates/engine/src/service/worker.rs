@@ -119,7 +119,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         tap: &'m mut dyn Tap<B>,
     ) -> Self {
         let root = PageKey::root(&loaded.model.fingerprint, settings.kv);
-        let pace = |target| settings.rows.map_or(Pace::new(target), Pace::fixed);
+        let pace = |target, worthwhile| settings.rows.map_or(Pace::new(target, worthwhile), Pace::fixed);
         Worker {
             loaded,
             settings,
@@ -132,8 +132,8 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             cache: Cache::new(loaded.tokenizer.clone(), root),
             ledger: &settings.ledger,
             totals: Totals::default(),
-            alone: pace(ALONE),
-            beside: pace(BESIDE),
+            alone: pace(ALONE, loaded.ops.worthwhile_rows()),
+            beside: pace(BESIDE, 1),
             writing: Duration::ZERO,
             prefill_rate: Rate::default(),
             decode_rate: Rate::default(),
