@@ -15,6 +15,11 @@ fn chunk(rows: usize) -> usize {
     if rows <= FEW { 64 } else { 128 }
 }
 
+/// Rows of a workgroup: where there are many, some share one reading of the weights.
+fn group_rows(rows: usize) -> usize {
+    if rows <= FEW { 1 } else { 4 }
+}
+
 /// What enters next: a sub-layer, or the head.
 struct Entry<'a> {
     hc: usize,
@@ -108,17 +113,21 @@ fn pass(
     let chunks = d.div_ceil(chunk);
     let finishes = gpu.abilities.merges && streams.n <= FEW;
     let threads = if finishes { large_threads(gpu) } else { THREADS };
+    let rows = group_rows(streams.n);
     let of_pass = |variant: Variant| {
-        variant.with("CHUNK", chunk).when("LEAVE", leave.is_some()).when("DOTS", enter.is_some())
+        let loads = (rows * hc * chunk / 4).div_ceil(threads as usize);
+        let variant = variant.with("CHUNK", chunk).with("ROWS", rows).with("LOADS", loads);
+        variant.when("LEAVE", leave.is_some()).when("DOTS", enter.is_some())
     };
     // Bindings that a variant does not use still need something.
     let (spare, unused) = (Array::empty(gpu, 1, 4), Array::empty(gpu, 1, 4));
     let (y, mix) = leave.map_or_else(|| (spare.read(), spare.read()), |(y, mix)| (y.read(), mix.0.read()));
-    let groups = [chunks as u32, streams.n as u32, 1];
+    let groups = [chunks as u32, streams.n.div_ceil(rows) as u32, 1];
+    let shape = [d as u32, streams.n as u32];
     let Some(entry) = enter else {
         let bindings = [streams.write(), y, mix, spare.read(), spare.read(), unused.write()];
         let variant = of_pass(teams(gpu, "streams", THREADS)).with("HC", hc).with("OUT", 1u32);
-        r.launch(gpu, variant, &bindings, &[d as u32], groups);
+        r.launch(gpu, variant, &bindings, &shape, groups);
         return None;
     };
     let w = entry.weights;
@@ -140,7 +149,7 @@ fn pass(
             x.write(),
             entered.write(),
         ]);
-        let params: Vec<u32> = [d as u32].into_iter().chain(params).collect();
+        let params: Vec<u32> = shape.into_iter().chain(params).collect();
         r.launch(gpu, variant.with("FINISH", 1u32), &bindings, &params, groups);
         if !entry.head {
             let mix = Array { buffer: mix_out.buffer.clone(), treatment: None, ..mix_out };
@@ -149,7 +158,7 @@ fn pass(
             r.hold_mixture(gpu, Mixture { entered, mix, base, scale, hc, iterations, eps });
         }
     } else {
-        r.launch(gpu, variant, &bindings, &[d as u32], groups);
+        r.launch(gpu, variant, &bindings, &shape, groups);
         let params: Vec<u32> = [d as u32, entry.iterations as u32].into_iter().chain(params).collect();
         r.launch(
             gpu,

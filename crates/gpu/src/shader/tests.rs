@@ -135,10 +135,12 @@ fn variants() -> Vec<Variant> {
         all.push(entry("enter").with("HEAD", 1u32));
         for (leave, dots) in [(true, false), (false, true), (true, true)] {
             if team.1 && dots {
-                let finish = entry("streams").when("LEAVE", leave).with("DOTS", 1u32).with("FINISH", 1u32);
+                let one = entry("streams").with("ROWS", 1u32).with("LOADS", 1u32);
+                let finish = one.when("LEAVE", leave).with("DOTS", 1u32).with("FINISH", 1u32);
                 all.push(finish.format("w", Format::F16));
             }
-            all.push(entry("streams").when("LEAVE", leave).when("DOTS", dots).format("w", Format::F32));
+            let four = entry("streams").with("ROWS", 4u32).with("LOADS", 2u32);
+            all.push(four.when("LEAVE", leave).when("DOTS", dots).format("w", Format::F32));
         }
         let vec = |format| {
             teams("linear_vec", team)
