@@ -318,7 +318,9 @@ impl<'m> Writer<'m> {
 
     /// Of which logits it is enough to know for the next step, most of the time; `None` if any can matter.
     pub(crate) fn ask(&self) -> Option<LeadersAsk> {
-        let all = self.logprobs.is_some() || self.masking.is_some() || self.tokens.len() < self.forced.len();
+        let len = self.tokens.len();
+        let meddled = self.masking.is_some() || len < self.forced.len() || len < self.min_tokens;
+        let all = self.logprobs.is_some() || meddled;
         if all { None } else { self.sampler.ask(self.freedom()) }
     }
 
@@ -539,6 +541,25 @@ mod tests {
         ("</", false),
         ("｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>", true),
     ];
+
+    /// A reply that must not end yet chooses from all logits, of which the ends are taken away.
+    #[test]
+    fn few_logits_do_not_suffice_while_a_reply_must_not_end() {
+        let tokenizer = tokenizer();
+        let request = Request { min_tokens: 2, ..greedy() };
+        let mut writer = Writer::new(&tokenizer, request, &[], 10).unwrap();
+        let end = tokenizer.marker_id(Marker::Eos).unwrap();
+        let mut logits = vec![0.0; tokenizer.len()];
+        (logits[end as usize], logits[97]) = (9.0, 5.0);
+        for _ in 0..2 {
+            assert_eq!(writer.ask(), None);
+            let step = writer.step(&mut logits.clone(), &mut |_| {}).unwrap();
+            assert!(!matches!(step, Step::Done(_)));
+        }
+        let leaders = Leaders::of(&logits, writer.ask().unwrap()).unwrap();
+        assert!(writer.suffice(&leaders));
+        assert!(matches!(writer.step_among(&leaders, &mut |_| {}), Ok(Step::Done(Finish::Eos))));
+    }
 
     #[test]
     fn markup_is_exact_where_text_is_sampled() {

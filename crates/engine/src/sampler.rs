@@ -209,7 +209,9 @@ impl Sampler {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let s = &self.sampling;
         let penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) != (1.0, 0.0, 0.0);
-        if !s.bias.is_empty() {
+        let greedy = freedom == Freedom::Strict || temperature == 0.0;
+        let raised = s.bias.iter().any(|&(_, bias)| bias > 0.0);
+        if raised || (!greedy && !s.bias.is_empty()) {
             return None;
         }
         if freedom == Freedom::Strict {
@@ -232,12 +234,7 @@ impl Sampler {
     /// - `leaders`: as [`Sampler::ask`] wants them
     pub fn pick_among(&mut self, leaders: &Leaders, freedom: Freedom) -> Option<u32> {
         let ask = self.ask(freedom)?;
-        let mut best = *leaders.tokens.first()?;
-        for &(token, logit) in &leaders.tokens {
-            if logit > best.1 {
-                best = (token, logit);
-            }
-        }
+        let best = self.best_among(leaders)?;
         if freedom == Freedom::Strict || self.sampling.temperature == 0.0 {
             return Some(best.0);
         }
@@ -246,10 +243,19 @@ impl Sampler {
 
     /// Whether [`Sampler::pick_among`] would pick one.
     pub fn suffices(&mut self, leaders: &Leaders, freedom: Freedom) -> bool {
-        let max = leaders.tokens.iter().map(|&(_, logit)| logit).fold(f32::NEG_INFINITY, f32::max);
         let greedy = freedom == Freedom::Strict || self.sampling.temperature == 0.0;
-        let ask = self.ask(freedom).filter(|_| !leaders.tokens.is_empty());
-        ask.is_some_and(|ask| greedy || self.narrow(leaders, ask, f64::from(max)))
+        match (self.ask(freedom), self.best_among(leaders)) {
+            (Some(ask), Some((_, max))) => greedy || self.narrow(leaders, ask, f64::from(max)),
+            _ => false,
+        }
+    }
+
+    /// The first of the largest, of those that no bias makes smaller. If there is one, no other token can be larger:
+    /// where there are biases, all of them make smaller, and the leaders are the largest of all.
+    fn best_among(&self, leaders: &Leaders) -> Option<(u32, f32)> {
+        let biased = |token| self.sampling.bias.iter().any(|&(other, _)| other == token);
+        let free = leaders.tokens.iter().filter(|&&(token, _)| !biased(token));
+        free.copied().reduce(|best, other| if other.1 > best.1 { other } else { best })
     }
 
     /// Takes note of a token of the reply.
@@ -543,6 +549,25 @@ mod tests {
                 if let Some(got) = got {
                     prop_assert_eq!(got, from_all.pick(&mut logits.clone(), freedom).unwrap());
                 }
+            }
+        }
+
+        /// Where biases only make smaller, the largest of the others will do if it is the largest of all.
+        #[test]
+        fn a_greedy_choice_needs_few_logits_though_some_are_lowered(
+            logits in logits(), lowered in vec((0u32..200, 0u8..20), 0..6),
+        ) {
+            let bias = lowered.iter().map(|&(token, by)| (token % logits.len() as u32, -f32::from(by)));
+            let sampling = Sampling { bias: bias.collect(), ..Sampling::greedy() };
+            for freedom in [Freedom::Free, Freedom::Strict] {
+                let mut sampler = sampler(sampling.clone(), 1);
+                let leaders = Leaders::of(&logits, sampler.ask(freedom).unwrap()).unwrap();
+                let got = sampler.pick_among(&leaders, freedom);
+                prop_assert_eq!(got.is_some(), sampler.suffices(&leaders, freedom));
+                let want = sampler.pick(&mut logits.clone(), freedom).unwrap();
+                prop_assert!(got.is_none_or(|got| got == want), "{got:?}, not {want}");
+                let lowers_a_leader = leaders.tokens.iter().any(|&(t, _)| sampling.bias.iter().any(|&(b, _)| b == t));
+                prop_assert!(got.is_some() || lowers_a_leader);
             }
         }
 
