@@ -1,5 +1,6 @@
-//! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]`,
-//! and with `plain` behind them what it makes of it without matrix units.
+//! What a device makes of a model: `cargo run --release -p gpu --example report -- MODEL.gguf [CONTEXT] [CHUNK]
+//! [CONVERSATIONS]`, and with `plain` behind them what it makes of it without matrix units. A token is one of each
+//! conversation, all in one batch.
 //!
 //! Prints one JSON object and a table: bandwidth of a copy, reading and writing speed, launches and host time
 //! of a token, the time of each kernel by the device's own clock, and what the device can do at most.
@@ -14,11 +15,15 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let path = args.next().expect("a model");
     let mut number = |usual: usize| args.next().map_or(usual, |n| n.parse().expect("a number"));
-    let (context, chunk) = (number(1024), number(1024));
+    let (context, chunk, conversations) = (number(1024), number(1024), number(1));
     let gguf = Gguf::open(path.as_ref()).expect("a GGUF file");
     let matrices = args.next().as_deref() != Some("plain");
-    let plain = run(&gguf, context, chunk, Options { matrices, ..Options::default() });
-    let watched = run(&gguf, context, chunk, Options { matrices, profile: true, ..Options::default() });
+    let plain = run(&gguf, [context, chunk, conversations], Options { matrices, ..Options::default() });
+    let watched = run(
+        &gguf,
+        [context, chunk, conversations],
+        Options { matrices, profile: true, ..Options::default() },
+    );
     for (what, kernels) in ["prefill", "decode"].iter().zip(&watched.kernels) {
         println!("\n{what:<40} launches    µs each     ms    share");
         let total: f64 = kernels.iter().map(|k| k.2).sum();
@@ -34,7 +39,8 @@ fn main() {
     let launch_share =
         device.zip(plain.launch.device).map(|(times, launch)| launch * plain.waiting as f64 / times.busy);
     println!(
-        "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"weights_gb\": {:.3}, \
+        "\n{{\"device\": {:?}, \"context\": {context}, \"chunk\": {chunk}, \"conversations\": {conversations}, \
+         \"weights_gb\": {:.3}, \
          \"decode_share\": {:.3}, \"copy_gb_s\": {:.0}, \"matrix_units\": {}, \"prefill_t_s\": {:.0}, \"decode_t_s\": {:.1}, \
          \"decode_ms\": {:.3}, \"leaders_ms\": {:.3}, \"host_ms\": {:.3}, \"launches\": {}, \"waiting\": {}, \"prefill_tflop_s\": {:.2}, \
          \"peak_tflop_s\": {:.2}, \"launch_us\": {:.2}, \"launch_device_us\": {}, \
@@ -122,7 +128,7 @@ const TOKENS: usize = 32;
 
 const LEADERS: LeadersAsk = LeadersAsk { margin: 4.0, temperature: 1.0 };
 
-fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
+fn run(gguf: &Gguf, [context, chunk, conversations]: [usize; 3], options: Options) -> Report {
     let gpu = Gpu::open(Options { device: Choice::First, ..options }).expect("a device");
     let model = load(&gpu, gguf).expect("a model");
     let kv = KvFormat::usual(&model.config);
@@ -140,28 +146,33 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
         }
     }
     kernels[0] = take(&gpu);
-    feed(&model, &gpu, &mut timeline, 8, 1);
+    let mut talks = vec![timeline];
+    talks.extend((1..conversations).map(|_| talks[0].fork()).collect::<Vec<_>>());
+    for token in 0..8 {
+        logits(&model, &gpu, &mut talks, token);
+    }
     gpu.wait().expect("an answer");
     reset(&gpu);
     let launches = gpu.launches();
     // The host's time, all with the logits read, and with the largest of them.
     let [mut host, mut all, mut leading] = [const { Vec::new() }; 3];
     // As a reply is written: the next token's step is asked for while the device is busy with this one.
-    let mut next = logits(&model, &gpu, &mut timeline, 0);
+    let mut next = logits(&model, &gpu, &mut talks, 0);
     for token in 0..2 * TOKENS {
         let before = Instant::now();
-        let ahead = foresee(&model, &gpu, &mut [&mut timeline]);
+        let ahead = foresee(&model, &gpu, &mut talks.iter_mut().collect::<Vec<_>>());
         host.push(1e3 * before.elapsed().as_secs_f64());
         match token % 2 {
             0 => drop(gpu.read(&next).expect("logits")),
-            _ => drop(gpu.read_leaders(&next, &[LEADERS]).expect("leaders")),
+            _ => drop(gpu.read_leaders(&next, &vec![LEADERS; conversations]).expect("leaders")),
         }
         next = match ahead.and_then(|output| output.logits) {
             Some(logits) => {
-                go_on(&gpu, &mut [&mut timeline], &[Some(token as u32 % 97)]);
+                let tokens = vec![Some(token as u32 % 97); conversations];
+                go_on(&gpu, &mut talks.iter_mut().collect::<Vec<_>>(), &tokens);
                 logits
             }
-            None => logits(&model, &gpu, &mut timeline, token),
+            None => logits(&model, &gpu, &mut talks, token),
         };
         [&mut all, &mut leading][token % 2].push(1e3 * before.elapsed().as_secs_f64());
     }
@@ -170,7 +181,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     let decode_ms = all[TOKENS / 2];
     kernels[1] = take(&gpu);
     let launches = (gpu.launches() - launches) / (2 * TOKENS as u64);
-    let waiting = waiting(&model, &gpu, &mut timeline);
+    let waiting = waiting(&model, &gpu, &mut talks);
     Report {
         device: gpu.device().name.clone(),
         used: model.config.experts_used,
@@ -178,7 +189,7 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
         copy: gpu.copy_bandwidth().expect("a copy") / 1e9,
         peak: gpu.arithmetic_peak().expect("arithmetic"),
         launch: gpu.launch_seconds().expect("launches"),
-        clocked: clocked_token(&model, &gpu, &mut timeline),
+        clocked: clocked_token(&model, &gpu, &mut talks),
         prefill,
         decode_ms,
         leaders_ms: leading[TOKENS / 2],
@@ -189,17 +200,19 @@ fn run(gguf: &Gguf, context: usize, chunk: usize, options: Options) -> Report {
     }
 }
 
-/// Asks for one token more, and for its logits.
-fn logits(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>, token: usize) -> <Gpu as Ops>::Array {
-    let mut batch = [Entry { timeline, tokens: &[token as u32 % 97], wanted: Wanted::Last }];
+/// Asks for one token more of each conversation, and for its logits.
+fn logits(model: &Model<Gpu>, gpu: &Gpu, talks: &mut [Timeline<Gpu>], token: usize) -> <Gpu as Ops>::Array {
+    let tokens = [token as u32 % 97];
+    let entry = |timeline| Entry { timeline, tokens: &tokens, wanted: Wanted::Last };
+    let mut batch: Vec<_> = talks.iter_mut().map(entry).collect();
     forward(model, gpu, &mut batch, &mut NoTap).expect("a batch").logits.expect("wanted")
 }
 
 /// Launches of a token that wait for one before them, on average.
-fn waiting(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> usize {
+fn waiting(model: &Model<Gpu>, gpu: &Gpu, talks: &mut [Timeline<Gpu>]) -> usize {
     gpu.watch(true);
     for token in 0..TOKENS {
-        logits(model, gpu, timeline, token);
+        logits(model, gpu, talks, token);
         gpu.wait().expect("an answer");
     }
     let waiting = gpu.launched().iter().filter(|launch| launch.barrier).count();
@@ -208,8 +221,8 @@ fn waiting(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> usize
 }
 
 /// What a token takes by the device's clock: the median of some.
-fn clocked_token(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>) -> Option<Clocked> {
-    let token = |token| gpu.clocked(|| logits(model, gpu, timeline, token)).expect("an answer").1;
+fn clocked_token(model: &Model<Gpu>, gpu: &Gpu, talks: &mut [Timeline<Gpu>]) -> Option<Clocked> {
+    let token = |token| gpu.clocked(|| logits(model, gpu, talks, token)).expect("an answer").1;
     let mut times: Vec<Clocked> = (0..TOKENS).map(token).collect::<Option<_>>()?;
     let mut median = |what: fn(&Clocked) -> f64| {
         times.sort_by(|a, b| what(a).total_cmp(&what(b)));

@@ -4,7 +4,7 @@ use crate::array::Array;
 use crate::buffers::{Pooled, Slice};
 use crate::gpu::{Counted, Inner};
 use crate::kernels::norm::{Norm, norm};
-use crate::kernels::tiles::{Kind, Rows, Tiled, tiled};
+use crate::kernels::tiles::{Kind, Rows, Tiled, on_matrix_units, tiled, whole_rows};
 use crate::kernels::{Mixture, large_threads, teams};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
@@ -14,6 +14,10 @@ use std::sync::Arc;
 
 /// The most rows that go the way of few.
 pub(crate) const FEW: usize = 8;
+
+/// The most rows that meet float weights the way of few, where tiles would be on matrix units: those take as long for a
+/// few as for all of a tile, and the matrices that have floats are small ones, with work for a few cores only.
+const FEW_OF_FLOATS: usize = 32;
 
 /// A product and what surrounds it.
 pub(crate) struct Linear<'a> {
@@ -396,9 +400,19 @@ fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
     for (i, segment) in batch.iter().enumerate() {
         variant = variant.when(FLOATS[i], floats(segment).is_some());
     }
-    let unroll = |s: usize| pieces[s].steps(gpu, units);
-    let rows = if units <= SHORT { 2 } else { 1 };
-    let shape = Shape { teams: (threads / gpu.abilities.lanes) as usize, columns, rows, passes: 1 };
+    let teams = (threads / gpu.abilities.lanes) as usize;
+    let outputs = batch.iter().map(|s| s.part.rows).sum::<usize>() * x.n.div_ceil(columns);
+    let rows = match columns {
+        1 | 2 if units <= SHORT => 2,
+        1 | 2 => 1,
+        _ => [4, 2].into_iter().find(|rows| outputs >= teams * rows * ALL_CORES).unwrap_or(1),
+    };
+    // Registers are for outputs then, and not for further steps.
+    let unroll = |s: usize| {
+        let most = if columns > 2 { (pieces[s].most / rows).max(1) } else { pieces[s].most };
+        Pieces { most, ..pieces[s] }.steps(gpu, units)
+    };
+    let shape = Shape { teams, columns, rows, passes: 1 };
     Some(launch_of_few(gpu, r, x, batch, variant, shape, unroll))
 }
 
@@ -432,6 +446,10 @@ pub(crate) fn team_rows(rows: usize) -> u32 {
 /// Units of a row that is so short that fetching x takes as long as multiplying it.
 const SHORT: usize = 32;
 
+/// Workgroups of 512 threads with which each core of a large device has one. As long as there are so many, some outputs
+/// of a team share what it reads of x: of several rows that takes longer than the weights.
+const ALL_CORES: usize = 128;
+
 /// Workgroups that a large device runs at a time.
 const AT_A_TIME: usize = 512;
 
@@ -452,6 +470,18 @@ fn many(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Output<'_>]) {
 }
 
 fn by_tiles(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[&Output<'_>]) {
+    let few_will_do = |format| x.n <= FEW_OF_FLOATS && on_matrix_units(gpu, format) && whole_rows(format);
+    let (floats, outputs): (Vec<&Output<'_>>, Vec<_>) =
+        outputs.iter().partition(|output| few_will_do(output.what.w.format));
+    for Output { what, y, offset } in floats {
+        let output = Output { what: Linear { norm: None, ..*what }, y, offset: *offset };
+        for part in &what.w.parts {
+            few(gpu, r, x, &[Segment { output: &output, part }]);
+        }
+    }
+    if outputs.is_empty() {
+        return;
+    }
     let rows = Rows::new(gpu, r, x, outputs.iter().map(|output| output.what.w.format));
     for Output { what, y, offset } in outputs {
         let bias = what.bias.map(|(bias, rows)| [bias.read(), Binding::Read(r.put(gpu, rows))]);
