@@ -291,11 +291,13 @@ fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
 
 /// The logits of the last token of each of some batches.
 fn last_logits(model: &model::Model<Gpu>, gpu: &Gpu) -> Vec<f32> {
-    let mut timeline = Timeline::new(gpu, &model.config, KvFormat::F16);
+    let mut timelines = [0; 4].map(|_| Timeline::new(gpu, &model.config, KvFormat::F16));
     let mut logits = Vec::new();
-    for rows in [100, 1, 4, 300, 3, 1] {
+    for (count, rows) in [(1, 100), (1, 1), (1, 4), (1, 300), (1, 3), (1, 1), (2, 1), (4, 1), (4, 1), (3, 1)]
+    {
         let tokens = prompt(rows);
-        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+        let entry = |timeline| Entry { timeline, tokens: &tokens, wanted: Wanted::Last };
+        let mut batch: Vec<_> = timelines[..count].iter_mut().map(entry).collect();
         let output = forward(model, gpu, &mut batch, &mut NoTap).unwrap();
         logits.extend(gpu.read(&output.logits.unwrap()).unwrap());
     }

@@ -11,26 +11,39 @@ use crate::weights::Model;
 /// different ways for them.
 const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 
+/// Conversations that write at the same time.
+const TOGETHER: [usize; 4] = [2, 4, 8, 16];
+
 /// Asks for batches of usual sizes, at the beginning of a conversation and where the indexer has to choose, and for
-/// whole pages in between. Nothing is read; for [`Ops::rehearse`].
+/// whole pages in between; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
 pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat) {
     let config = &model.config;
     let mut timeline = Timeline::new(ops, config, kv);
-    let mut pass = |rows: usize| {
-        let rows = rows.min(timeline.room()).min(config.context - timeline.len());
+    let pass = |timelines: &mut [Timeline<B>], rows: usize| {
+        let rows = rows.min(timelines[0].room()).min(config.context - timelines[0].len());
         if rows > 0 {
             let tokens = vec![0; rows];
-            let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted: Wanted::Last }];
+            let entry = |timeline| Entry { timeline, tokens: &tokens, wanted: Wanted::Last };
+            let mut batch: Vec<_> = timelines.iter_mut().map(entry).collect();
             forward(model, ops, &mut batch, &mut NoTap).expect("it fits");
         }
-        timeline.len()
+    };
+    let usual = |timeline: &mut Timeline<B>| {
+        for rows in ROWS {
+            pass(std::slice::from_mut(timeline), rows);
+        }
+        for count in TOGETHER {
+            let mut timelines: Vec<_> = (0..count).map(|_| timeline.fork()).collect();
+            // One of four tokens completes a window.
+            for _ in 0..4 {
+                pass(&mut timelines, 1);
+            }
+        }
     };
     let chooses = (4 * config.top_k + 4).min(config.context);
-    for rows in ROWS {
-        pass(rows);
+    usual(&mut timeline);
+    while timeline.len() < chooses {
+        pass(std::slice::from_mut(&mut timeline), PAGE);
     }
-    while pass(PAGE) < chooses {}
-    for rows in ROWS {
-        pass(rows);
-    }
+    usual(&mut timeline);
 }
