@@ -240,7 +240,7 @@ mod tests {
             [(Format::Iq2Xxs, 90), (Format::Mxfp4, 40), (Format::Q3K, 40), (Format::F16, 40)]
         {
             let planes = Planes::of(format);
-            let blocks = (size << 20) / planes.block() | 1;
+            let blocks = ((size << 20) / planes.block()) | 1;
             let byte = |i: usize| (i.wrapping_mul(0x9e37_79b9) >> 13) as u8;
             let bytes: Vec<u8> = (0..blocks * planes.block()).map(byte).collect();
             let (bits, scales) = planes_of(format, &bytes);

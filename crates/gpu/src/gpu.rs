@@ -601,13 +601,14 @@ impl Inner {
         Pipeline { raw, layout, label }
     }
 
-    /// Waits for a submission and returns the first `size` bytes of a readable buffer.
-    pub(crate) fn map_and_copy(
+    /// Waits for a submission and returns what `take` makes of the first `size` bytes of a readable buffer.
+    pub(crate) fn mapped<T>(
         &self,
         buffer: &wgpu::Buffer,
         size: u64,
         submission: wgpu::SubmissionIndex,
-    ) -> Result<Vec<u8>, DeviceError> {
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, DeviceError> {
         let (send, receive) = std::sync::mpsc::channel();
         buffer.slice(..size).map_async(wgpu::MapMode::Read, move |result| {
             // Nobody listens any more only if this function has returned already.
@@ -630,16 +631,26 @@ impl Inner {
             Err(_) => return Err(failed("gave nothing to read".to_owned())),
         }
         self.check()?;
-        let bytes = match buffer.slice(..size).get_mapped_range() {
-            Ok(view) => view.to_vec(),
+        let taken = match buffer.slice(..size).get_mapped_range() {
+            Ok(view) => take(&view),
             Err(error) => return Err(failed(format!("gave nothing to read: {error}"))),
         };
         buffer.unmap();
-        Ok(bytes)
+        Ok(taken)
     }
 
     /// Waits for everything recorded so far and copies bytes to the host.
     pub(crate) fn read(&self, recorder: &mut Recorder, parts: &[Slice]) -> Result<Vec<u8>, DeviceError> {
+        self.read_as(recorder, parts, <[u8]>::to_vec)
+    }
+
+    /// The same, but returns what `take` makes of these bytes: a copy less where they are many.
+    pub(crate) fn read_as<T>(
+        &self,
+        recorder: &mut Recorder,
+        parts: &[Slice],
+        take: impl FnOnce(&[u8]) -> T,
+    ) -> Result<T, DeviceError> {
         self.check()?;
         let size = parts.iter().map(|part| part.size).sum::<u64>().max(4);
         let readable = recorder.readable(self, size);
@@ -650,7 +661,7 @@ impl Inner {
         }
         let submission = recorder.flush(self).expect("there is the copy to do");
         recorder.prepare(self);
-        self.map_and_copy(&readable.raw, at, submission)
+        self.mapped(&readable.raw, at, submission, take)
     }
 }
 

@@ -56,15 +56,19 @@ impl Gpu {
     }
 
     fn floats(&self, array: &Array) -> Result<Vec<f32>, DeviceError> {
-        Ok(self.words(array)?.into_iter().map(f32::from_bits).collect())
+        self.read_words(array, f32::from_le_bytes)
     }
 
     fn words(&self, array: &Array) -> Result<Vec<u32>, DeviceError> {
+        self.read_words(array, u32::from_le_bytes)
+    }
+
+    fn read_words<T>(&self, array: &Array, word: impl Fn([u8; 4]) -> T) -> Result<Vec<T>, DeviceError> {
         let mut r = self.0.recorder();
         r.launch_beside(&self.0);
         let treated = kernels::treated(&self.0, &mut r, array);
-        let bytes = self.0.read(&mut r, &[treated.as_ref().unwrap_or(array).slice()])?;
-        Ok(bytes.as_chunks().0.iter().map(|&word| u32::from_le_bytes(word)).collect())
+        let parts = [treated.as_ref().unwrap_or(array).slice()];
+        self.0.read_as(&mut r, &parts, |bytes| bytes.as_chunks().0.iter().map(|&bytes| word(bytes)).collect())
     }
 }
 

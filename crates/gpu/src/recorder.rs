@@ -81,7 +81,7 @@ const ARENA_PAGE: u64 = 4 << 20;
 const MOST_BIND_GROUPS: usize = 50_000;
 
 /// Bytes of the largest buffer that is kept to read back with.
-const LARGEST_READABLE: u64 = 64 << 20;
+const LARGEST_READABLE: u64 = 32 << 20;
 
 /// Host data on its way to the device.
 #[derive(Default)]

@@ -53,7 +53,8 @@ impl Stamps {
         count: u32,
         submission: wgpu::SubmissionIndex,
     ) -> Result<Vec<u64>, DeviceError> {
-        let bytes = gpu.map_and_copy(&self.readable, 8 * u64::from(count), submission)?;
-        Ok(bytes.as_chunks().0.iter().map(|&stamp| u64::from_le_bytes(stamp)).collect())
+        gpu.mapped(&self.readable, 8 * u64::from(count), submission, |bytes| {
+            bytes.as_chunks().0.iter().map(|&stamp| u64::from_le_bytes(stamp)).collect()
+        })
     }
 }
