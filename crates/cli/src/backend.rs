@@ -73,7 +73,7 @@ pub struct SplitArgs {
     #[arg(long)]
     pub cpu_moe: bool,
     /// With --cpu-moe, lend nothing: the CPU computes its experts for long batches, too
-    #[arg(long)]
+    #[arg(long, requires = "cpu_moe")]
     pub no_lending: bool,
 }
 
@@ -207,7 +207,7 @@ impl BackendArgs {
 
     #[cfg(feature = "gpu")]
     fn on_the_best<T: Task>(&self, task: T) -> anyhow::Result<T::Output> {
-        match gpu_backend::if_it_holds(self.gpu_options(), self.split, task.file(), task.context()) {
+        match gpu_backend::if_it_holds(self.gpu_options(), task.file(), task.context()) {
             Some(gpu_backend::Held::All(gpu)) => Ok(task.on(gpu)),
             Some(gpu_backend::Held::Some(gpu, split, config)) => self.on_hybrid(task, gpu, split, &config),
             None => Ok(self.on_cpu(task)),
@@ -268,7 +268,6 @@ pub use gpu_backend::plan_both;
 mod gpu_backend {
     //! Opening a GPU for a model: the plan comes first, and is shown.
 
-    use super::SplitArgs;
     use crate::inspect::cache_bytes;
     use anyhow::Context;
     use gguf::Gguf;
@@ -340,7 +339,7 @@ mod gpu_backend {
 
     /// The best GPU that is no software, if there is one and it has room for the model, or, if it has memory of its
     /// own, for all but the experts. Says what was chosen, and why not more.
-    pub fn if_it_holds(options: Options, args: SplitArgs, gguf: &Gguf, context: Option<u32>) -> Option<Held> {
+    pub fn if_it_holds(options: Options, gguf: &Gguf, context: Option<u32>) -> Option<Held> {
         if !gpu::hardware_may_exist() {
             return None;
         }
@@ -352,7 +351,7 @@ mod gpu_backend {
             eprintln!("GPU: {}; {plan}", name(&gpu));
             return Some(Held::All(ready(gpu, &plan, None)));
         };
-        let split = SplitArgs { cpu_moe: true, ..args }.of(config.layers()).expect("all layers");
+        let split = Split::new(config.layers(), config.layers(), true).expect("all layers");
         let at = |split| plan_both(gpu.device(), gguf, &config, split, context);
         let plan = at(split).or_without_lending(at);
         let split = plan.split;

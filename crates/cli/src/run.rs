@@ -239,7 +239,7 @@ impl Task for Job<'_> {
 fn rehearse<B: Ops>(loaded: &LoadedModel<B>, kv: KvFormat) {
     let spinner = ProgressBar::new_spinner();
     loaded.rehearse(kv, &|_| {
-        spinner.set_message("compiling kernels for the GPU (the driver keeps them for the next time)");
+        spinner.set_message("compiling kernels for the GPU (most drivers keep them for the next time)");
         spinner.enable_steady_tick(Duration::from_millis(100));
     });
     spinner.finish_and_clear();
