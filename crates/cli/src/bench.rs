@@ -496,7 +496,7 @@ fn warm_up<B: Ops>(runner: &Runner<'_, B>, n_gen: usize, status: &mut Status) ->
     /// Enough rows that nearly every expert has one.
     const ROWS: usize = 128;
     status.show("warming up");
-    runner.ops.rehearse(&mut || model::rehearsal(runner.model, runner.ops, runner.kv));
+    runner.ops.rehearse(&mut || model::rehearsal(runner.model, runner.ops, runner.kv, 1));
     let mut timeline = runner.start();
     let context = runner.model.config.context;
     runner.prefill(&mut timeline, ROWS.min(context), None)?;

@@ -238,7 +238,7 @@ impl Task for Job<'_> {
 /// Has a GPU's kernels compiled, on a terminal with a word on what takes so long the first time.
 fn rehearse<B: Ops>(loaded: &LoadedModel<B>, kv: KvFormat) {
     let spinner = ProgressBar::new_spinner();
-    loaded.rehearse(kv, &|_| {
+    loaded.rehearse(kv, 1, &|_| {
         spinner.set_message("compiling kernels for the GPU (most drivers keep them for the next time)");
         spinner.enable_steady_tick(Duration::from_millis(100));
     });

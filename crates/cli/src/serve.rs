@@ -469,7 +469,7 @@ impl Task for Start<'_> {
         let loaded = loaded.context("loading the model")?;
         let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
         kv.check(&loaded.model.config)?;
-        loaded.rehearse(kv, &progress);
+        loaded.rehearse(kv, args.sessions.get(), &progress);
         let store = args.store.as_deref().map(|address| {
             let codec = Codec::new(&loaded.model.config, kv, loaded.model.fingerprint);
             let (limit, model) = (args.store_limit << 20, Some(loaded.name.clone()));

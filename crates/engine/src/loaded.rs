@@ -155,10 +155,12 @@ impl<B: Ops> LoadedModel<B> {
     }
 
     /// Lets the backend get ready for usual batches, if it has to: see [`Ops::rehearse`]. Then `progress` hears of it.
-    pub fn rehearse(&self, kv: KvFormat, progress: &dyn Fn(Loading)) {
+    ///
+    /// - `conversations`: the most at once
+    pub fn rehearse(&self, kv: KvFormat, conversations: usize, progress: &dyn Fn(Loading)) {
         self.ops.rehearse(&mut || {
             progress(Loading { phase: LoadPhase::Kernels, ..Loading::default() });
-            model::rehearsal(&self.model, &self.ops, kv);
+            model::rehearsal(&self.model, &self.ops, kv, conversations);
         });
     }
 

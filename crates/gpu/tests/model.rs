@@ -280,7 +280,7 @@ fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
     let here = load(&gpu, &gguf).unwrap();
     // Opening a device with matrix units tries them.
     let before = gpu.launches();
-    gpu.compile(&mut || model::rehearsal(&here, &gpu, KvFormat::F16));
+    gpu.compile(&mut || model::rehearsal(&here, &gpu, KvFormat::F16, 4));
     let rehearsed = gpu.kernels();
     let launched = gpu.launches() - before;
     assert!(rehearsed > 20 && launched == 0, "{rehearsed} kernels, {launched} launches");

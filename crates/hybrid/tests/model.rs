@@ -148,7 +148,7 @@ fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
     let ops = Hybrid::new(gpu.clone(), Cpu::new(Some(2)), split, &config).unwrap();
     let model = load(&ops, &gguf).unwrap();
     let before = (gpu.kernels(), gpu.launches());
-    ops.compile(&mut || model::rehearsal(&model, &ops, KvFormat::F16));
+    ops.compile(&mut || model::rehearsal(&model, &ops, KvFormat::F16, 1));
     let rehearsed = gpu.kernels();
     assert!(rehearsed > before.0 + 20, "{rehearsed} kernels");
     assert_eq!(gpu.launches(), before.1, "nothing is computed");

@@ -11,12 +11,14 @@ use crate::weights::Model;
 /// different ways for them.
 const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 
-/// Conversations that write at the same time.
+/// How many of several conversations write at the same time.
 const TOGETHER: [usize; 4] = [2, 4, 8, 16];
 
 /// Asks for batches of usual sizes, at the beginning of a conversation and where the indexer has to choose, and for
 /// whole pages in between; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
-pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat) {
+///
+/// - `conversations`: the most at once
+pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations: usize) {
     let config = &model.config;
     let mut timeline = Timeline::new(ops, config, kv);
     let pass = |timelines: &mut [Timeline<B>], rows: usize| {
@@ -32,7 +34,7 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat) {
         for rows in ROWS {
             pass(std::slice::from_mut(timeline), rows);
         }
-        for count in TOGETHER {
+        for count in TOGETHER.into_iter().filter(|&count| count < 2 * conversations) {
             let mut timelines: Vec<_> = (0..count).map(|_| timeline.fork()).collect();
             // One of four tokens completes a window.
             for _ in 0..4 {

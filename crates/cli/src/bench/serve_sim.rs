@@ -154,7 +154,7 @@ pub fn run<B: Ops + 'static>(
     let context = simulation.loaded.model.config.context;
     let longest = (prompt + reply).max(if args.long > 0 { args.long + 64 } else { 0 });
     anyhow::ensure!(longest <= context, "{longest} positions needed, and this model knows {context}");
-    simulation.warm_up(prompt)?;
+    simulation.warm_up(args.sessions.iter().copied().max().unwrap_or(1), prompt)?;
     let mut sessions = Vec::new();
     for &count in &args.sessions {
         eprintln!("{count} sessions");
@@ -235,8 +235,11 @@ impl<B: Ops + 'static> Simulation<B> {
         })?)
     }
 
-    /// Touches all weights, so that the first session does not pay for that.
-    fn warm_up(&self, prompt: usize) -> anyhow::Result<()> {
+    /// Has kernels compiled and touches all weights, so that the first sessions do not pay for that.
+    ///
+    /// - `sessions`: the most at once
+    fn warm_up(&self, sessions: usize, prompt: usize) -> anyhow::Result<()> {
+        self.loaded.rehearse(self.kv, sessions, &|_| {});
         self.submit(&self.engine(1)?, self.text(0, prompt.min(256)), 4, false)?.wait()?;
         Ok(())
     }
