@@ -96,6 +96,7 @@ impl SplitArgs {
 }
 
 /// Work that can be done on any backend.
+#[cfg_attr(not(feature = "gpu"), allow(dead_code))] // who has no GPU need not plan for one
 pub trait Task {
     /// What comes out.
     type Output;
@@ -118,8 +119,8 @@ impl BackendArgs {
     /// What computes, for people.
     pub fn describe(&self) -> String {
         #[cfg(feature = "gpu")]
-        if let Some(name) = gpu_backend::in_use() {
-            return name;
+        if let Some(device) = gpu_backend::in_use() {
+            return device.what.clone();
         }
         match self.ops {
             Some(OpsChoice::Reference) => "reference loops, 1 thread".into(),
@@ -134,6 +135,15 @@ impl BackendArgs {
             return true;
         }
         false
+    }
+
+    /// Whether the CPU has any of the weights to read. Known once the work has begun.
+    pub fn is_on_cpu(&self) -> bool {
+        #[cfg(feature = "gpu")]
+        if gpu_backend::in_use().is_some_and(|device| device.holds_all) {
+            return false;
+        }
+        true
     }
 
     /// Does the work on the chosen backend.
@@ -277,11 +287,19 @@ mod gpu_backend {
     use model::Config;
     use std::sync::OnceLock;
 
-    static IN_USE: OnceLock<String> = OnceLock::new();
+    /// A device that computes.
+    pub struct InUse {
+        /// What it has, and which it is, for people.
+        pub what: String,
+        /// Whether it has all weights.
+        pub holds_all: bool,
+    }
+
+    static IN_USE: OnceLock<InUse> = OnceLock::new();
 
     /// The device that computes, if one was opened.
-    pub fn in_use() -> Option<String> {
-        IN_USE.get().cloned()
+    pub fn in_use() -> Option<&'static InUse> {
+        IN_USE.get()
     }
 
     /// Opens a device.
@@ -391,14 +409,19 @@ mod gpu_backend {
                 bar.finish_and_clear();
             }
         });
-        IN_USE.get_or_init(|| match split {
+        let what = match split {
             None => format!("GPU, {}", name(&gpu)),
             Some(split) => {
-                let experts = if split.cpu_moe() { ", but for their experts" } else { "" };
+                let experts = match (split.cpu_moe(), split.lends()) {
+                    (false, _) => "",
+                    (true, false) => ", but for their experts",
+                    (true, true) => ", but for their experts, lent to it for long batches",
+                };
                 let (on_gpu, layers) = (split.on_gpu(), split.layers());
                 format!("GPU and CPU, {}: {on_gpu} of {layers} layers{experts}", name(&gpu))
             }
-        });
+        };
+        IN_USE.get_or_init(|| InUse { what, holds_all: split.is_none() });
         gpu
     }
 }

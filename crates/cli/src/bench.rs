@@ -337,7 +337,7 @@ impl Job<'_> {
             interrupted: false,
         };
         let measured = measure(args, runner, &cost, &tests, &mut report);
-        report.in_large_pages = in_large_pages();
+        report.in_large_pages = in_large_pages().filter(|_| args.backend.is_on_cpu());
         if let Err(error) = measured {
             if !error.is::<Interrupted>() {
                 return Err(error);
