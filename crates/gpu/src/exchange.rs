@@ -41,7 +41,8 @@ impl Gpu {
     pub fn send(&self, values: &[f32], width: usize) -> Array {
         let (gpu, mut r) = (&*self.0, self.0.recorder());
         let array = Array::empty(gpu, values.len() / width, width);
-        if size_of_val(values) >= FERRIED && !r.rehearses() {
+        // In a rehearsal nothing is copied by commands, but what is sent may be weights that are here to stay.
+        if size_of_val(values) >= FERRIED || r.rehearses() {
             // What still needs the buffer as it was goes first.
             r.flush(gpu);
             let Slice { buffer, offset, size } = array.slice();

@@ -134,24 +134,21 @@ impl<H: Host> Hybrid<H> {
         let (all, none) = self.silent.as_ref().expect("made for experts on the CPU");
         self.crossed();
         let rehearses = self.rehearses.load(Ordering::Relaxed);
-        let read = match rehearses {
-            false => self.gpu.read_routed(x, routes),
-            true => Ok(gpu::Routed { x: Vec::new(), chosen: Vec::new() }),
-        };
+        let read = (!rehearses).then(|| self.gpu.read_routed(x, routes));
         let to_shared = self.gpu.route(x, &vec![0; x.rows()], &all.router);
         let shared = shared.gate.part(|| shared.there(&self.gpu));
         let mut y = self.gpu.moe(x, &to_shared, &all.experts, shared);
         self.gpu.begin();
         match read {
-            Ok(_) if rehearses => self.gpu.add(&mut y, x),
-            Ok(gpu::Routed { x: values, chosen }) => {
+            None => self.gpu.add(&mut y, x), // as below, for its kernel
+            Some(Ok(gpu::Routed { x: values, chosen })) => {
                 let experts = experts.stack.gate.part(|| experts.there(&self.on_host()));
                 let x = cpu::Array::new(values, x.width());
                 let routes = cpu::Routes { chosen, used: routes.used() };
                 let routed = self.host.moe(&x, &routes, experts, none);
                 self.gpu.add(&mut y, &self.send(&routed));
             }
-            Err(error) => self.fail(error),
+            Some(Err(error)) => self.fail(error),
         }
         y.into()
     }
