@@ -97,8 +97,9 @@ impl DeviceCheck {
         run(&mut command(&format!("cargo build {profile} -p gpu --example report")))?;
         let mut tests = Vec::new();
         if !no_tests {
-            let line =
-                format!("cargo test {profile} -p gpu --lib --test model --no-run --message-format=json");
+            let line = format!(
+                "cargo test {profile} -p gpu -p hybrid --lib --test model --no-run --message-format=json"
+            );
             let messages = output(&mut command(&line))?;
             let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             let of_tests = messages.filter(|message| message["profile"]["test"] == true);
