@@ -209,9 +209,8 @@ impl Sampler {
         let Sampling { temperature, top_k, top_p, min_p, .. } = self.sampling;
         let s = &self.sampling;
         let penalties = (s.repetition_penalty, s.presence_penalty, s.frequency_penalty) != (1.0, 0.0, 0.0);
-        let greedy = freedom == Freedom::Strict || temperature == 0.0;
         let raised = s.bias.iter().any(|&(_, bias)| bias > 0.0);
-        if raised || (!greedy && !s.bias.is_empty()) {
+        if raised || (!self.is_greedy(freedom) && !s.bias.is_empty()) {
             return None;
         }
         if freedom == Freedom::Strict {
@@ -235,7 +234,7 @@ impl Sampler {
     pub fn pick_among(&mut self, leaders: &Leaders, freedom: Freedom) -> Option<u32> {
         let ask = self.ask(freedom)?;
         let best = self.best_among(leaders)?;
-        if freedom == Freedom::Strict || self.sampling.temperature == 0.0 {
+        if self.is_greedy(freedom) {
             return Some(best.0);
         }
         self.narrow(leaders, ask, f64::from(best.1)).then(|| self.draw_one(best.0))
@@ -243,19 +242,30 @@ impl Sampler {
 
     /// Whether [`Sampler::pick_among`] would pick one.
     pub fn suffices(&mut self, leaders: &Leaders, freedom: Freedom) -> bool {
-        let greedy = freedom == Freedom::Strict || self.sampling.temperature == 0.0;
         match (self.ask(freedom), self.best_among(leaders)) {
-            (Some(ask), Some((_, max))) => greedy || self.narrow(leaders, ask, f64::from(max)),
+            (Some(ask), Some((_, max))) => {
+                self.is_greedy(freedom) || self.narrow(leaders, ask, f64::from(max))
+            }
             _ => false,
         }
     }
 
-    /// The first of the largest, of those that no bias makes smaller. If there is one, no other token can be larger:
-    /// where there are biases, all of them make smaller, and the leaders are the largest of all.
+    /// Whether the largest logit decides.
+    fn is_greedy(&self, freedom: Freedom) -> bool {
+        freedom == Freedom::Strict || self.sampling.temperature == 0.0
+    }
+
+    /// The first of the largest with their biases, if none of the other tokens can be as large: biases only make smaller
+    /// here, and without them the others are smaller than the largest leader.
     fn best_among(&self, leaders: &Leaders) -> Option<(u32, f32)> {
-        let biased = |token| self.sampling.bias.iter().any(|&(other, _)| other == token);
-        let free = leaders.tokens.iter().filter(|&&(token, _)| !biased(token));
-        free.copied().reduce(|best, other| if other.1 > best.1 { other } else { best })
+        let first_largest = |best: (u32, f32), other: (u32, f32)| if other.1 > best.1 { other } else { best };
+        let biased = |(token, logit): (u32, f32)| {
+            let own = self.sampling.bias.iter().filter(|&&(other, _)| other == token);
+            (token, own.fold(logit, |logit, &(_, bias)| logit + bias))
+        };
+        let largest = leaders.tokens.iter().copied().reduce(first_largest)?;
+        let best = leaders.tokens.iter().copied().map(biased).reduce(first_largest)?;
+        (best.1 >= largest.1).then_some(best)
     }
 
     /// Takes note of a token of the reply.
@@ -600,6 +610,20 @@ mod tests {
         check(Sampling { top_k: 2, ..everything.clone() }, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
         check(Sampling { top_p: 0.85, ..everything.clone() }, [0.0, 2.0 / 9.0, 3.0 / 9.0, 4.0 / 9.0]);
         check(Sampling { min_p: 0.6, ..everything }, [0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
+    }
+
+    /// A bias that changes nothing leaves the first of equals the first; one that does lets the next have its turn.
+    #[test]
+    fn the_first_of_equal_leaders_wins_unless_it_is_lowered() {
+        let logits = [0.0, 8.0, 0.0, 8.0];
+        let leaders = Leaders::of(&logits, LeadersAsk { margin: 0.0, temperature: 1.0 }).unwrap();
+        for (bias, want) in [(-0.0, Some(1)), (-1e-9, Some(1)), (-1.0, Some(3))] {
+            let sampling = Sampling { bias: vec![(1, bias)], ..Sampling::greedy() };
+            assert_eq!(sampler(sampling.clone(), 1).pick_among(&leaders, Freedom::Free), want, "{bias}");
+            assert_eq!(Some(pick(&sampling, 1, &logits)), want, "{bias}");
+        }
+        let both = Sampling { bias: vec![(1, -1.0), (3, -2.0)], ..Sampling::greedy() };
+        assert_eq!(sampler(both, 1).pick_among(&leaders, Freedom::Free), None);
     }
 
     /// Few logits suffice for what people mostly ask for, and not for what needs all of them.
