@@ -5,7 +5,7 @@
 //! reading the file, laying it out, and the way to the device.
 
 use crate::buffers::Buffer;
-use crate::gpu::{Inner, lock};
+use crate::gpu::{Inner, PATIENCE, lock};
 use crate::planes::Planes;
 use model::ops::DeviceError;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
@@ -14,7 +14,6 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 use wgpu::WriteOnly;
 
 /// Bytes of a staging buffer; a piece needs at most that.
@@ -25,9 +24,6 @@ const STAGES: usize = 4;
 
 /// Bytes of the file that a core lays out at a time, so that they stay in its cache.
 const SHARE: usize = 128 << 10;
-
-/// How long the device may take for a piece.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Host memory that the device copies from.
 struct Stage {
@@ -56,6 +52,8 @@ struct Piece<'a> {
     blocks: &'a [u8],
     /// What goes ahead of the scales.
     table: &'a [u8],
+    /// Which byte of all blocks is its first.
+    at: usize,
 }
 
 /// Brings blocks to the device, and says of each piece, as a range of bytes, that it has been read.
@@ -70,34 +68,53 @@ pub(crate) fn bring(
     planes: Planes,
     blocks: &[u8],
     to: &Destination<'_>,
-    mut was_read: impl FnMut(Range<usize>),
+    was_read: impl FnMut(Range<usize>),
 ) -> Result<(), DeviceError> {
     let table = planes.table_bytes();
     // A number of blocks whose planes are whole words.
     let step = STAGE / planes.bytes(64) as usize * 64 * planes.block();
     let pieces = blocks.chunks(step).enumerate().map(|(i, blocks)| {
         let table = if i == 0 { &table[..] } else { &[] };
-        (i * step, Piece { planes, blocks, table })
+        Piece { planes, blocks, table, at: i * step }
     });
-    if to.mapped {
-        let mut view = view_of(gpu, to.buffer)?;
-        let mut rest = view.slice(..);
-        let mut bits =
-            rest.split_off(..to.scales_at as usize).expect("in the buffer").into_slice(to.bits_at as usize..);
-        let mut scales = rest;
-        for (at, piece) in pieces {
-            let of_bits = bits.split_off(..piece.bits()).expect("in the buffer");
-            let of_scales = scales.split_off(..piece.scales()).expect("in the buffer");
-            piece.lay_out(of_bits, of_scales);
-            was_read(at..at + piece.blocks.len());
-        }
-        drop(view);
-        to.buffer.raw.unmap();
-        return Ok(());
+    match to.mapped {
+        true => fill(gpu, pieces, to, was_read),
+        false => ship(gpu, pieces, to, was_read),
     }
+}
+
+/// To a buffer that the host can write to.
+fn fill<'a>(
+    gpu: &Inner,
+    pieces: impl Iterator<Item = Piece<'a>>,
+    to: &Destination<'_>,
+    mut was_read: impl FnMut(Range<usize>),
+) -> Result<(), DeviceError> {
+    let mut view = view_of(gpu, to.buffer)?;
+    let mut scales = view.slice(..);
+    let bits = scales.split_off(..to.scales_at as usize).expect("in the buffer");
+    let mut bits = bits.into_slice(to.bits_at as usize..);
+    for piece in pieces {
+        let of_bits = bits.split_off(..piece.bits()).expect("in the buffer");
+        let of_scales = scales.split_off(..piece.scales()).expect("in the buffer");
+        piece.lay_out(of_bits, of_scales);
+        was_read(piece.range());
+    }
+    drop(view);
+    to.buffer.raw.unmap();
+    Ok(())
+}
+
+/// By way of staging buffers.
+fn ship<'a>(
+    gpu: &Inner,
+    pieces: impl Iterator<Item = Piece<'a>>,
+    to: &Destination<'_>,
+    mut was_read: impl FnMut(Range<usize>),
+) -> Result<(), DeviceError> {
     let mut ferry = lock(&gpu.ferry);
     let (mut bits_to, mut scales_to) = (to.bits_at, to.scales_at);
-    for (at, piece) in pieces {
+    for piece in pieces {
         let stage = ferry.vacant(gpu)?;
         let [bits, scales] = [piece.bits(), piece.scales()];
         let [whole_bits, whole_scales] = [bits, scales].map(|len| len.next_multiple_of(4));
@@ -110,7 +127,7 @@ pub(crate) fn bring(
             rest.slice(scales..).fill(0);
             piece.lay_out(of_bits.into_slice(..bits), rest.into_slice(..scales));
         }
-        was_read(at..at + piece.blocks.len());
+        was_read(piece.range());
         let parts = [(0, bits_to, whole_bits), (whole_bits, scales_to, whole_scales)];
         stage.go(gpu, to.buffer, parts);
         bits_to += bits as u64;
@@ -120,6 +137,11 @@ pub(crate) fn bring(
 }
 
 impl Piece<'_> {
+    /// Its bytes among those of all blocks.
+    fn range(&self) -> Range<usize> {
+        self.at..self.at + self.blocks.len()
+    }
+
     /// Bytes of its part of the plane of bits.
     fn bits(&self) -> usize {
         self.blocks.len() / self.planes.block() * self.planes.padded

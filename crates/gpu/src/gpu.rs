@@ -18,7 +18,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long we wait for the device before we call it dead.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Where a wait is usually as long as this, it does not matter when exactly it ends.
 const LONG_WAIT: Duration = Duration::from_millis(10);
@@ -329,7 +329,13 @@ impl Gpu {
         self.0.recorder().rehearse(&self.0);
         work();
         let wanted = self.0.recorder().end_rehearsal(&self.0);
-        self.0.compile_all(wanted);
+        // By all cores: drivers take up to a second for a kernel.
+        wanted.into_par_iter().for_each(|(variant, uses)| drop(self.0.pipeline(variant, &uses)));
+    }
+
+    /// Whether that is what is going on: nothing that is asked for is carried out.
+    pub fn rehearses(&self) -> bool {
+        self.0.recorder().rehearses()
     }
 
     /// Kernels compiled so far.
@@ -541,11 +547,6 @@ impl Inner {
             let pipeline = Arc::new(self.compiled(&variant, uses));
             lock(&self.pipelines).entry(variant).or_insert(pipeline).clone()
         })
-    }
-
-    /// Compiles kernels, by all cores. Drivers take up to a second for one.
-    pub(crate) fn compile_all(&self, wanted: HashMap<Variant, Uses>) {
-        wanted.into_par_iter().for_each(|(variant, uses)| drop(self.pipeline(variant, &uses)));
     }
 
     fn compiled(&self, variant: &Variant, uses: &Uses) -> Pipeline {

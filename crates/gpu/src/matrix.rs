@@ -203,7 +203,7 @@ impl Gpu {
         let gpu = &*self.0;
         // What still needs the matrix before it goes first.
         self.begin();
-        let rehearses = gpu.recorder().rehearses();
+        let rehearses = self.rehearses();
         placed(gpu, matrix, |i, bytes, extent| {
             let buffer = &berth.parts[i];
             if rehearses {

@@ -51,7 +51,8 @@ impl Berths {
         let bytes = PRODUCTS_PER_BYTE * matrix.bytes.len() * self.experts;
         let products = matrix.rows * matrix.cols * self.used;
         self.least = self.least.max(bytes.div_ceil(products));
-        gpu.make_room(&mut self.parts[part], matrix)
+        let room = gpu.make_room(&mut self.parts[part], matrix);
+        room.map_err(|DeviceError(why)| DeviceError(format!("{why}, or --no-lending")))
     }
 
     /// Brings a layer's experts to the GPU, for what is asked of it before this is called again.

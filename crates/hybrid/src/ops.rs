@@ -17,7 +17,7 @@ use model::weights::{
 use model::{Config, PAGE};
 use std::marker::PhantomData;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A backend on the CPU.
@@ -42,8 +42,6 @@ pub struct Hybrid<H: Host> {
     /// What went wrong between operations, which cannot say so. Once set, every read fails with it.
     fault: Mutex<Option<String>>,
     crossings: AtomicU64,
-    /// Whether kernels are compiled, and nothing is computed on either side.
-    rehearses: AtomicBool,
 }
 
 impl<H: Host> Hybrid<H> {
@@ -64,16 +62,13 @@ impl<H: Host> Hybrid<H> {
             split,
             fault: Mutex::default(),
             crossings: AtomicU64::new(0),
-            rehearses: AtomicBool::new(false),
         })
     }
 
     /// As [`Gpu::compile`]. Does nothing if there are layers on the CPU, which would compute them.
     pub fn compile(&self, work: &mut dyn FnMut()) {
         if self.split.border() == 0 {
-            self.rehearses.store(true, Ordering::Relaxed);
             self.gpu.compile(work);
-            self.rehearses.store(false, Ordering::Relaxed);
         }
     }
 
@@ -133,8 +128,8 @@ impl<H: Host> Hybrid<H> {
     ) -> Array {
         let (all, none) = self.silent.as_ref().expect("made for experts on the CPU");
         self.crossed();
-        let rehearses = self.rehearses.load(Ordering::Relaxed);
-        let read = (!rehearses).then(|| self.gpu.read_routed(x, routes));
+        // In a rehearsal nothing is computed, on this side either.
+        let read = (!self.gpu.rehearses()).then(|| self.gpu.read_routed(x, routes));
         let to_shared = self.gpu.route(x, &vec![0; x.rows()], &all.router);
         let shared = shared.gate.part(|| shared.there(&self.gpu));
         let mut y = self.gpu.moe(x, &to_shared, &all.experts, shared);
@@ -237,9 +232,10 @@ impl<H: Host> Ops for Hybrid<H> {
         self.gpu.scratch() + self.host.scratch()
     }
 
+    /// As the GPU does; not if there are layers on the CPU, which would compute them.
     fn rehearse(&self, work: &mut dyn FnMut()) {
-        if self.gpu.device().kind != gpu::Kind::Software {
-            self.compile(work);
+        if self.split.border() == 0 {
+            self.gpu.rehearse(work);
         }
     }
 
