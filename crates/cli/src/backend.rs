@@ -421,6 +421,7 @@ mod gpu_backend {
                 format!("GPU and CPU, {}: {on_gpu} of {layers} layers{experts}", name(&gpu))
             }
         };
+        gpu.plan_for(plan.rows());
         IN_USE.get_or_init(|| InUse { what, holds_all: split.is_none() });
         gpu
     }

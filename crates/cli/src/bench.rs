@@ -73,9 +73,10 @@ pub struct Bench {
     /// Repeats of each test
     #[arg(short = 'r', long, value_name = "N", default_value = "5")]
     repeats: NonZero<usize>,
-    /// Tokens in a batch when a prompt is read
-    #[arg(long, value_name = "N", default_value = "1024")]
-    chunk: NonZero<usize>,
+    /// Tokens in a batch when a prompt is read. Default: the most that are worth one: 1024 on the CPU, up to 4096 on a
+    /// GPU that has memory for them
+    #[arg(long, value_name = "N")]
+    chunk: Option<NonZero<usize>>,
     /// How the KV cache is stored: f32, f16 or f8. Default: f8, or f16 if the model's sizes do not allow that
     #[arg(long, value_name = "FORMAT", value_parser = KvFormat::from_str)]
     kv: Option<KvFormat>,
@@ -179,7 +180,7 @@ impl Bench {
         ensure!(need <= context, "--gpu-plan needs {need} positions, and this model knows {context}");
         let cancel = Cancel::new();
         stop_on_ctrl_c(&cancel)?;
-        let runner = Runner { ops: &ops, model: &model, kv, chunk: self.chunk.get(), cancel: &cancel };
+        let runner = Runner { ops: &ops, model: &model, kv, chunk: self.chunk(&ops), cancel: &cancel };
         let cost = Cost::new(gguf, &model.config, kv);
         let facts = ModelFacts::new(gguf, &model.config);
         let plan = gpu_plan::plan(&runner, &cost, facts, depth, chunk)?;
@@ -193,6 +194,11 @@ impl Bench {
     #[cfg(not(feature = "gpu"))]
     fn gpu_plan(&self, _: &Gguf, _: &mut dyn Write) -> anyhow::Result<()> {
         bail!("--gpu-plan: this ds4 was built without its GPU backend (cargo feature `gpu`)")
+    }
+
+    /// Tokens in a batch.
+    fn chunk(&self, ops: &impl Ops) -> usize {
+        self.chunk.map_or(ops.most_rows(), NonZero::get)
     }
 
     /// The tests, by depth, and by length as they were given.
@@ -296,7 +302,7 @@ impl Task for Job<'_> {
         kv.check(&model.config)?;
         let cancel = Cancel::new();
         stop_on_ctrl_c(&cancel)?;
-        let chunk = args.chunk.get();
+        let chunk = args.chunk(&ops);
         let runner = Runner { ops: &ops, model: &model, kv, chunk, cancel: &cancel };
         let run =
             RunFacts { backend: args.backend.describe(), kv: kv.name(), chunk, repeats: args.repeats.get() };

@@ -183,7 +183,7 @@ impl<B: Ops> Feeder<'_, B> {
     /// The tokens to feed next; `None` at their end.
     fn next_chunk(&self, tokens: &[u32], most: usize) -> Option<Range<usize>> {
         let done = self.timeline.len();
-        let len = (tokens.len() - done).min(most).min(self.timeline.room());
+        let len = (tokens.len() - done).min(most);
         (len > 0).then(|| done..done + len)
     }
 

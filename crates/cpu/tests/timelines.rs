@@ -71,6 +71,38 @@ fn any_chunks_give_the_same_bits_on_the_reference() {
     any_chunks_give_the_same_bits(&setup(Reference));
 }
 
+/// Pages that a batch finishes on its way are those of shorter batches, ends included; so is what comes after them.
+fn a_batch_of_several_pages<B: Ops>(mut on: Setup<B>) {
+    on.model.config.context = 4 * PAGE; // this one knows two
+    let tokens = prompt(100 + 3 * PAGE + 41);
+    let (start, rest) = tokens.split_at(100);
+    let want = on.started(&tokens);
+    let mut timeline = on.started(start);
+    feed(&on.model, &on.ops, &mut timeline, rest, rest.len());
+    let fingerprint = &on.model.fingerprint;
+    let codec = Codec::new(&on.model.config, KvFormat::F32, on.model.fingerprint);
+    assert!(timeline.to_bytes(fingerprint) == want.to_bytes(fingerprint));
+    let mut before = codec.root();
+    for (index, (page, same)) in timeline.pages().iter().zip(want.pages()).enumerate() {
+        let [page, same] = [page, same].map(|page| codec.page_to_bytes(&before, index, page));
+        assert!(page == same, "page {index}");
+        before = before.child(timeline.pages()[index].tokens());
+    }
+    assert_eq!((timeline.pages().len(), timeline.cut_back(&on.ops, 2 * PAGE + 7)), (3, 2 * PAGE));
+    let [mut all, mut alone] = [timeline, on.started(&tokens[..2 * PAGE])];
+    assert!(on.continued(&mut all, &prompt(150), 150) == on.continued(&mut alone, &prompt(150), 150));
+}
+
+#[test]
+fn a_batch_of_several_pages_on_the_fast_backend() {
+    a_batch_of_several_pages(fast());
+}
+
+#[test]
+fn a_batch_of_several_pages_on_the_reference() {
+    a_batch_of_several_pages(setup(Reference));
+}
+
 #[test]
 fn any_number_of_threads_gives_the_same_bits() {
     let tokens = prompt(300);
@@ -279,10 +311,11 @@ fn a_conversation_is_put_together_from_its_parts() {
 #[test]
 fn an_unfinished_pass_leaves_no_trace() {
     let on = fast();
-    let tokens = prompt(400);
-    for chunk in [10, 200] {
-        let mut timeline = on.started(&tokens);
-        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens[..chunk], wanted: Wanted::Last }];
+    let more = prompt(PAGE + 100);
+    let tokens = &more[..400];
+    for chunk in [10, 200, more.len()] {
+        let mut timeline = on.started(tokens);
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &more[..chunk], wanted: Wanted::Last }];
         let mut fail_late = |_: &Cpu, place: Place, _: Seen<'_, Cpu>| {
             assert!(place.layer.is_none_or(|layer| layer + 1 < on.model.config.layers()), "as planned");
         };
@@ -292,7 +325,7 @@ fn an_unfinished_pass_leaves_no_trace() {
         std::panic::catch_unwind(failing).expect_err("a panic");
         let left = timeline.undo(&on.ops);
         assert_eq!(left, if chunk > SLACK { 0 } else { 400 });
-        let want = on.continued(&mut on.started(&tokens), &tokens[..9], 9);
+        let want = on.continued(&mut on.started(tokens), &tokens[..9], 9);
         on.continued(&mut timeline, &tokens[left..], 50);
         assert_eq!(on.continued(&mut timeline, &tokens[..9], 9), want, "{chunk}");
     }

@@ -79,7 +79,7 @@ impl<B: Ops> Session<B> {
         let timeline = Timeline::new(&loaded.ops, &loaded.model.config, format);
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
-        let pace = Pace::new(PACE, loaded.ops.worthwhile_rows());
+        let pace = Pace::new(PACE, loaded.ops.worthwhile_rows()..=loaded.ops.most_rows());
         Session { loaded, timeline, next: None, context, pace }
     }
 
@@ -144,7 +144,7 @@ impl<B: Ops> Session<B> {
                 return Err(SessionError::Cancelled);
             }
             let rest = &tokens[self.timeline.len()..];
-            let len = rest.len().min(self.pace.rows()).min(self.timeline.room());
+            let len = rest.len().min(self.pace.rows());
             let wanted = if len == rest.len() { Wanted::Last } else { Wanted::None };
             let chunk_start = Instant::now();
             self.feed(&rest[..len], wanted)?;
@@ -169,7 +169,7 @@ impl<B: Ops> Session<B> {
         self.timeline.cut_back(&self.loaded.ops, common.min(tokens.len() - 1))
     }
 
-    /// Extends the timeline by tokens that fit into its page.
+    /// Extends the timeline by some tokens.
     pub(crate) fn feed(&mut self, tokens: &[u32], wanted: Wanted) -> Result<(), SessionError> {
         self.next = None;
         let LoadedModel { ops, model, .. } = &*self.loaded;

@@ -247,7 +247,7 @@ fn take(gpu: &Gpu) -> Vec<(String, u64, f64)> {
 fn feed(model: &Model<Gpu>, gpu: &Gpu, timeline: &mut Timeline<Gpu>, count: usize, chunk: usize) {
     let mut left = count;
     while left > 0 {
-        let len = left.min(chunk).min(timeline.room());
+        let len = left.min(chunk);
         let tokens: Vec<u32> = (0..len as u32).map(|i| i * 7 % 100).collect();
         let mut batch = [Entry { timeline, tokens: &tokens, wanted: Wanted::None }];
         forward(model, gpu, &mut batch, &mut NoTap).expect("a batch");

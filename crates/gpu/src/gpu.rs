@@ -13,7 +13,7 @@ use crate::trial;
 use model::ops::DeviceError;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -135,6 +135,8 @@ pub(crate) struct Inner {
     progress: Mutex<Option<Progress>>,
     /// Bytes of weights on the device.
     pub(crate) weight_bytes: AtomicU64,
+    /// Rows of the largest batch that memory was planned for.
+    pub(crate) most_rows: AtomicUsize,
     /// Nanoseconds that a wait for the device takes, averaged.
     usual_wait: AtomicU64,
     /// The first thing that went wrong. Once set, every read fails with it.
@@ -255,6 +257,7 @@ impl Gpu {
             pipelines: Mutex::default(),
             progress: Mutex::default(),
             weight_bytes: Default::default(),
+            most_rows: AtomicUsize::new(model::PAGE),
             usual_wait: Default::default(),
             fault,
         };
@@ -274,6 +277,11 @@ impl Gpu {
     /// What kernels can rely on.
     pub fn abilities(&self) -> Abilities {
         self.0.abilities
+    }
+
+    /// Takes note that there is memory for batches of so many rows, see [`crate::Plan::rows`]; of a page, if nobody says so.
+    pub fn plan_for(&self, rows: usize) {
+        self.0.most_rows.store(rows, Ordering::Relaxed);
     }
 
     /// Tells `progress` of every few megabytes of weights that the device has taken over.

@@ -20,6 +20,7 @@ use model::weights::{
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 /// The backend as the model's weights know it.
 pub(crate) type Weights = Gpu;
@@ -83,6 +84,10 @@ impl Ops for Gpu {
 
     fn scratch(&self) -> u64 {
         self.memory()[2]
+    }
+
+    fn most_rows(&self) -> usize {
+        self.0.most_rows.load(Ordering::Relaxed)
     }
 
     /// Not on software that stands in for a device: its kernels are compiled when they run.

@@ -6,13 +6,14 @@ use crate::heap;
 use crate::matrix::{Fit, fit};
 use crate::planes::Planes;
 use gguf::Gguf;
-use model::Config;
 use model::load::{Kind, Tensor, inventory};
+use model::{Config, Ratio};
 use quants::Format;
 use std::fmt;
 
-/// Rows of a batch that memory is planned for: the most that a page takes.
-const ROWS: u64 = 1024;
+/// Rows of the largest batches: as many of these as there is known to be memory for, else as few as of the last. The more
+/// rows meet an expert, the less the way of its weights costs each of them.
+const ROWS: [usize; 3] = [4096, 2048, 1024];
 
 /// Memory on the device, in bytes.
 #[derive(Clone, Debug)]
@@ -21,8 +22,8 @@ pub struct Plan {
     pub weights: u64,
     /// Cached rows.
     pub cache: u64,
-    /// Activations of a batch of 1024 rows, about.
-    pub activations: u64,
+    /// What each row of a batch takes until the batch is done, about.
+    pub row: u64,
     /// Room for weights that stay with the host and are lent: see [`Plan::lending`].
     pub lent: u64,
     /// What the device has; unknown where its driver does not say.
@@ -55,7 +56,7 @@ impl Plan {
         let mut plan = Plan {
             weights: 0,
             cache: cache.iter().sum(),
-            activations: activations(config),
+            row: row(config, cache.len()),
             lent: 0,
             memory: device.memory,
             misfit: None,
@@ -103,9 +104,19 @@ impl Plan {
         }
     }
 
+    /// Rows of the largest batch that memory is planned for.
+    pub fn rows(&self) -> usize {
+        let fits = |rows: &usize| self.memory.is_some_and(|memory| self.with_rows(*rows) <= memory);
+        ROWS.into_iter().find(fits).unwrap_or(ROWS[ROWS.len() - 1])
+    }
+
     /// All of it.
     pub fn total(&self) -> u64 {
-        self.weights + self.cache + self.activations + self.lent
+        self.with_rows(self.rows())
+    }
+
+    fn with_rows(&self, rows: usize) -> u64 {
+        self.weights + self.cache + self.lent + rows as u64 * self.row
     }
 
     /// Whether it can be carried out, as far as that is known.
@@ -141,8 +152,9 @@ impl Plan {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let activations = self.rows() as u64 * self.row;
         let [weights, cache, activations, lent, total] =
-            [self.weights, self.cache, self.activations, self.lent, self.total()].map(megabytes);
+            [self.weights, self.cache, activations, self.lent, self.total()].map(megabytes);
         let room = match self.lent {
             0 => String::new(),
             _ => format!(", {lent} of room for experts that are lent to it"),
@@ -154,11 +166,18 @@ impl fmt::Display for Plan {
     }
 }
 
-/// The arrays that live at the same time in the widest places of a layer: attention, or the experts.
-fn activations(config: &Config) -> u64 {
+/// Bytes of a row in the arrays that live at the same time in the widest places of a layer, attention or the experts; and
+/// of what the last so many layers keep of it until its batch is done: a row of the window, and inputs of compressors.
+fn row(config: &Config, layers: usize) -> u64 {
     let streams = config.hc * config.width + 4 * config.width;
     let attention = 4 * config.heads * config.head_dim + 2 * config.out_groups * config.out_lora;
     let ff = config.expert_width.iter().max().copied().unwrap_or(0);
     let experts = config.experts_used * (2 * ff + config.width) + 3 * ff;
-    4 * ROWS * (streams + attention.max(experts)) as u64
+    let kept = |ratio: &Ratio| match ratio {
+        Ratio::None => config.head_dim,
+        Ratio::Hca => config.head_dim + 2 * ratio.inner_width(config.head_dim),
+        Ratio::Csa => config.head_dim + 2 * ratio.inner_width(config.head_dim + config.index_dim),
+    };
+    let kept: usize = config.ratios.iter().rev().take(layers).map(kept).sum();
+    4 * (streams + attention.max(experts) + kept) as u64
 }

@@ -17,6 +17,9 @@ const FP8_BLOCK: usize = 64;
 /// Values that share a scale byte in an FP4 row.
 const FP4_BLOCK: usize = 32;
 
+/// Rows for which there is room that a store may keep without having them.
+const SPARE: usize = 512;
+
 /// A growable sequence of cached rows.
 pub struct Rows {
     gpu: Arc<Inner>,
@@ -112,6 +115,25 @@ impl Rows {
         }
     }
 
+    /// Moves what is left to a smaller region after a long batch, so that others of the layer get the room.
+    fn give_back(&mut self) {
+        let stride = self.stride();
+        let capacity = self.region.map_or(0, |(_, len)| (len / stride) as usize);
+        if capacity <= SPARE.max(4 * self.len) {
+            return;
+        }
+        let mut small =
+            Rows { gpu: self.gpu.clone(), heap: self.heap.clone(), region: None, dropped: 0, ..*self };
+        if self.len > 0 {
+            let mut recorder = self.gpu.recorder();
+            let len = 2 * self.len as u32 * stride;
+            let Some(at) = lock(&self.heap).allocate(&self.gpu, &mut recorder, len) else { return };
+            self.copy_to(&mut recorder, 0, at, self.len as u32 * stride);
+            small.region = Some((at, len));
+        }
+        *self = small;
+    }
+
     fn release(&mut self) {
         if let Some((at, len)) = self.region.take() {
             lock(&self.heap).release(at, len);
@@ -156,6 +178,7 @@ impl RowStore for Rows {
         if self.len == 0 {
             self.dropped = 0;
         }
+        self.give_back();
     }
 
     fn slice(&self, range: Range<usize>) -> Self {

@@ -202,7 +202,8 @@ fn the_draft_block_gives_the_golden_logits() {
     assert_golden_draft(&device(), &Golden::load("mini-bf16.short"), "device");
 }
 
-/// A conversation that one backend saved goes on at the other, over the end of a page.
+/// A conversation that one backend saved goes on at the other, over the end of a page; whether a batch had all of it or
+/// only a part.
 #[test]
 fn pages_travel_between_the_device_and_the_cpu() {
     let golden = Golden::load("mini-mxfp4.mid");
@@ -210,21 +211,24 @@ fn pages_travel_between_the_device_and_the_cpu() {
     let (here, there) = (load(&gpu, &gguf).unwrap(), load(&Reference, &gguf).unwrap());
     let tokens: Vec<u32> = prompt(PAGE as u32 + 40);
     let next = [7, 8, 9];
-    let mut on_device = Timeline::new(&gpu, &here.config, KvFormat::F16);
-    feed(&here, &gpu, &mut on_device, &tokens, 256);
-    let bytes = on_device.to_bytes(&here.fingerprint);
-    let mut on_cpu =
-        Timeline::from_bytes(&Reference, &there.config, KvFormat::F16, &there.fingerprint, &bytes).unwrap();
-    assert!(on_cpu.to_bytes(&there.fingerprint) == bytes, "the same bytes on the CPU");
-    let mut back =
-        Timeline::from_bytes(&gpu, &here.config, KvFormat::F16, &here.fingerprint, &bytes).unwrap();
-    assert!(back.to_bytes(&here.fingerprint) == bytes, "the same bytes on the way back");
-    let want = feed(&there, &Reference, &mut on_cpu, &next, 3);
-    let stayed = feed(&here, &gpu, &mut on_device, &next, 3);
-    let returned = feed(&here, &gpu, &mut back, &next, 3);
-    assert!(stayed == returned, "as if it had never left");
-    let worst = worst_by_row(&stayed, &want, 512).pop().unwrap();
-    assert!(worst < 2e-2, "{worst}");
+    for chunk in [256, tokens.len()] {
+        let mut on_device = Timeline::new(&gpu, &here.config, KvFormat::F16);
+        feed(&here, &gpu, &mut on_device, &tokens, chunk);
+        let bytes = on_device.to_bytes(&here.fingerprint);
+        let mut on_cpu =
+            Timeline::from_bytes(&Reference, &there.config, KvFormat::F16, &there.fingerprint, &bytes)
+                .unwrap();
+        assert!(on_cpu.to_bytes(&there.fingerprint) == bytes, "the same bytes on the CPU");
+        let mut back =
+            Timeline::from_bytes(&gpu, &here.config, KvFormat::F16, &here.fingerprint, &bytes).unwrap();
+        assert!(back.to_bytes(&here.fingerprint) == bytes, "the same bytes on the way back");
+        let want = feed(&there, &Reference, &mut on_cpu, &next, 3);
+        let stayed = feed(&here, &gpu, &mut on_device, &next, 3);
+        let returned = feed(&here, &gpu, &mut back, &next, 3);
+        assert!(stayed == returned, "as if it had never left");
+        let worst = worst_by_row(&stayed, &want, 512).pop().unwrap();
+        assert!(worst < 2e-2, "{worst}");
+    }
 }
 
 /// A launch costs microseconds whatever it does, most of all if it has to wait for one before it, so their number is part
@@ -548,6 +552,24 @@ fn a_context_beyond_what_a_layer_can_have_is_refused_beforehand() {
     assert!(check(&[300 << 20; 43]).is_ok(), "13 GB of it, but no layer too much");
     let refusal = check(&[300 << 20, 3 << 30]).unwrap_err().to_string();
     assert!(refusal.contains("a layer needs 3221 MB") && refusal.contains("can use 2147 MB"), "{refusal}");
+}
+
+/// Large batches are planned for only where there is known to be memory for them.
+#[test]
+fn a_plan_has_the_largest_batches_that_fit() {
+    let gguf = Golden::load("mini-mxfp4.mid").gguf();
+    let config = model::load::check(&gguf).unwrap().config;
+    let plan = |memory| {
+        let about = gpu::Device { memory, ..device().device().clone() };
+        Plan::new(&about, &gguf, &config, &[1000; 3], |_| true)
+    };
+    let [ample, unknown] = [Some(u64::MAX), None].map(plan);
+    assert_eq!((ample.rows(), unknown.rows()), (4096, PAGE));
+    assert_eq!(ample.total() - unknown.total(), 3 * PAGE as u64 * ample.row);
+    assert_eq!(plan(Some(ample.total())).rows(), 4096);
+    assert_eq!(plan(Some(ample.total() - 1)).rows(), 2048);
+    assert_eq!(plan(Some(unknown.total())).rows(), PAGE);
+    assert!(plan(Some(unknown.total())).check().is_ok() && plan(Some(unknown.total() - 1)).check().is_err());
 }
 
 /// All cached rows of a layer are in one buffer, so there can be too many: then the next read says so.

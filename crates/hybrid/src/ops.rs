@@ -8,13 +8,13 @@ use crate::rows::Rows;
 use crate::silent;
 use crate::split::Split;
 use gpu::Gpu;
+use model::Config;
 use model::kv::RowLayout;
 use model::ops::{Blocks, DeviceError, IndexView, KvView, Leaders, LeadersAsk, Ops, Projected, Queries};
 use model::rope::Angles;
 use model::weights::{
     self, Attention, Compressor, Expert, Experts, Head, HyperConnection, MtpEntry, Norm, Router,
 };
-use model::{Config, PAGE};
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -239,9 +239,13 @@ impl<H: Host> Ops for Hybrid<H> {
         }
     }
 
-    /// With experts that are lent, all rows of a page: their way to the GPU takes as long for any number of rows.
+    /// With experts that are lent, as many as there may be: their way to the GPU takes as long for any number of rows.
     fn worthwhile_rows(&self) -> usize {
-        if self.lends_from().is_some_and(|least| least <= PAGE) { PAGE } else { 1 }
+        if self.lends_from().is_some_and(|least| least <= self.most_rows()) { self.most_rows() } else { 1 }
+    }
+
+    fn most_rows(&self) -> usize {
+        self.gpu.most_rows()
     }
 
     fn matrix(&self, matrix: weights::Matrix) -> Result<Matrix, DeviceError> {

@@ -257,7 +257,8 @@ fn a_plan_that_does_not_fit_is_refused_with_the_mend() {
     assert_eq!(check(2, false), Ok(()));
     let refusal = check(layers, false).unwrap_err();
     assert!(refusal.contains("--gpu-layers 2 would fit"), "{refusal}");
-    assert!(refusal.contains(&gpu::megabytes(all.gpu.total())), "the numbers: {refusal}");
+    let total = plan(0, layers, false).gpu.total();
+    assert!(refusal.contains(&gpu::megabytes(total)), "the numbers: {refusal}");
     assert!(plan(0, 1, false).check(|split| plan(0, split.on_gpu(), split.cpu_moe())).is_err());
 }
 
@@ -282,11 +283,12 @@ fn a_plan_lends_experts_where_there_is_room() {
     // Beside the weights, two tables of the code book.
     assert_eq!(ample.gpu.lent, parts + 2 * 512);
     assert!(ample.to_string().contains(" of room for experts that are lent to it, "), "{ample}");
-    let total = ample.gpu.total();
-    assert!(plan(total, split).split.lends());
-    let without = plan(total - 1, split);
+    let least = plan(0, split).gpu.total();
+    assert!(least < ample.gpu.total(), "with smaller batches");
+    assert!(plan(least, split).split.lends());
+    let without = plan(least - 1, split);
     assert!(!without.split.lends());
-    assert_eq!(without.gpu.total(), total - ample.gpu.lent);
+    assert!(without.gpu.lent == 0 && without.gpu.total() < least);
     assert!(without.to_string().contains(", of which none are lent to it,"), "{without}");
     assert!(plan(0, split).split.lends(), "it does not fit in either way");
     assert_eq!(plan(u64::MAX, split.without_lending()).gpu.lent, 0);

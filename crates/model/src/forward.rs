@@ -6,7 +6,7 @@
 use crate::ops::{Blocks, IndexView, KvView, Ops, Projected, Queries};
 use crate::rope::Angles;
 use crate::tap::{Place, Seen, Tap};
-use crate::timeline::{CompressorTail, SLACK, Timeline};
+use crate::timeline::{CompressorTail, Timeline};
 use crate::weights::{Attention, Compressor, Layer, Model};
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use std::ops::Range;
 pub struct Entry<'a, B: Ops> {
     /// The conversation; extended by the tokens.
     pub timeline: &'a mut Timeline<B>,
-    /// At least one, at most [`Timeline::room`].
+    /// At least one.
     pub tokens: &'a [u32],
     /// Of which tokens logits are wanted.
     pub wanted: Wanted,
@@ -67,14 +67,6 @@ pub enum BatchError {
         token: u32,
         /// Size of the vocabulary.
         vocab: usize,
-    },
-    /// An entry runs over the end of a page.
-    #[error("{tokens} tokens do not fit into the {room} that are left of the page")]
-    Page {
-        /// Tokens in the entry.
-        tokens: usize,
-        /// What would have fitted.
-        room: usize,
     },
     /// The model knows no positions beyond its context length.
     #[error("{need} tokens of context needed, but the model's context ends at {context}")]
@@ -142,7 +134,7 @@ pub fn forward<B: Ops>(
         see("cached", Seen::Done);
         if fewer {
             if kept.is_empty() {
-                trim(batch, idx);
+                settle(batch, idx);
                 break;
             }
             step = Step::new(model, batch.iter().map(kept_part));
@@ -153,7 +145,7 @@ pub fn forward<B: Ops>(
         }
         let y = attend(ops, &step, batch, idx, &layer.attn, &made, &mut see);
         see("attn_y", Seen::Array(&y));
-        trim(batch, idx);
+        settle(batch, idx);
         (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &layer.ffn_hc, &layer.ffn_norm);
         see("ffn_x", Seen::Array(&x));
         let y = experts(ops, &step, layer, &x, &mut see);
@@ -220,11 +212,11 @@ fn attend<B: Ops>(
     ops.attend_out(q, &caches, picks.as_ref(), attn, step.angles(attn))
 }
 
-/// Forgets window rows of a layer that no token to come will see.
-fn trim<B: Ops>(batch: &mut [Entry<'_, B>], layer: usize) {
+/// A layer is done with the rows of a batch.
+fn settle<B: Ops>(batch: &mut [Entry<'_, B>], layer: usize) {
     for entry in batch {
-        let keep = entry.timeline.shape().window_from(entry_end(entry)).saturating_sub(SLACK);
-        entry.timeline.layer_mut(layer).window.trim(keep);
+        let end = entry_end(entry);
+        entry.timeline.settle(layer, end);
     }
 }
 
@@ -261,8 +253,6 @@ fn remember<B: Ops>(
                     &mut part.rows,
                 );
             }
-            let ratio = model.config.ratios[layer];
-            part.frontier.trim(ratio.frontier_from(segment.end().saturating_sub(SLACK)));
         };
     if let Some(compressor) = &attn.compressor {
         extend(compressor, &made.compressor, &mut tail.compressor);
@@ -323,13 +313,10 @@ fn check<B: Ops>(model: &Model<B>, batch: &[Entry<'_, B>]) -> Result<(), BatchEr
         return Err(BatchError::Empty);
     }
     for entry in batch {
-        let (context, room, need) = (model.config.context, entry.timeline.room(), entry_end(entry));
+        let (context, need) = (model.config.context, entry_end(entry));
         check_tokens(model, entry.tokens)?;
         if need > context {
             return Err(BatchError::Context { need, context });
-        }
-        if entry.tokens.len() > room {
-            return Err(BatchError::Page { tokens: entry.tokens.len(), room });
         }
     }
     Ok(())

@@ -23,6 +23,7 @@
 
 use crate::kv::RowLayout;
 use crate::rope::Angles;
+use crate::timeline::PAGE;
 use crate::weights::{
     Attention, Compressor, Expert, Experts, Head, HyperConnection, Matrix, MtpEntry, Norm, Router,
 };
@@ -60,6 +61,11 @@ pub trait Ops: Sized + Send + Sync {
     /// The fewest rows of a prompt that are worth a batch, where many take hardly longer than few.
     fn worthwhile_rows(&self) -> usize {
         1
+    }
+
+    /// The most rows of a prompt that are worth a batch: beyond that, more are not quicker, or there is no memory for them.
+    fn most_rows(&self) -> usize {
+        PAGE
     }
 
     /// Does `work`, which asks for operations whose results nobody reads, if that makes the same operations quicker later:
@@ -406,7 +412,7 @@ pub struct IndexQuery<A> {
     pub a: A,
 }
 
-/// Cached rows in the order of their index: blocks of equal length, then a last one of any length.
+/// Cached rows in the order of their index: blocks of equal length, then a last one of any length, also of more.
 pub struct Blocks<'a, R> {
     /// The blocks: those of the pages, then the tail.
     pub blocks: Vec<&'a R>,
@@ -422,7 +428,15 @@ impl<'a, R: RowStore> Blocks<'a, R> {
 
     /// The block that holds row `i`, and the row's index in it.
     pub fn find(&self, i: usize) -> (&'a R, usize) {
-        (self.blocks[i / self.block_len], i % self.block_len)
+        let block = (i / self.block_len).min(self.blocks.len() - 1);
+        (self.blocks[block], i - block * self.block_len)
+    }
+
+    /// Where rows 0, `block_len`, 2 · `block_len` and so on are, as [`Blocks::find`] tells, whether there is one or not for
+    /// the last.
+    pub fn starts(&self) -> impl Iterator<Item = (&'a R, usize)> {
+        let pieces = self.len().div_ceil(self.block_len).max(self.blocks.len());
+        (0..pieces).map(|piece| self.find(piece * self.block_len))
     }
 
     /// Whether there is no row at all.

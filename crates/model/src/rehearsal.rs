@@ -15,14 +15,16 @@ const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 const TOGETHER: [usize; 4] = [2, 4, 8, 16];
 
 /// Asks for batches of usual sizes, at the beginning of a conversation and where the indexer has to choose, and for
-/// whole pages in between; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
+/// the largest ones in between; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
 ///
 /// - `conversations`: the most at once
 pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations: usize) {
     let config = &model.config;
+    let large =
+        std::iter::successors(Some(PAGE), |rows| Some(2 * rows)).take_while(|&rows| rows <= ops.most_rows());
     let mut timeline = Timeline::new(ops, config, kv);
     let pass = |timelines: &mut [Timeline<B>], rows: usize| {
-        let rows = rows.min(timelines[0].room()).min(config.context - timelines[0].len());
+        let rows = rows.min(config.context - timelines[0].len());
         if rows > 0 {
             let tokens = vec![0; rows];
             let entry = |timeline| Entry { timeline, tokens: &tokens, wanted: Wanted::Last };
@@ -44,8 +46,14 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations:
     };
     let chooses = (4 * config.top_k + 4).min(config.context);
     usual(&mut timeline);
+    for rows in large.clone() {
+        pass(std::slice::from_mut(&mut timeline), rows);
+    }
     while timeline.len() < chooses {
         pass(std::slice::from_mut(&mut timeline), PAGE);
     }
     usual(&mut timeline);
+    for rows in large {
+        pass(std::slice::from_mut(&mut timeline), rows);
+    }
 }

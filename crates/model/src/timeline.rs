@@ -36,6 +36,8 @@ pub struct Timeline<B: Ops> {
     tokens: Vec<u32>,
     pages: Vec<Arc<Page<B>>>,
     layers: Vec<LayerTail<B>>,
+    /// Layer by layer what the ends of those pages need that a forward pass is about to finish.
+    ends: Vec<Vec<PageEnd<B>>>,
     shape: Shape,
 }
 
@@ -100,7 +102,12 @@ impl<B: Ops> Log<B> {
 
     /// A copy of the rows from position `from` to the end.
     pub(crate) fn last(&self, from: usize) -> B::Rows {
-        self.rows.slice(from - self.base..self.rows.len())
+        self.between(from, self.end())
+    }
+
+    /// A copy of the rows from position `from` to before `to`.
+    fn between(&self, from: usize, to: usize) -> B::Rows {
+        self.rows.slice(from - self.base..to - self.base)
     }
 
     fn copy(&self) -> Self {
@@ -187,7 +194,7 @@ impl<B: Ops> Timeline<B> {
         format.check(config).expect("the caller checks the KV format");
         let shape = Shape::new(config, format);
         let layers = (0..shape.ratios.len()).map(|layer| shape.empty_layer(ops, layer)).collect();
-        Timeline { tokens: Vec::new(), pages: Vec::new(), layers, shape }
+        Timeline { tokens: Vec::new(), pages: Vec::new(), layers, ends: Vec::new(), shape }
     }
 
     /// A conversation that consists of these pages, which follow one another.
@@ -215,6 +222,7 @@ impl<B: Ops> Timeline<B> {
             tokens: before.chain(&tail.tokens).copied().collect(),
             pages,
             layers: tail.layers.iter().map(LayerTail::copy).collect(),
+            ends: Vec::new(),
             shape: tail.shape.clone(),
         }
     }
@@ -281,7 +289,7 @@ impl<B: Ops> Timeline<B> {
         self.shape.format
     }
 
-    /// Tokens that still fit into the unfinished page; one batch must not take more.
+    /// Tokens that still fit into the unfinished page.
     pub fn room(&self) -> usize {
         PAGE - self.len() % PAGE
     }
@@ -297,6 +305,7 @@ impl<B: Ops> Timeline<B> {
             tokens: self.tokens.clone(),
             pages: self.pages.clone(),
             layers: self.layers.iter().map(LayerTail::copy).collect(),
+            ends: Vec::new(),
             shape: self.shape.clone(),
         }
     }
@@ -332,6 +341,7 @@ impl<B: Ops> Timeline<B> {
     /// Forgets what a forward pass has left that did not finish, and goes back to the end of a page if it took
     /// rows away that are needed. Returns how many tokens are left; the caller feeds the rest again.
     pub fn undo(&mut self, ops: &B) -> usize {
+        self.ends.clear();
         let p = self.len();
         let whole = self.reaches_back_to(p)
             && self.layers.iter().zip(&self.shape.ratios).all(|(layer, ratio)| {
@@ -440,38 +450,51 @@ impl<B: Ops> Timeline<B> {
         })
     }
 
-    /// Takes note of tokens whose rows the forward pass has appended to every layer; a page that is full
-    /// is finished.
+    /// To be called for each layer in turn once it has all rows of the tokens before position `to`, and nobody reads
+    /// them any more: keeps what the ends of pages need, and forgets what no token to come will see.
+    pub(crate) fn settle(&mut self, layer: usize, to: usize) {
+        let (shape, ratio, finished) = (&self.shape, self.shape.ratios[layer], self.pages.len());
+        let tail = &mut self.layers[layer];
+        self.ends.resize_with((to / PAGE).saturating_sub(finished), Vec::new);
+        for (ends, page) in self.ends.iter_mut().zip(finished..) {
+            let p = (page + 1) * PAGE;
+            let [compressor, indexer] =
+                tail.parts().map(|part| part.map(|part| part.frontier.between(ratio.frontier_from(p), p)));
+            ends.push(PageEnd { window: tail.window.between(shape.window_from(p), p), compressor, indexer });
+        }
+        tail.window.trim(shape.window_from(to).saturating_sub(SLACK));
+        for part in tail.parts_mut().into_iter().flatten() {
+            part.frontier.trim(ratio.frontier_from(to.saturating_sub(SLACK)));
+        }
+    }
+
+    /// Takes note of tokens whose rows the forward pass has appended to every layer; pages that are full are
+    /// finished.
     pub(crate) fn commit(&mut self, tokens: &[u32]) {
         self.tokens.extend_from_slice(tokens);
-        if self.len().is_multiple_of(PAGE) {
-            self.finish_page();
+        let ends = std::mem::take(&mut self.ends);
+        let count = ends.len();
+        for (nth, ends) in ends.into_iter().enumerate() {
+            let rows = self.layers.iter().zip(&self.shape.ratios).map(|(layer, ratio)| {
+                let rows = PAGE / ratio.tokens();
+                // A copy takes no more memory than it needs, and the tail keeps its own for the next page.
+                let [compressor, indexer] =
+                    layer.parts().map(|part| part.map(|part| part.rows.slice(nth * rows..(nth + 1) * rows)));
+                PageRows { compressor, indexer }
+            });
+            let (rows, start) = (rows.collect(), self.pages.len() * PAGE);
+            let tokens = self.tokens[start..start + PAGE].into();
+            self.pages.push(Arc::new(Page::new(tokens, rows, Some(ends))));
+        }
+        for (layer, ratio) in self.layers.iter_mut().zip(&self.shape.ratios).filter(|_| count > 0) {
+            for part in layer.parts_mut().into_iter().flatten() {
+                part.rows.drop_front(count * (PAGE / ratio.tokens()));
+            }
         }
     }
 
     /// The last token is known by now; its page is not finished.
     pub(crate) fn amend(&mut self, token: u32) {
         *self.tokens.last_mut().expect("there is one") = token;
-    }
-
-    fn finish_page(&mut self) {
-        let end = self.len();
-        let (mut rows, mut ends) = (Vec::new(), Vec::new());
-        for (layer, ratio) in self.layers.iter_mut().zip(&self.shape.ratios) {
-            let window = layer.window.last(self.shape.window_from(end));
-            let [compressor, indexer] =
-                layer.parts().map(|part| part.map(|part| part.frontier.last(ratio.frontier_from(end))));
-            ends.push(PageEnd { window, compressor, indexer });
-            let [compressor, indexer] = layer.parts_mut().map(|part| {
-                part.map(|part| {
-                    // A copy takes no more memory than it needs, and the tail keeps its own for the next page.
-                    let rows = part.rows.slice(0..part.rows.len());
-                    part.rows.truncate(0);
-                    rows
-                })
-            });
-            rows.push(PageRows { compressor, indexer });
-        }
-        self.pages.push(Arc::new(Page::new(self.tokens[end - PAGE..].into(), rows, Some(ends))));
     }
 }

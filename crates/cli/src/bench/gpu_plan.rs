@@ -116,7 +116,7 @@ pub fn plan(
     runner.fill(&mut context, depth, &mut |_| ())?;
     let mut steps = Vec::new();
     if chunk > 0 {
-        steps.push(step(runner, cost, &context, chunk.min(context.room()))?);
+        steps.push(step(runner, cost, &context, chunk)?);
     }
     steps.push(step(runner, cost, &context, 1)?);
     let kv = runner.kv.name();

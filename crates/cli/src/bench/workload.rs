@@ -94,7 +94,7 @@ impl<B: Ops> Runner<'_, B> {
             let output = match ahead.take() {
                 Some(output) => output,
                 None => {
-                    let len = chunk.min(end - timeline.len()).min(timeline.room());
+                    let len = chunk.min(end - timeline.len());
                     let wanted = if timeline.len() + len == end { Wanted::Last } else { between };
                     self.ask(timeline, len, wanted, watch.as_deref_mut())?
                 }

@@ -65,7 +65,7 @@ pub fn feed<B: Ops>(
     let mut logits = Vec::new();
     let mut rest = tokens;
     while !rest.is_empty() {
-        let (now, later) = rest.split_at(rest.len().min(chunk).min(timeline.room()));
+        let (now, later) = rest.split_at(rest.len().min(chunk));
         let mut batch = [Entry { timeline, tokens: now, wanted: Wanted::All }];
         let output = forward(model, ops, &mut batch, &mut NoTap).unwrap();
         logits.extend(ops.read(&output.logits.unwrap()).unwrap());

@@ -115,7 +115,7 @@ impl<'m, B: Ops> Running<'m, B> {
         let pending = self.tokens.len() - self.timeline.len();
         Want {
             pending: if self.is_paused() { 0 } else { pending },
-            room: self.timeline.room().min(self.to_next_stop()).min(self.to_first_choice()),
+            room: self.to_next_stop().min(self.to_first_choice()),
             priority: self.job.priority,
         }
     }

@@ -119,7 +119,8 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         tap: &'m mut dyn Tap<B>,
     ) -> Self {
         let root = PageKey::root(&loaded.model.fingerprint, settings.kv);
-        let pace = |target, worthwhile| settings.rows.map_or(Pace::new(target, worthwhile), Pace::fixed);
+        let most = loaded.ops.most_rows();
+        let pace = |target, least| settings.rows.map_or(Pace::new(target, least..=most), Pace::fixed);
         Worker {
             loaded,
             settings,

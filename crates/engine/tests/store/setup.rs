@@ -49,7 +49,7 @@ impl Setup {
         let mut rest = tokens;
         let mut logits = Vec::new();
         while !rest.is_empty() {
-            let (now, later) = rest.split_at(rest.len().min(256).min(timeline.room()));
+            let (now, later) = rest.split_at(rest.len().min(256));
             let wanted = if later.is_empty() { Wanted::Last } else { Wanted::None };
             let mut batch = [Entry { timeline, tokens: now, wanted }];
             let output = forward(&self.model, &self.ops, &mut batch, &mut NoTap).unwrap();

@@ -151,7 +151,7 @@ pub(crate) fn attend(
         let table = blocks.len() as u32;
         let (mut block_len, mut ratio) = (1, usize::MAX);
         if let Some((compressed, tokens)) = &view.compressed {
-            blocks.extend(compressed.blocks.iter().map(|block| block.address(0)));
+            blocks.extend(compressed.starts().map(|(block, row)| block.address(row)));
             (block_len, ratio) = (compressed.block_len, *tokens);
         }
         for i in view.rows.clone() {

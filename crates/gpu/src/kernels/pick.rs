@@ -27,7 +27,7 @@ pub(crate) fn pick(
     let mut rows: Vec<u32> = Vec::with_capacity(4 * n);
     for view in views {
         let table = blocks.len() as u32;
-        blocks.extend(view.keys.blocks.iter().map(|block| block.address(0)));
+        blocks.extend(view.keys.starts().map(|(block, row)| block.address(row)));
         for i in view.rows.clone() {
             let visible = (view.start + i - view.rows.start + 1) / view.ratio;
             rows.extend([0, visible as u32, table, view.keys.block_len as u32]);
