@@ -263,9 +263,9 @@ macro_rules! files {
 }
 
 /// The kernels, by name.
-pub const KERNELS: [(&str, &str); 32] = files!("kernels/":
+pub const KERNELS: [(&str, &str); 33] = files!("kernels/":
     "append", "attend", "attend_few", "attend_matrix", "attend_merge", "compress", "down", "embed", "enter", "gate_up", "gather",
-    "group_experts", "halve", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "mixture", "move_rows", "norm", "nothing", "peak", "peaks", "round_query", "route",
+    "group_experts", "halve", "index_matrix", "index_scores", "leaders", "linear_matrix", "linear_tile", "linear_vec", "gate_up_dot", "down_dot", "linear_dot", "mixture", "move_rows", "norm", "nothing", "peak", "peaks", "round_query", "route",
     "streams", "sum_slots", "top_k",
 );
 

@@ -3,14 +3,14 @@
 // A thread holds one key and goes over one of SLICES parts of the heads; the parts meet in workgroup
 // memory. KEYS keys a workgroup: few for few rows, so that all cores have work. Only keys that row n can see are
 // scored.
-struct Params { first_row: u32, heads: u32, stride: u32, scores_stride: u32 } // stride in vectors
+struct Params { first_row: u32, rows: u32, heads: u32, stride: u32, scores_stride: u32 } // stride in vectors
 
 struct Row { at: u32, count: u32, table: u32, block_len: u32 }
 
 @group(0) @binding(0) var<storage, read>       u: array<vec4f>;     // [n, heads, WIDTH]
 @group(0) @binding(1) var<storage, read>       a: array<f32>;       // [n, heads]
 @group(0) @binding(2) var<storage, read>       kv: array<vec4u>;
-@group(0) @binding(3) var<storage, read>       rows: array<vec4u>;  // [n]: (-, visible keys, table, rows a block)
+@group(0) @binding(3) var<storage, read>       rows: array<vec4u>;  // [n]: (keys, visible keys, table, rows a block)
 @group(0) @binding(4) var<storage, read>       blocks: array<u32>;  // where blocks of keys begin, in vectors
 @group(0) @binding(5) var<storage, read_write> scores: array<f32>;  // [rows of this launch, scores_stride]
 var<immediate> p: Params;

@@ -1,17 +1,22 @@
-//! Launches the lightning indexer: `round_query.wgsl`, `index_scores.wgsl`, `top_k.wgsl`.
+//! Launches the lightning indexer: `round_query.wgsl`, `index_scores.wgsl` or `index_matrix.wgsl`, `top_k.wgsl`.
 
 use crate::array::{Array, Picks};
 use crate::gpu::Inner;
 use crate::kernels::linear::FEW;
 use crate::kernels::norm::{spread, treated};
-use crate::kernels::{teams, threads};
+use crate::kernels::{Side, teams, threads};
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
 use crate::rows::stride;
+use crate::shader::Variant;
+use model::RowLayout;
 use model::ops::{IndexQuery, IndexView, RowStore};
 
 /// Bytes of scores that are held at a time.
 const SCORES: usize = 64 << 20;
+
+/// The fewest rows whose scores go through matrix units.
+const ON_UNITS: usize = 16;
 
 /// Chooses at most `top_k` compressed rows for each row of the batch.
 pub(crate) fn pick(
@@ -28,9 +33,10 @@ pub(crate) fn pick(
     for view in views {
         let table = blocks.len() as u32;
         blocks.extend(view.keys.starts().map(|(block, row)| block.address(row)));
-        for i in view.rows.clone() {
-            let visible = (view.start + i - view.rows.start + 1) / view.ratio;
-            rows.extend([0, visible as u32, table, view.keys.block_len as u32]);
+        let visible = |i: usize| (view.start + i + 1) / view.ratio;
+        let keys = visible(view.rows.len() - 1);
+        for i in 0..view.rows.len() {
+            rows.extend([keys, visible(i), table as usize, view.keys.block_len].map(|word| word as u32));
         }
     }
     let visible: Vec<u32> = rows.chunks_exact(4).map(|row| row[1]).collect();
@@ -41,39 +47,42 @@ pub(crate) fn pick(
     let Some(kv) = views[0].keys.blocks[0].store() else {
         return Picks { rows: picks, counts };
     };
-    let mut u = None;
-    if layout.is_rotated() {
-        let mut variant = threads("round_query").rows(layout).with("READ_ONLY", 1u32);
-        let (mut bindings, mut params) = (vec![query.u.write()], Vec::new());
-        if let Some(treatment) = &query.u.treatment {
-            variant = variant.with("TURNED", treatment.rope);
-            bindings.push(Binding::Read(r.put(gpu, &treatment.angles)));
-            params.push(heads as u32);
-        }
-        r.launch(gpu, variant, &bindings, &params, spread((n * heads) as u32));
-    } else {
-        u = treated(gpu, r, &query.u);
-    }
-    let u = u.as_ref().unwrap_or(&query.u);
+    let on_units = n >= ON_UNITS
+        && gpu.abilities.matrices == Some(Side::Sixteen)
+        && layout == RowLayout::Index4 { width: 128 }
+        && heads.is_multiple_of(64);
+    let rounded = layout.is_rotated().then(|| round(gpu, r, query, layout, on_units));
+    let treated = if rounded.is_none() { treated(gpu, r, &query.u) } else { None };
+    let (u, a) = match (&rounded, &treated) {
+        (Some(Some([u, a])), _) => (u, a),
+        (_, Some(u)) => (u, &query.a),
+        _ => (&query.u, &query.a),
+    };
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
-    let keys: u32 = if n <= FEW { 16 } else { 64 };
+    let (kernel, keys, rows_of_a_group) = match on_units {
+        true => (Variant::of("index_matrix").with("ROWS", 8u32), 64u32, 8u32),
+        false => {
+            let keys = if n <= FEW { 16 } else { 64 };
+            (threads("index_scores").with("KEYS", keys).with("SLICES", 256 / keys), keys, 1)
+        }
+    };
     let step = (SCORES / 4 / most).clamp(1, n);
     let scores = Array::empty(gpu, step, most);
     for first in (0..n).step_by(step) {
         let count = step.min(n - first) as u32;
         r.launch(
             gpu,
-            threads("index_scores").rows(layout).with("KEYS", keys).with("SLICES", 256 / keys),
+            kernel.clone().rows(layout),
             &[
                 u.read(),
-                query.a.read(),
+                a.read(),
                 Binding::Read(kv.clone()),
                 Binding::Read(rows.clone()),
                 Binding::Read(blocks.clone()),
                 scores.write(),
             ],
-            &[first as u32, heads as u32, stride(layout) as u32, most as u32],
-            [(most as u32).div_ceil(keys), count, 1],
+            &[first as u32, count, heads as u32, stride(layout) as u32, most as u32],
+            [(most as u32).div_ceil(keys), count.div_ceil(rows_of_a_group), 1],
         );
         // Attention's queries need not be there before attention begins.
         r.launch_beside(gpu);
@@ -86,4 +95,29 @@ pub(crate) fn pick(
         );
     }
     Picks { rows: picks, counts }
+}
+
+/// Rounds queries as keys in FP4 were: in place; or, for matrix units, as halves, with weights that go with them.
+fn round(
+    gpu: &Inner,
+    r: &mut Recorder,
+    query: &IndexQuery<Array>,
+    layout: RowLayout,
+    halves: bool,
+) -> Option<[Array; 2]> {
+    let IndexQuery { u, a } = query;
+    let made = halves.then(|| [u.width / 2, a.width].map(|width| Array::empty(gpu, u.n, width)));
+    let mut variant = threads("round_query").rows(layout).with("READ_ONLY", 1u32).when("HALVES", halves);
+    let (mut bindings, mut params) = (vec![], vec![]);
+    match &made {
+        Some([u_made, a_made]) => bindings.extend([u.read(), a.read(), u_made.write(), a_made.write()]),
+        None => bindings.push(u.write()),
+    }
+    if let Some(treatment) = &u.treatment {
+        variant = variant.with("TURNED", treatment.rope).with("ANGLES", bindings.len());
+        bindings.push(Binding::Read(r.put(gpu, &treatment.angles)));
+        params.push(a.width as u32);
+    }
+    r.launch(gpu, variant, &bindings, &params, spread((u.n * a.width) as u32));
+    made
 }

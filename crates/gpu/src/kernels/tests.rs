@@ -768,46 +768,77 @@ fn the_indexer_chooses_as_the_reference_does() {
                 let stored: Vec<f32> =
                     (0..keys).flat_map(|_| different[random.next() as usize % 7].clone()).collect();
                 let (u, a) = (random.floats(n * heads * width), random.floats(n * heads));
-                let want = picked(&cpu::Reference, layout, &stored, &u, &a, n, top_k);
-                let got = picked(&gpu, layout, &stored, &u, &a, n, top_k);
+                let want = picked(&cpu::Reference, layout, &[&stored], &u, &a, n, top_k);
+                let got = picked(&gpu, layout, &[&stored], &u, &a, n, top_k);
                 assert_eq!(got, want, "{layout:?}, {keys} keys");
             }
         }
     }
 }
 
+/// Many rows of two conversations, with heads of the published model: on matrix units where there are some. Heads and keys
+/// are of very different lengths.
+#[test]
+fn the_indexer_chooses_for_many_rows_as_the_reference_does() {
+    let (width, top_k) = (128, 40);
+    for gpu in devices() {
+        for (heads, n, keys) in [(64, 19, [300, 129]), (128, 9, [65, 64])] {
+            let random = &mut Random(heads as u64);
+            let stored = keys.map(|count| {
+                let mut key = || {
+                    let size = 2f32.powi(random.next() as i32 % 9 - 4);
+                    random.floats(width).iter().map(|x| size * x).collect::<Vec<_>>()
+                };
+                (0..count).flat_map(|_| key()).collect::<Vec<f32>>()
+            });
+            let mut u = random.floats(2 * n * heads * width);
+            u.chunks_exact_mut(width).step_by(5).flatten().for_each(|x| *x *= 1e6);
+            let a: Vec<f32> = (0..2 * n * heads).map(|i| if i % 5 == 0 { 1e-6 } else { 0.3 }).collect();
+            let stored = stored.each_ref().map(Vec::as_slice);
+            let layout = RowLayout::Index4 { width };
+            let want = picked(&cpu::Reference, layout, &stored, &u, &a, n, top_k);
+            let got = picked(&gpu, layout, &stored, &u, &a, n, top_k);
+            assert_eq!(got, want, "{heads} heads");
+        }
+    }
+}
+
+/// What `n` rows of each of some conversations choose of its keys, of which the last row sees all.
 fn picked<B: Ops<Query = IndexQuery<A>, Array = A>, A>(
     ops: &B,
     layout: RowLayout,
-    keys: &[f32],
+    keys: &[&[f32]],
     u: &[f32],
     a: &[f32],
     n: usize,
     top_k: usize,
 ) -> Vec<Vec<u32>> {
     let (width, block_len) = (layout.width(), 256);
-    let count = keys.len() / width;
-    let array = ops.array(keys.to_vec(), width).unwrap();
-    let blocks: Vec<B::Rows> = (0..count)
-        .step_by(block_len)
-        .map(|at| {
+    let stored = |keys: &&[f32]| {
+        let count = keys.len() / width;
+        let array = ops.array(keys.to_vec(), width).unwrap();
+        let block = |at: usize| {
             let mut rows = ops.rows(layout, 0);
             ops.append(&array, at..count.min(at + block_len), &mut rows);
             rows
-        })
-        .collect();
+        };
+        (0..count).step_by(block_len).map(block).collect::<Vec<B::Rows>>()
+    };
+    let (blocks, all): (Vec<Vec<B::Rows>>, _) = (keys.iter().map(stored).collect(), keys.len() * n);
     let query = IndexQuery {
-        u: ops.array(u.to_vec(), u.len() / n).unwrap(),
-        a: ops.array(a.to_vec(), a.len() / n).unwrap(),
+        u: ops.array(u.to_vec(), u.len() / all).unwrap(),
+        a: ops.array(a.to_vec(), a.len() / all).unwrap(),
     };
-    // The last row sees all keys.
-    let view = IndexView {
-        rows: 0..n,
-        start: 4 * count - n,
-        ratio: 4,
-        keys: Blocks { blocks: blocks.iter().collect(), block_len },
-    };
-    ops.read_picks(&ops.pick(&query, &[view], top_k)).unwrap()
+    let mut views = Vec::new();
+    for (i, (blocks, keys)) in blocks.iter().zip(keys).enumerate() {
+        views.push(IndexView {
+            rows: i * n..(i + 1) * n,
+            start: 4 * keys.len() / width - n,
+            ratio: 4,
+            keys: Blocks { blocks: blocks.iter().collect(), block_len },
+        });
+    }
+    ops.read_picks(&ops.pick(&query, &views, top_k)).unwrap()
 }
 
 /// What a sampler gets from the device is what it would take from all logits: the same tokens with the same bits,

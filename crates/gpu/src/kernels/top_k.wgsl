@@ -6,7 +6,7 @@
 struct Params { first_row: u32, scores_stride: u32, top_k: u32 }
 
 @group(0) @binding(0) var<storage, read>       scores: array<f32>;  // [rows of this launch, scores_stride]
-@group(0) @binding(1) var<storage, read>       rows: array<vec4u>;  // [n]: (-, visible keys, -, -)
+@group(0) @binding(1) var<storage, read>       rows: array<vec4u>;  // [n]: (keys, visible keys, -, -)
 @group(0) @binding(2) var<storage, read_write> picks: array<u32>;   // [n, top_k]
 var<immediate> p: Params;
 

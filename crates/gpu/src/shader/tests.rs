@@ -56,7 +56,11 @@ fn variants() -> Vec<Variant> {
         }
         if layout.iter().any(|(name, _)| *name == "INDEX4") {
             let round = with_all(plain("round_query"), &layout).with("READ_ONLY", 1u32);
-            all.extend([round.clone(), round.with("TURNED", 64u32)]);
+            let turned = round.clone().with("TURNED", 64u32);
+            let halved =
+                |variant: &Variant, angles| variant.clone().with("HALVES", 1u32).with("ANGLES", angles);
+            all.extend([halved(&round, 0u32), halved(&turned, 4), turned.with("ANGLES", 1u32), round]);
+            all.push(with_all(Variant::of("index_matrix"), &layout).with("ROWS", 8u32));
         }
         for team in TEAMS {
             let norm = teams("norm", team)
@@ -284,8 +288,8 @@ fn not_on_metal(variant: &Variant) -> bool {
 
 /// Kernels of devices whose last workgroup goes on, or that have matrices of 16 × 16.
 fn on_vulkan_only(variant: &Variant) -> bool {
-    let sixteen =
-        variant.kernel == "attend_matrix" || variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
+    let sixteen = ["attend_matrix", "index_matrix"].contains(&variant.kernel)
+        || variant.kernel == "linear_matrix" && !given(variant, "EIGHT");
     sixteen || merges(variant)
 }
 
@@ -296,7 +300,8 @@ fn merges(variant: &Variant) -> bool {
 
 /// Kernels of devices with matrix units, which need more than others.
 fn about_matrices(variant: &Variant) -> bool {
-    ["attend_matrix", "halve", "linear_matrix"].contains(&variant.kernel)
+    ["attend_matrix", "halve", "index_matrix", "linear_matrix"].contains(&variant.kernel)
+        || given(variant, "HALVES")
 }
 
 fn validated(variant: &Variant) -> (naga::Module, ModuleInfo) {
