@@ -41,10 +41,21 @@ pub(crate) fn moe(
         // Nothing can be launched on these; whoever reads the result hears why.
         return Array::empty(gpu, x.n, x.width);
     }
-    match x.n <= FEW {
-        true => few(gpu, r, x, routes, experts, shared),
-        false => many(gpu, r, x, routes, experts, shared),
+    if x.n <= FEW {
+        few(gpu, r, x, routes, experts, shared)
+    } else if go_alone(gpu, x.n * routes.ids.width, experts) {
+        some(gpu, r, x, routes, experts, shared)
+    } else {
+        many(gpu, r, x, routes, experts, shared)
     }
+}
+
+/// Whether so many pairs of a row and an expert are best computed each for itself: as long as few of them have an expert in
+/// common. A tile takes as long for one pair as for 32, and as two to three products of bytes.
+fn go_alone(gpu: &Inner, pairs: usize, experts: &Experts<Weights>) -> bool {
+    let Expert { gate, up, down, .. } = &experts.stack;
+    let in_bytes = |w: &Matrix| Pieces::of(gpu, w.format).is_some();
+    pairs <= 2 * experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
 }
 
 fn few(
@@ -61,17 +72,51 @@ fn few(
     // The shared one waits for nothing that the router makes, so the two run at the same time.
     let [ids, shares] = [0, 1f32.to_bits()].map(|word| Binding::Read(r.put(gpu, &vec![word; x.n])));
     gate_up(gpu, r, x, &Pairs { ids, shares, used: 1 }, shared, &shared_inner);
-    let pairs = Pairs { ids: routes.ids.read(), shares: routes.shares.read(), used };
-    gate_up(gpu, r, x, &pairs, stack, &inner);
+    gate_up(gpu, r, x, &Pairs::routed(routes), stack, &inner);
     let y = Array::empty(gpu, x.n, x.width);
-    let units = [stack.down.units(), shared.down.units()];
-    let bytes = match [&stack.down, &shared.down].map(|w| Pieces::of(gpu, w.format)) {
+    down(gpu, r, &inner, routes, stack, Some((shared, &shared_inner)), &y);
+    y
+}
+
+/// Routed experts as those of few rows, the shared one as that of many.
+fn some(
+    gpu: &Inner,
+    r: &mut Recorder,
+    x: &Array,
+    routes: &Routes,
+    experts: &Experts<Weights>,
+    shared: &Expert<Weights>,
+) -> Array {
+    let rows = Rows::new(gpu, r, x, [&shared.gate, &shared.up].map(|w| w.format).into_iter());
+    let y = shared_of_many(gpu, r, &rows, shared);
+    let inner = Array::empty(gpu, x.n * routes.ids.width, experts.stack.ff);
+    gate_up(gpu, r, x, &Pairs::routed(routes), &experts.stack, &inner);
+    down(gpu, r, &inner, routes, &experts.stack, None, &y);
+    y
+}
+
+/// What the experts of each row give together, of their inner activations.
+///
+/// - `shared`: the shared expert, and its inner activations in the buffer of the others; without it y is added to
+fn down(
+    gpu: &Inner,
+    r: &mut Recorder,
+    inner: &Array,
+    routes: &Routes,
+    stack: &Expert<Weights>,
+    shared: Option<(&Expert<Weights>, &Array)>,
+    y: &Array,
+) {
+    let used = routes.ids.width;
+    let units = [stack.down.units(), shared.map_or(0, |(shared, _)| shared.down.units())];
+    let formats = [stack.down.format, shared.map_or(stack.down.format, |(shared, _)| shared.down.format)];
+    let bytes = match formats.map(|format| Pieces::of(gpu, format)) {
         [Some(a), Some(b)] if fits_8_bits(gpu, 2 * (used * units[0] + units[1])) => {
             Some([a.steps(gpu, used * units[0]), b.steps(gpu, units[1])])
         }
         _ => None,
     };
-    let rows = if bytes.is_some() { 1 } else { team_rows(x.width) };
+    let rows = if bytes.is_some() { 1 } else { team_rows(y.width) };
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
         let (kernel, threads) =
@@ -87,8 +132,7 @@ fn few(
         }
         let h = Binding::Read(Slice::all(inner.buffer.buffer()));
         let mut bindings = vec![h, y.write(), routes.ids.read(), bits, scales];
-        if i == 0 {
-            let down = &shared.down;
+        if let Some((Expert { down, .. }, _)) = shared.filter(|_| i == 0) {
             assert_eq!(down.parts.len(), 1, "{}: small", down.name);
             variant = variant.with("SHARED", 1u32).format("w1", down.format);
             bindings.extend(down.parts[0].bind());
@@ -98,16 +142,15 @@ fn few(
             variant,
             &bindings,
             &[
-                x.width as u32,
+                y.width as u32,
                 used as u32,
                 part.first as u32,
                 part.rows as u32,
-                (shared_inner.offset / 16) as u32,
+                shared.map_or(0, |(_, inner)| inner.offset / 16) as u32,
             ],
-            [(x.width as u32).div_ceil(threads / gpu.abilities.lanes * rows), x.n as u32, 1],
+            [(y.width as u32).div_ceil(threads / gpu.abilities.lanes * rows), y.n as u32, 1],
         );
     }
-    y
 }
 
 /// Experts of each row: which, of those of a stack, and what they count for.
@@ -117,6 +160,12 @@ struct Pairs {
     /// `[n, used]`
     shares: Binding,
     used: usize,
+}
+
+impl Pairs {
+    fn routed(routes: &Routes) -> Pairs {
+        Pairs { ids: routes.ids.read(), shares: routes.shares.read(), used: routes.ids.width }
+    }
 }
 
 /// Inner activations `[n · used, ff]`.
@@ -166,9 +215,7 @@ fn many(
     let gated = [&stack.gate, &stack.up, &shared.gate, &shared.up].map(|w| w.format);
     let rows = Rows::new(gpu, r, x, gated.into_iter());
     let (n, used, d) = (x.n, routes.ids.width, x.width);
-    let inner = Array::empty(gpu, n, shared.ff);
-    gate_up_tiles(gpu, r, &rows, shared, &inner, &Kind::Plain { bias: None });
-    let y = linear(gpu, r, &Linear::new(&shared.down), &inner);
+    let y = shared_of_many(gpu, r, &rows, shared);
     let inner = Array::empty(gpu, n * used, stack.ff);
     gate_up_tiles(gpu, r, &rows, stack, &inner, &Kind::Experts { grouped: &grouped, pairs: false });
     let rows = Rows::new(gpu, r, &inner, [stack.down.format].into_iter());
@@ -187,6 +234,13 @@ fn many(
         [vectors.div_ceil(THREADS), n as u32, 1],
     );
     y
+}
+
+/// What the shared expert gives many rows.
+fn shared_of_many(gpu: &Inner, r: &mut Recorder, x: &Rows<'_>, shared: &Expert<Weights>) -> Array {
+    let inner = Array::empty(gpu, x.x.n, shared.ff);
+    gate_up_tiles(gpu, r, x, shared, &inner, &Kind::Plain { bias: None });
+    linear(gpu, r, &Linear::new(&shared.down), &inner)
 }
 
 /// Inner activations of many rows.
