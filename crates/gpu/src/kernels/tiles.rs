@@ -34,11 +34,13 @@ pub enum Side {
 }
 
 impl Side {
-    /// Threads of a workgroup. It makes half as many outputs; of a gated product, a quarter.
-    fn threads(self) -> usize {
+    /// Threads of a workgroup for tiles of so many rows. It makes half as many outputs; of a gated product, a quarter.
+    /// Of the smallest tiles, where bringing weights is nearly all there is to do, more workgroups fit a core and wait at
+    /// different times.
+    fn threads(self, rows: usize) -> usize {
         match self {
-            Side::Eight => 128,
-            Side::Sixteen => 256,
+            Side::Sixteen if rows > 32 => 256,
+            _ => 128,
         }
     }
 
@@ -179,13 +181,14 @@ pub(crate) fn tiled(gpu: &Inner, r: &mut Recorder, x: &Rows<'_>, what: &Tiled<'_
     let halves = x.halves.as_ref().filter(|_| formats.iter().all(|&format| on_matrix_units(gpu, format)));
     let side = gpu.abilities.matrices.filter(|_| halves.is_some());
     let (n, rows_of_x) = (x.x.n, halves.unwrap_or(x.x));
-    let wide = side.map_or(64, |side| side.threads() / if gate.is_some() { 4 } else { 2 });
-    let across = outputs.div_ceil(wide);
+    let across = |rows: usize| {
+        outputs.div_ceil(side.map_or(64, |side| side.threads(rows) / if gate.is_some() { 4 } else { 2 }))
+    };
     let groups = if matches!(kind, Kind::Groups) { part.rows / outputs } else { 1 };
     let split = formats.into_iter().any(whole_rows);
     let rows = match kind {
         Kind::Experts { grouped, .. } => grouped.rows,
-        _ => side.map_or(TILE, |side| tile_rows(n, across * groups, side.most_rows(split))),
+        _ => side.map_or(TILE, |side| tile_rows(n, across(TILE) * groups, side.most_rows(split))),
     };
     let mut variant = match side {
         Some(side) => on_units(side, rows, split, formats.contains(&Format::F16)),
@@ -235,7 +238,7 @@ pub(crate) fn tiled(gpu: &Inner, r: &mut Recorder, x: &Rows<'_>, what: &Tiled<'_
         part.first as u32,
         used as u32,
     ];
-    r.launch(gpu, variant, &bindings, &params, [across as u32, tiles as u32, groups as u32]);
+    r.launch(gpu, variant, &bindings, &params, [across(rows) as u32, tiles as u32, groups as u32]);
 }
 
 /// Rows of a tile on matrix units, so that there is work for all cores: for so many rows of x, if a row of tiles has
@@ -255,7 +258,7 @@ pub(crate) fn on_threads(rows: usize) -> Variant {
 /// - `split`: rows of x are two halves each
 /// - `exact`: weights have the range of f16, and are taken as they are
 pub(crate) fn on_units(side: Side, rows: usize, split: bool, exact: bool) -> Variant {
-    let (threads, size) = (side.threads(), side as usize);
+    let (threads, size) = (side.threads(rows), side as usize);
     Variant::of("linear_matrix")
         .with("ROWS", rows)
         .with("THREADS", threads)
