@@ -27,6 +27,10 @@ pub struct DeviceCheck {
     /// Experts of a layer.
     #[arg(long, default_value = "64")]
     experts: usize,
+    /// Layers of one more slice, of the first recipe, with as many experts as the published model: of the rows of a
+    /// prompt each has few then. 0 for none.
+    #[arg(long, value_name = "LAYERS", default_value = "4")]
+    all_experts: usize,
     /// Do not run the tests.
     #[arg(long)]
     no_tests: bool,
@@ -48,6 +52,22 @@ pub struct DeviceCheck {
     /// Run what was packed there.
     #[arg(long, value_name = "FOLDER", hide = true, conflicts_with = "pack")]
     packed: Option<PathBuf>,
+}
+
+/// Experts of a layer of the published model.
+const ALL_EXPERTS: usize = 256;
+
+/// A part of the model to measure.
+struct Slice<'a> {
+    recipe: &'a str,
+    layers: usize,
+    experts: usize,
+}
+
+impl Slice<'_> {
+    fn name(&self) -> String {
+        format!("{}-{}x{}", self.recipe, self.layers, self.experts)
+    }
 }
 
 /// What is run.
@@ -154,13 +174,13 @@ impl DeviceCheck {
         }
         let tests = start.elapsed();
         let (mut results, mut missing) = (Vec::new(), Vec::new());
-        for (recipe, layers) in self.slices() {
+        for slice in self.slices() {
             if start.elapsed() > Duration::from_secs(60 * self.minutes) {
-                missing.push(format!("{recipe}-{layers}x{}", self.experts));
+                missing.push(slice.name());
                 continue;
             }
             // The first is measured with a part on the CPU, too.
-            self.slice(programs, dir, recipe, layers, results.is_empty(), &mut results)?;
+            self.slice(programs, dir, &slice, results.is_empty(), &mut results)?;
         }
         let all = json!({
             "tests_failed": failed,
@@ -178,34 +198,36 @@ impl DeviceCheck {
         Ok(())
     }
 
-    /// Recipe and layers of each.
-    fn slices(&self) -> Vec<(&str, usize)> {
-        let (first_recipe, first_layers) = (self.recipes.first(), self.layers.first());
-        let all = self.recipes.iter().filter_map(|recipe| Some((recipe.as_str(), *first_layers?)));
-        let deeper = self.layers.iter().skip(1).filter_map(|&layers| Some((first_recipe?.as_str(), layers)));
-        all.chain(deeper).collect()
+    fn slices(&self) -> Vec<Slice<'_>> {
+        let Some((first, first_layers)) = self.recipes.first().zip(self.layers.first()) else {
+            return vec![];
+        };
+        let slice = |recipe, layers, experts| Slice { recipe, layers, experts };
+        let recipes = self.recipes.iter().map(|recipe| slice(recipe, *first_layers, self.experts));
+        let deeper = self.layers.iter().skip(1).map(|&layers| slice(first, layers, self.experts));
+        let whole = (self.all_experts > 0).then(|| slice(first, self.all_experts, ALL_EXPERTS));
+        recipes.chain(deeper).chain(whole).collect()
     }
 
     fn slice(
         &self,
         programs: &Programs,
         dir: &Path,
-        recipe: &str,
-        layers: usize,
+        what: &Slice<'_>,
         on_both: bool,
         results: &mut Vec<Value>,
     ) -> Result<()> {
-        let slice = format!("{recipe}-{layers}x{}", self.experts);
+        let slice = what.name();
         let model = dir.join(format!("slice-{slice}.gguf"));
         if !model.exists() {
             run(Command::new(&programs.ds4)
-                .args(["synth", "flash-slice", "--recipe", recipe, "--out"])
+                .args(["synth", "flash-slice", "--recipe", what.recipe, "--out"])
                 .arg(&model)
-                .args(["--layers", &layers.to_string(), "--experts", &self.experts.to_string()]))?;
+                .args(["--layers", &what.layers.to_string(), "--experts", &what.experts.to_string()]))?;
         }
         for context in &self.contexts {
             let report =
-                output(Command::new(&programs.report).arg(&model).args([&context.to_string(), "1024"]))?;
+                output(Command::new(&programs.report).arg(&model).args([&context.to_string(), "4096"]))?;
             fs::write(dir.join(format!("{slice}-{context}.txt")), &report)?;
             let last = report.lines().last().unwrap_or_default();
             let mut result: Value = serde_json::from_str(last)
@@ -217,7 +239,7 @@ impl DeviceCheck {
         let plan = output(Command::new(&programs.ds4).args(["bench", "--gpu-plan", "-m"]).arg(&model))?;
         fs::write(dir.join(format!("{slice}-plan.txt")), plan)?;
         if on_both {
-            let half = (layers / 2).to_string();
+            let half = (what.layers / 2).to_string();
             for split in [&["--gpu-layers", &half][..], &["--cpu-moe"]] {
                 let mut bench = Command::new(&programs.ds4);
                 bench

@@ -11,8 +11,8 @@ use model::{Config, Ratio};
 use quants::Format;
 use std::fmt;
 
-/// Rows of the largest batches: as many of these as there is known to be memory for, else as few as of the last. The more
-/// rows meet an expert, the less the way of its weights costs each of them.
+/// Rows of the largest batches: as many of these as there is known to be memory for, and kernels can see, else as few as of
+/// the last. The more rows meet an expert, the less the way of its weights costs each of them.
 const ROWS: [usize; 3] = [4096, 2048, 1024];
 
 /// Memory on the device, in bytes.
@@ -24,6 +24,8 @@ pub struct Plan {
     pub cache: u64,
     /// What each row of a batch takes until the batch is done, about.
     pub row: u64,
+    /// Rows that the widest array can have there.
+    most_rows: u64,
     /// Room for weights that stay with the host and are lent: see [`Plan::lending`].
     pub lent: u64,
     /// What the device has; unknown where its driver does not say.
@@ -57,6 +59,7 @@ impl Plan {
             weights: 0,
             cache: cache.iter().sum(),
             row: row(config, cache.len()),
+            most_rows: device.largest_buffer / widest(config),
             lent: 0,
             memory: device.memory,
             misfit: None,
@@ -106,7 +109,10 @@ impl Plan {
 
     /// Rows of the largest batch that memory is planned for.
     pub fn rows(&self) -> usize {
-        let fits = |rows: &usize| self.memory.is_some_and(|memory| self.with_rows(*rows) <= memory);
+        let fits = |rows: &usize| {
+            *rows as u64 <= self.most_rows
+                && self.memory.is_some_and(|memory| self.with_rows(*rows) <= memory)
+        };
         ROWS.into_iter().find(fits).unwrap_or(ROWS[ROWS.len() - 1])
     }
 
@@ -180,4 +186,9 @@ fn row(config: &Config, layers: usize) -> u64 {
     };
     let kept: usize = config.ratios.iter().rev().take(layers).map(kept).sum();
     4 * (streams + attention.max(experts) + kept) as u64
+}
+
+/// Bytes of a row of the widest array: queries, or what experts give.
+fn widest(config: &Config) -> u64 {
+    4 * (config.heads * config.head_dim).max(config.experts_used * config.width) as u64
 }

@@ -570,6 +570,10 @@ fn a_plan_has_the_largest_batches_that_fit() {
     assert_eq!(plan(Some(ample.total() - 1)).rows(), 2048);
     assert_eq!(plan(Some(unknown.total())).rows(), PAGE);
     assert!(plan(Some(unknown.total())).check().is_ok() && plan(Some(unknown.total() - 1)).check().is_err());
+    let queries = 4 * (config.heads * config.head_dim) as u64;
+    let narrow =
+        gpu::Device { memory: Some(u64::MAX), largest_buffer: 4095 * queries, ..device().device().clone() };
+    assert_eq!(Plan::new(&narrow, &gguf, &config, &[1000; 3], |_| true).rows(), 2048);
 }
 
 /// All cached rows of a layer are in one buffer, so there can be too many: then the next read says so.

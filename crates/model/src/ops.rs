@@ -432,8 +432,7 @@ impl<'a, R: RowStore> Blocks<'a, R> {
         (self.blocks[block], i - block * self.block_len)
     }
 
-    /// Where rows 0, `block_len`, 2 · `block_len` and so on are, as [`Blocks::find`] tells, whether there is one or not for
-    /// the last.
+    /// Where each stretch of `block_len` rows begins, as [`Blocks::find`] tells; the last block has one even if it is empty.
     pub fn starts(&self) -> impl Iterator<Item = (&'a R, usize)> {
         let pieces = self.len().div_ceil(self.block_len).max(self.blocks.len());
         (0..pieces).map(|piece| self.find(piece * self.block_len))

@@ -14,8 +14,8 @@ const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 /// How many of several conversations write at the same time.
 const TOGETHER: [usize; 4] = [2, 4, 8, 16];
 
-/// Asks for batches of usual sizes, at the beginning of a conversation and where the indexer has to choose, and for
-/// the largest ones in between; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
+/// Asks for batches of usual sizes, the largest ones included, at the beginning of a conversation and where the indexer has
+/// to choose; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
 ///
 /// - `conversations`: the most at once
 pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations: usize) {
@@ -44,16 +44,13 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations:
             }
         }
     };
-    let chooses = (4 * config.top_k + 4).min(config.context);
-    usual(&mut timeline);
-    for rows in large.clone() {
-        pass(std::slice::from_mut(&mut timeline), rows);
-    }
-    while timeline.len() < chooses {
-        pass(std::slice::from_mut(&mut timeline), PAGE);
-    }
-    usual(&mut timeline);
-    for rows in large {
-        pass(std::slice::from_mut(&mut timeline), rows);
+    for start in [0, 4 * config.top_k + 4] {
+        while timeline.len() < start.min(config.context) {
+            pass(std::slice::from_mut(&mut timeline), PAGE);
+        }
+        usual(&mut timeline);
+        for rows in large.clone() {
+            pass(std::slice::from_mut(&mut timeline), rows);
+        }
     }
 }

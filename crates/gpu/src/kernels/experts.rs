@@ -51,11 +51,11 @@ pub(crate) fn moe(
 }
 
 /// Whether so many pairs of a row and an expert are best computed each for itself: as long as few of them have an expert in
-/// common. A tile takes as long for one pair as for 32, and as two to three products of bytes.
+/// common. A tile takes as long for one pair as for 32, and as four of these.
 fn go_alone(gpu: &Inner, pairs: usize, experts: &Experts<Weights>) -> bool {
     let Expert { gate, up, down, .. } = &experts.stack;
     let in_bytes = |w: &Matrix| Pieces::of(gpu, w.format).is_some();
-    pairs <= 2 * experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
+    pairs <= 3 * experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
 }
 
 fn few(
