@@ -48,18 +48,21 @@ impl Heap {
     /// A region; `None`, and a fault of the device, if there is no room for it.
     pub(crate) fn allocate(&mut self, gpu: &Inner, recorder: &mut Recorder, len: u32) -> Option<u32> {
         loop {
-            let fit = self.free.iter().find(|&(_, &free)| free >= len).map(|(&at, &free)| (at, free));
-            if let Some((at, free)) = fit {
-                self.free.remove(&at);
-                if free > len {
-                    self.free.insert(at + len, free - len);
-                }
-                return Some(at);
-            }
-            if !self.grow(gpu, recorder, len) {
-                return None;
+            let fit = self.take(len);
+            if fit.is_some() || !self.grow(gpu, recorder, len) {
+                return fit;
             }
         }
+    }
+
+    /// A region of what is free now, if one is long enough.
+    pub(crate) fn take(&mut self, len: u32) -> Option<u32> {
+        let (at, free) = self.free.iter().find(|&(_, &free)| free >= len).map(|(&at, &free)| (at, free))?;
+        self.free.remove(&at);
+        if free > len {
+            self.free.insert(at + len, free - len);
+        }
+        Some(at)
     }
 
     /// Gives a region back.

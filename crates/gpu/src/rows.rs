@@ -115,7 +115,7 @@ impl Rows {
         }
     }
 
-    /// Moves what is left to a smaller region after a long batch, so that others of the layer get the room.
+    /// Moves what is left to a smaller region after a long batch, if there is one, so that others of the layer get the room.
     fn give_back(&mut self) {
         let stride = self.stride();
         let capacity = self.region.map_or(0, |(_, len)| (len / stride) as usize);
@@ -125,10 +125,9 @@ impl Rows {
         let mut small =
             Rows { gpu: self.gpu.clone(), heap: self.heap.clone(), region: None, dropped: 0, ..*self };
         if self.len > 0 {
-            let mut recorder = self.gpu.recorder();
             let len = 2 * self.len as u32 * stride;
-            let Some(at) = lock(&self.heap).allocate(&self.gpu, &mut recorder, len) else { return };
-            self.copy_to(&mut recorder, 0, at, self.len as u32 * stride);
+            let Some(at) = lock(&self.heap).take(len) else { return };
+            self.copy_to(&mut self.gpu.recorder(), 0, at, self.len as u32 * stride);
             small.region = Some((at, len));
         }
         *self = small;
@@ -190,6 +189,8 @@ impl RowStore for Rows {
             dropped: 0,
             len: 0,
         };
+        // As in `drop_front`.
+        let range = range.start..range.end.min(self.len);
         if range.is_empty() {
             return copy;
         }

@@ -197,7 +197,7 @@ impl<'a> Meter<'a> {
                 // Of a store only what attention and the indexer look at; what is appended is among the rows.
                 Holds::CachedRows => {
                     let op = match launch.kernel {
-                        "index_scores" => Op::Pick,
+                        "index_scores" | "index_matrix" => Op::Pick,
                         kernel if kernel.starts_with("attend") => Op::Attend,
                         _ => continue,
                     };

@@ -51,13 +51,11 @@ pub(crate) fn pick(
         && gpu.abilities.matrices == Some(Side::Sixteen)
         && layout == RowLayout::Index4 { width: 128 }
         && heads.is_multiple_of(64);
-    let rounded = layout.is_rotated().then(|| round(gpu, r, query, layout, on_units));
-    let treated = if rounded.is_none() { treated(gpu, r, &query.u) } else { None };
-    let (u, a) = match (&rounded, &treated) {
-        (Some(Some([u, a])), _) => (u, a),
-        (_, Some(u)) => (u, &query.a),
-        _ => (&query.u, &query.a),
+    let made = match layout.is_rotated() {
+        true => round(gpu, r, query, layout, on_units),
+        false => (treated(gpu, r, &query.u), None),
     };
+    let [u, a] = [made.0.as_ref().unwrap_or(&query.u), made.1.as_ref().unwrap_or(&query.a)];
     let (rows, blocks) = (r.put(gpu, &rows), r.put(gpu, &blocks));
     let (kernel, keys, rows_of_a_group) = match on_units {
         true => (Variant::of("index_matrix").with("ROWS", 8u32), 64u32, 8u32),
@@ -97,21 +95,21 @@ pub(crate) fn pick(
     Picks { rows: picks, counts }
 }
 
-/// Rounds queries as keys in FP4 were: in place; or, for matrix units, as halves, with weights that go with them.
+/// Rounds queries as keys in FP4 were: in place; or, for matrix units, to halves, and gives weights that go with them.
 fn round(
     gpu: &Inner,
     r: &mut Recorder,
     query: &IndexQuery<Array>,
     layout: RowLayout,
     halves: bool,
-) -> Option<[Array; 2]> {
+) -> (Option<Array>, Option<Array>) {
     let IndexQuery { u, a } = query;
-    let made = halves.then(|| [u.width / 2, a.width].map(|width| Array::empty(gpu, u.n, width)));
+    let made = [u.width / 2, a.width].map(|width| halves.then(|| Array::empty(gpu, u.n, width)));
     let mut variant = threads("round_query").rows(layout).with("READ_ONLY", 1u32).when("HALVES", halves);
     let (mut bindings, mut params) = (vec![], vec![]);
     match &made {
-        Some([u_made, a_made]) => bindings.extend([u.read(), a.read(), u_made.write(), a_made.write()]),
-        None => bindings.push(u.write()),
+        [Some(to_u), Some(to_a)] => bindings.extend([u.read(), a.read(), to_u.write(), to_a.write()]),
+        _ => bindings.push(u.write()),
     }
     if let Some(treatment) = &u.treatment {
         variant = variant.with("TURNED", treatment.rope).with("ANGLES", bindings.len());
@@ -119,5 +117,5 @@ fn round(
         params.push(a.width as u32);
     }
     r.launch(gpu, variant, &bindings, &params, spread((u.n * a.width) as u32));
-    made
+    made.into()
 }
