@@ -112,6 +112,22 @@ fn the_same_prompt_costs_one_token() {
     }
 }
 
+/// However many pages a batch finishes, others can go on from each of them.
+#[test]
+fn a_batch_of_several_pages_leaves_the_ends_of_all() {
+    let loaded = load();
+    let options = EngineOptions { kv: Some(KvFormat::F16), rows: Some(4 * PAGE), ..EngineOptions::default() };
+    let engine = Engine::start(loaded.clone(), options).unwrap();
+    let prompt = words(1, 3 * PAGE + 200);
+    check(&engine, &loaded, &prompt, 0, Some(Miss::New));
+    for common in [2 * PAGE + 10, PAGE + 900] {
+        let mut other = prompt[..common].to_vec();
+        other.extend(words(common, 30));
+        check(&engine, &loaded, &other, common / PAGE * PAGE, Some(Miss::NoCheckpoint { common }));
+    }
+    check(&engine, &loaded, &prompt, prompt.len() - 1, None);
+}
+
 #[test]
 fn an_edited_message_is_read_from_where_it_begins() {
     let loaded = load();
