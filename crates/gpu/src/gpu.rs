@@ -13,6 +13,7 @@ use crate::trial;
 use model::ops::DeviceError;
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -335,8 +336,11 @@ impl Gpu {
             return;
         }
         self.0.recorder().rehearse(&self.0);
-        work();
+        let done = catch_unwind(AssertUnwindSafe(work));
         let wanted = self.0.recorder().end_rehearsal(&self.0);
+        if let Err(panic) = done {
+            resume_unwind(panic);
+        }
         // By all cores: drivers take up to a second for a kernel.
         wanted.into_par_iter().for_each(|(variant, uses)| drop(self.0.pipeline(variant, &uses)));
     }

@@ -293,6 +293,21 @@ fn usual_batches_need_no_kernel_that_was_not_rehearsed() {
     assert!(got == last_logits(&load(&other, &gguf).unwrap(), &other), "as without a rehearsal");
 }
 
+/// What is rehearsed may fail; the device computes again afterwards.
+#[test]
+fn a_rehearsal_that_fails_is_over() {
+    let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
+    let failing = std::panic::AssertUnwindSafe(|| gpu.compile(&mut || panic!("as planned")));
+    std::panic::catch_unwind(failing).expect_err("a panic");
+    assert!(!gpu.rehearses());
+    let golden = Golden::load("mini-bf16.short");
+    let model = load(&gpu, &golden.gguf()).unwrap();
+    let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F32);
+    let logits = feed(&model, &gpu, &mut timeline, &golden.tokens, 97);
+    let vocab = model.config.vocab;
+    assert_near("after a failure", &golden.stored(&logits, vocab), &golden.logits, vocab, EXACT);
+}
+
 /// The logits of the last token of each of some batches.
 fn last_logits(model: &model::Model<Gpu>, gpu: &Gpu) -> Vec<f32> {
     let mut timelines = [0; 4].map(|_| Timeline::new(gpu, &model.config, KvFormat::F16));
