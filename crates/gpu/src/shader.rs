@@ -269,8 +269,8 @@ pub const KERNELS: [(&str, &str); 33] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 27] = files!("wgsl/":
-    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/floats", "dot/iq2_grid", "dot/meets", "entry", "formats/common", "formats/halves", "formats/halves_of_unit", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
+const SHARED: [(&str, &str); 28] = files!("wgsl/":
+    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/floats", "dot/iq2_grid", "dot/meets", "e8m0", "entry", "formats/common", "formats/halves", "formats/halves_of_unit", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
     "tile",
 );
 

@@ -97,12 +97,7 @@ impl<B: Ops> Log<B> {
 
     /// A copy that begins at position `from`.
     fn from(&self, from: usize) -> Self {
-        Log { rows: self.last(from), base: from }
-    }
-
-    /// A copy of the rows from position `from` to the end.
-    pub(crate) fn last(&self, from: usize) -> B::Rows {
-        self.between(from, self.end())
+        Log { rows: self.between(from, self.end()), base: from }
     }
 
     /// A copy of the rows from position `from` to before `to`.

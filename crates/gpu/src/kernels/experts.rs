@@ -41,31 +41,36 @@ pub(crate) fn moe(
         // Nothing can be launched on these; whoever reads the result hears why.
         return Array::empty(gpu, x.n, x.width);
     }
+    let moe = Moe { x, routes, experts, shared };
     if x.n <= FEW {
-        few(gpu, r, x, routes, experts, shared)
-    } else if go_alone(gpu, x.n * routes.ids.width, experts) {
-        some(gpu, r, x, routes, experts, shared)
+        few(gpu, r, &moe)
+    } else if moe.goes_by_pairs(gpu) {
+        some(gpu, r, &moe)
     } else {
-        many(gpu, r, x, routes, experts, shared)
+        many(gpu, r, &moe)
     }
 }
 
-/// Whether so many pairs of a row and an expert are best computed each for itself: as long as few of them have an expert in
-/// common. A tile takes as long for one pair as for 32, and as four of these.
-fn go_alone(gpu: &Inner, pairs: usize, experts: &Experts<Weights>) -> bool {
-    let Expert { gate, up, down, .. } = &experts.stack;
-    let in_bytes = |w: &Matrix| Pieces::of(gpu, w.format).is_some();
-    pairs <= 3 * experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
+/// What [`moe`] is asked for.
+struct Moe<'a> {
+    x: &'a Array,
+    routes: &'a Routes,
+    experts: &'a Experts<Weights>,
+    shared: &'a Expert<Weights>,
 }
 
-fn few(
-    gpu: &Inner,
-    r: &mut Recorder,
-    x: &Array,
-    routes: &Routes,
-    experts: &Experts<Weights>,
-    shared: &Expert<Weights>,
-) -> Array {
+impl Moe<'_> {
+    /// Whether pairs of a row and an expert are best computed each for itself: as long as few of them have an expert in
+    /// common. A tile takes as long for one pair as for 32, and as four of these.
+    fn goes_by_pairs(&self, gpu: &Inner) -> bool {
+        let Expert { gate, up, down, .. } = &self.experts.stack;
+        let in_bytes = |w: &Matrix| Pieces::of(gpu, w.format).is_some();
+        let pairs = self.x.n * self.routes.ids.width;
+        pairs <= 3 * self.experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
+    }
+}
+
+fn few(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<'_>) -> Array {
     let (stack, used) = (&experts.stack, routes.ids.width);
     let mut inner = Array::several(gpu, &[(x.n * used, stack.ff), (x.n, shared.ff)]);
     let (shared_inner, inner) = (inner.pop().expect("two"), inner.pop().expect("two"));
@@ -79,14 +84,7 @@ fn few(
 }
 
 /// Routed experts as those of few rows, the shared one as that of many.
-fn some(
-    gpu: &Inner,
-    r: &mut Recorder,
-    x: &Array,
-    routes: &Routes,
-    experts: &Experts<Weights>,
-    shared: &Expert<Weights>,
-) -> Array {
+fn some(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<'_>) -> Array {
     let rows = Rows::new(gpu, r, x, [&shared.gate, &shared.up].map(|w| w.format).into_iter());
     let y = shared_of_many(gpu, r, &rows, shared);
     let inner = Array::empty(gpu, x.n * routes.ids.width, experts.stack.ff);
@@ -201,14 +199,7 @@ fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expe
     }
 }
 
-fn many(
-    gpu: &Inner,
-    r: &mut Recorder,
-    x: &Array,
-    routes: &Routes,
-    experts: &Experts<Weights>,
-    shared: &Expert<Weights>,
-) -> Array {
+fn many(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<'_>) -> Array {
     let stack = &experts.stack;
     let formats = [&stack.gate, &stack.up, &stack.down].map(|w| w.format);
     let grouped = group(gpu, r, routes, experts.count, &formats);

@@ -1,4 +1,5 @@
-// Scores of the lightning indexer on a device with cooperative matrices, for keys in FP4; what `index_scores` says.
+// Scores of the lightning indexer on a device with cooperative matrices, for keys in FP4 whose scales are one word, so 128
+// wide; what `index_scores` says.
 //
 // A workgroup has KEYS keys and goes over ROWS rows of the batch. Its eight subgroups share out 64 heads and the keys: each
 // holds 32 keys as matrices, and multiplies 16 heads of a row by them at a time. Each thread then adds up what 16

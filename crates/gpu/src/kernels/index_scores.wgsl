@@ -5,8 +5,6 @@
 // scored.
 struct Params { first_row: u32, rows: u32, heads: u32, stride: u32, scores_stride: u32 } // stride in vectors
 
-struct Row { at: u32, count: u32, table: u32, block_len: u32 }
-
 @group(0) @binding(0) var<storage, read>       u: array<vec4f>;     // [n, heads, WIDTH]
 @group(0) @binding(1) var<storage, read>       a: array<f32>;       // [n, heads]
 @group(0) @binding(2) var<storage, read>       kv: array<vec4u>;

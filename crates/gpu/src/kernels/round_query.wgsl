@@ -18,9 +18,7 @@ var<immediate> p: Params;
 //#endif
 
 //#include rows_write
-
-// The power of two with this exponent; what is no number, if that is the scale of no numbers.
-fn power(e: u32) -> f32 { return bitcast<f32>((e << 23u) | select(0u, 0x400000u, e == 255u)); }
+//#include e8m0
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32,
@@ -44,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 //#if HALVES
     var most = 0u;
     for (var block = 0u; block < WIDTH / 32u; block += 1u) { most = max(most, fp4_scale(block)); }
-    if thread == 0u { scaled[vector] = a[vector] * power(most); }
+    if thread == 0u { scaled[vector] = a[vector] * e8m0(most); }
 //#endif
     for (var i = thread; i < WIDTH; i += THREADS) {
         let e = fp4_scale(i / 32u);
@@ -54,9 +52,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let magnitude = select(0.5 * f32(c), f32((2u + (c & 1u)) << ((c >> 1u) - 1u)) * 0.5 , c >= 4u);
         let sign = select(1.0, -1.0, code >= 8u);
 //#if HALVES
-        halves[base + i] = f16(sign * magnitude * power(u32(max(i32(e) - i32(most) + 127, 0))));
+        halves[base + i] = f16(sign * magnitude * e8m0(u32(max(i32(e) - i32(most) + 127, 0))));
 //#else
-        u[base + i] = sign * magnitude * power(e);
+        u[base + i] = sign * magnitude * e8m0(e);
 //#endif
     }
 }

@@ -2,11 +2,8 @@
 //
 // A row on the device is whole vectors of 16 bytes. LATENT8: E4M3 codes, bf16 tail, scale bytes.
 // INDEX4: E2M1 codes, scale bytes. Both widen through f16, which has their values and exponents.
+//#include e8m0
 alias Sixteen = array<vec4f, 4>;
-
-fn e8m0(e: u32) -> f32 {
-    return bitcast<f32>((e << 23u) | select(0u, 0x400000u, e == 255u));
-}
 
 //#if LATENT8
 const CODES = (WIDTH - ROPE) / 16u; // pieces of codes, ahead of the tail
