@@ -135,6 +135,7 @@ Examples:
 impl Bench {
     /// Measures and tells.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
+        ensure!(!self.serve.is_in_vain(), "--drafts needs --serve-sim: forward passes alone guess nothing");
         if self.machine && !self.model.is_given() {
             return self.limits(out);
         }

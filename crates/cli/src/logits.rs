@@ -204,7 +204,7 @@ impl<B: Ops> Feeder<'_, B> {
         let (now, next) = (&tokens[chunk.clone()], &tokens[chunk.start + 1..=chunk.end]);
         let mut batch = [Entry { timeline: &mut self.timeline, tokens: now, wanted: Wanted::Streams }];
         let streams = forward(self.model, self.ops, &mut batch, &mut NoTap)?.streams.expect("asked for");
-        let mut batch = [DraftEntry { state, tokens: next }];
+        let mut batch = [DraftEntry { state, tokens: next, wanted: Wanted::All }];
         let output = draft(self.model, self.ops, &streams, &mut batch, &mut NoTap)?;
         Ok(self.ops.read(&output.logits.expect("a draft gives logits of every row"))?)
     }

@@ -9,6 +9,7 @@
 
 mod backend;
 mod bench;
+mod drafts_arg;
 mod folders;
 mod inspect;
 mod kv_rounding;

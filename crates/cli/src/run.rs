@@ -17,6 +17,7 @@ pub mod turn;
 pub use display::printable;
 
 use crate::backend::{BackendArgs, Task};
+use crate::drafts_arg::DraftsArg;
 use crate::folders;
 use crate::model_arg::ModelArg;
 use crate::sessions::{ModelMark, Name, Shelf};
@@ -88,6 +89,8 @@ pub struct Run {
     /// The most tokens of a conversation. Default: as many as the model can take
     #[arg(long, value_name = "N", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
+    #[command(flatten, next_help_heading = "Engine")]
+    drafts: DraftsArg,
     /// Whose words prompts are written in: v4 or v4-0731. Default: what the file says it is
     #[arg(long, value_name = "NAME", value_parser = Profile::from_str, help_heading = "Engine")]
     profile: Option<Profile>,
@@ -206,7 +209,9 @@ impl Task for Job<'_> {
         let store = self.kept.as_ref().map(|_| args.session.open_store(&loaded, kv)).transpose()?.flatten();
         let tools = self.tools.or_else(|| Some(self.kept.as_ref()?.tools())).unwrap_or_default();
         let constraint = rules::constraint(&loaded.constraints, args.shape.shape()?, &tools)?;
-        let mut session = Session::new(Arc::new(loaded), kv, args.ctx.map(|n| n as usize));
+        let drafts = args.drafts.of(&loaded)?;
+        let mut session =
+            Session::new(Arc::new(loaded), kv, args.ctx.map(|n| n as usize)).with_drafts(drafts);
         let mut how = How { args, model: ModelMark::of(&self.gguf), constraint, kept: self.kept };
         let prompt = match (self.prompt, args.raw) {
             (Some(prompt), true) => return continue_raw(&mut session, &prompt, &how, self.out),

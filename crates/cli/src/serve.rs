@@ -1,6 +1,7 @@
 //! `ds4 serve`: the HTTP server.
 
 use crate::backend::{BackendArgs, Task};
+use crate::drafts_arg::DraftsArg;
 use crate::model_arg::ModelArg;
 use anyhow::{Context, bail, ensure};
 use engine::store::{PageStore, Place, StoreOptions};
@@ -176,6 +177,8 @@ pub struct Serve {
     /// The most tokens of a conversation. Default: as many as the model can take
     #[arg(long, value_name = "N", help_heading = "Engine", value_parser = clap::value_parser!(u32).range(1..))]
     ctx: Option<u32>,
+    #[command(flatten, next_help_heading = "Engine")]
+    drafts: DraftsArg,
     /// Conversations that are worked on at once
     #[arg(long, value_name = "N", default_value = "16", help_heading = "Engine")]
     sessions: NonZero<usize>,
@@ -469,6 +472,7 @@ impl Task for Start<'_> {
         let loaded = loaded.context("loading the model")?;
         let kv = args.kv.unwrap_or_else(|| loaded.usual_kv());
         kv.check(&loaded.model.config)?;
+        let drafts = args.drafts.of(&loaded)?;
         loaded.rehearse(kv, args.sessions.get(), &progress);
         let store = args.store.as_deref().map(|address| {
             let codec = Codec::new(&loaded.model.config, kv, loaded.model.fingerprint);
@@ -485,6 +489,7 @@ impl Task for Start<'_> {
             sessions: args.sessions.get(),
             queue: args.max_queue.unwrap_or(4 * args.sessions.get()),
             memory: args.kv_memory.map(|mib| mib << 20),
+            drafts,
             store,
             ..EngineOptions::default()
         };

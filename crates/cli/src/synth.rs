@@ -52,6 +52,9 @@ struct FlashSlice {
     /// every format somewhere. From q2 to q8 the other matrices are Q8_0 and F16, as in published files
     #[arg(long, default_value = "q2", value_parser = recipe_parser())]
     recipe: Recipe,
+    /// Add a block that drafts a further token (MTP), which is as large as a layer. Its guesses are random, too
+    #[arg(long)]
+    mtp: bool,
     /// A tokenizer.json of the model family. Without one: bytes and syllables, padded with unused tokens
     /// to the 129280 of the published vocabulary.
     #[arg(long, value_name = "FILE")]
@@ -64,7 +67,8 @@ impl FlashSlice {
     fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
         let vocab = vocab(self.tokenizer.as_deref(), 129_280)?;
         let layers = self.layers as usize;
-        let slice = Synthetic::flash_slice(layers, self.experts, self.recipe, vocab, self.file.seed);
+        let mut slice = Synthetic::flash_slice(layers, self.experts, self.recipe, vocab, self.file.seed);
+        slice.sizes.mtp = self.mtp;
         self.file.write(&slice, out)
     }
 }

@@ -164,11 +164,13 @@ fn what_is_wanted_changes_no_bits<B: Ops>(on: &Setup<B>) {
         some
     };
     let (logits, streams, states) = run([Wanted::All; 5]);
-    for wishes in [wishes, [Wanted::None; 5], [Wanted::Last; 5], [Wanted::Streams; 5]] {
+    let with_streams = [1, 1000, 20, 0, 12].map(Wanted::LastAndStreams);
+    for wishes in [wishes, with_streams, [Wanted::None; 5], [Wanted::Last; 5], [Wanted::Streams; 5]] {
         let (some_logits, some_streams, same_states) = run(wishes);
         let counted = |wanted: Wanted, n, streams| match wanted {
             Wanted::None => 0,
-            Wanted::Last => 1,
+            Wanted::LastAndStreams(rows) if streams => rows.clamp(1, n),
+            Wanted::Last | Wanted::LastAndStreams(_) => 1,
             Wanted::All => n,
             Wanted::Streams => n * usize::from(streams),
         };

@@ -6,7 +6,7 @@
 
 use crate::cancel::Cancel;
 use crate::constraint::{Constraint, ConstraintError, Masking};
-use crate::fetch_logits::{Fetched, fetch_logits};
+use crate::fetch_logits::Row;
 use crate::logprobs::{Logprob, logprob};
 use crate::miss::{CacheSource, Miss};
 use crate::reading::{Form, Reader};
@@ -119,8 +119,12 @@ pub struct Stats {
     /// From the start (of a job: from being submitted) to the choice of the first token; zero if it did not
     /// come to that.
     pub first_token: Duration,
-    /// Forward passes of one token each, after the prompt.
+    /// Forward passes after the prompt; each is of one token, and of those that were guessed to come after it.
     pub steps: usize,
+    /// Tokens that were guessed.
+    pub drafted: usize,
+    /// Of these, the ones that were right, so that they took no pass of their own.
+    pub accepted: usize,
     /// How long these took, with choosing and reading of tokens.
     pub decode: Duration,
     /// Tokens for which all logits came from the device, though the request could have done with the largest ones:
@@ -136,7 +140,7 @@ impl Stats {
 
     /// Tokens written in a second; `None` if there was no forward pass after the prompt.
     pub fn decode_rate(&self) -> Option<f64> {
-        rate(self.steps, self.decode)
+        rate(self.steps + self.accepted, self.decode)
     }
 }
 
@@ -205,17 +209,17 @@ impl<B: Ops> Session<B> {
             Err(error) => return Err(error.into()),
         };
         let decoding = Instant::now();
+        self.begin_reply();
         loop {
-            let logits = self.take_next().expect("the last token was read for its logits");
-            let choosing = self.choosing(writer.goes_on());
-            let step = writer.step_on(&loaded.ops, &logits, &mut stats, on_event);
+            let mut choosing = self.choosing(writer.goes_on());
+            let step = choosing.choose(&mut writer, &mut stats, on_event);
             if stats.first_token.is_zero() {
                 stats.first_token = start.elapsed();
             }
             stats.decode = decoding.elapsed();
             let end = match step {
                 Ok(Step::Next(token)) if !cancel.is_stopped() => {
-                    choosing.go_on(token)?;
+                    stats.drafted += choosing.go_on(token, writer.left())?;
                     stats.steps += 1;
                     continue;
                 }
@@ -300,20 +304,47 @@ impl<'m> Writer<'m> {
         self.tokens.len() + 1 < self.limit.0
     }
 
-    /// The next step, from logits that are still where they were computed.
-    fn step_on<B: Ops>(
+    /// How many tokens the reply may still have.
+    pub(crate) fn left(&self) -> usize {
+        self.limit.0.saturating_sub(self.tokens.len())
+    }
+
+    /// Chooses from one row of logits after another, as long as what is chosen is what was guessed, and says what comes then.
+    /// `used` counts the rows.
+    ///
+    /// - `rows`: those after the last token and after each of the guesses; what is known of the first suffices
+    pub(crate) fn follow<'r>(
         &mut self,
-        ops: &B,
-        logits: &B::Array,
-        stats: &mut Stats,
+        rows: impl Iterator<Item = Row<'r>>,
+        guesses: &[u32],
+        used: &mut usize,
         on_event: &mut dyn FnMut(Event),
-    ) -> Result<Step, ReplyError> {
-        let logits = fetch_logits(ops, logits, Some(&mut [self])).map_err(SessionError::from)?;
-        stats.whole_logits += usize::from(logits.fell_back);
-        Ok(match logits.fetched {
-            Fetched::Whole(mut logits) => self.step(&mut logits, on_event)?,
-            Fetched::Leaders(leaders) => self.step_among(&leaders[0], on_event)?,
-        })
+    ) -> Result<Step, StepError> {
+        let mut last = None;
+        for (nth, row) in rows.enumerate() {
+            let step = match row {
+                Row::Whole(logits) => {
+                    *used += 1;
+                    self.step(logits, on_event)?
+                }
+                // With what is known of this row nothing can be chosen: its token is read again.
+                Row::Leaders(leaders) if nth > 0 && !self.suffice(leaders) => break,
+                Row::Leaders(leaders) => {
+                    *used += 1;
+                    self.step_among(leaders, on_event)?
+                }
+            };
+            match step {
+                Step::Next(token) => {
+                    last = Some(token);
+                    if guesses.get(nth) != Some(&token) {
+                        break;
+                    }
+                }
+                Step::Done(_) => return Ok(step),
+            }
+        }
+        Ok(Step::Next(last.expect("there is a row")))
     }
 
     /// Of which logits it is enough to know for the next step, most of the time; `None` if any can matter.

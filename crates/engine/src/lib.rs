@@ -10,6 +10,7 @@
 mod cache;
 pub mod cancel;
 pub mod constraint;
+pub mod drafts;
 mod fetch_logits;
 pub mod generate;
 pub mod loaded;
@@ -17,6 +18,7 @@ pub mod logprobs;
 pub mod miss;
 mod pace;
 pub mod random;
+mod rate;
 pub mod reading;
 pub mod sampler;
 pub mod service;
@@ -26,6 +28,7 @@ pub mod vocabulary;
 
 pub use cancel::Cancel;
 pub use constraint::{Constraint, ConstraintError, Constraints};
+pub use drafts::{Drafts, MOST_DRAFTS};
 pub use generate::{Event, Finish, Reply, ReplyError, Request, Stats};
 pub use loaded::{LoadPhase, LoadedModel, Loading, OpenError};
 pub use miss::{CacheSource, Miss};

@@ -390,7 +390,7 @@ fn check_logits(logits: &[f32]) -> Result<(), BadLogit> {
 }
 
 /// The token with the largest logit, the lowest id on a tie.
-fn largest(logits: &[f32]) -> u32 {
+pub(crate) fn largest(logits: &[f32]) -> u32 {
     let mut best = (0, f32::NEG_INFINITY);
     for (token, &logit) in (0..).zip(logits) {
         if logit > best.1 {

@@ -26,6 +26,7 @@ pub use status::{ActiveJob, CacheStatus, ModelInfo, Phase, SlotStatus, Status, T
 use crate::cache::Spelling;
 use crate::cancel::Cancel;
 use crate::constraint::Constraints;
+use crate::drafts::Drafts;
 use crate::loaded::LoadedModel;
 use crate::store::PageStore;
 use fetch::Fetcher;
@@ -74,6 +75,8 @@ pub struct EngineOptions {
     /// Rows of prompts in one batch; `None` for as many as the device reads in a short time. Results do not
     /// depend on it.
     pub rows: Option<usize>,
+    /// Tokens to guess ahead where the model has a block for that. Replies do not depend on it.
+    pub drafts: Drafts,
     /// Where pages and tails are kept beyond memory and restarts.
     pub store: Option<PageStore>,
 }
@@ -87,6 +90,7 @@ impl Default for EngineOptions {
             queue: 64,
             memory: None,
             rows: None,
+            drafts: Drafts::default(),
             store: None,
         }
     }
@@ -116,6 +120,7 @@ struct Settings {
     context: usize,
     sessions: usize,
     rows: Option<usize>,
+    drafts: Drafts,
     ledger: Ledger,
 }
 
@@ -174,8 +179,8 @@ impl Engine {
             parameters: loaded.parameters,
             warnings: loaded.warnings.clone(),
         };
-        let settings =
-            Settings { kv, context, sessions: options.sessions, rows: options.rows, ledger: ledger.clone() };
+        let EngineOptions { sessions, rows, drafts, .. } = options;
+        let settings = Settings { kv, context, sessions, rows, drafts, ledger: ledger.clone() };
         let inbox = Arc::new(Inbox::new(options.queue));
         let board = Arc::new(Mutex::new(Status {
             queue_limit: options.queue,

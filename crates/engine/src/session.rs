@@ -4,16 +4,21 @@
 //! how much of it is already in its timeline and reads only the rest. Replies are written by
 //! [`crate::generate`].
 //!
-//! **Invariant:** `next`, if there, is what the model says after exactly the timeline's tokens.
+//! **Invariant:** `next`, if there, is what the model says after exactly the timeline's tokens, and after those before the
+//! guesses that these may end with.
 
 use crate::cancel::Cancel;
+use crate::drafts::{Drafter, Drafts, Lesson, Stakes, Streams, learn};
+use crate::fetch_logits::fetch_logits;
+use crate::generate::{Event, ReplyError, Stats, Step, Writer};
 use crate::loaded::LoadedModel;
 use crate::pace::Pace;
 use crate::store::PageStore;
 use model::ops::DeviceError;
 use model::snapshot::SnapshotError;
 use model::{
-    BatchError, Entry, KvFormat, NoTap, Ops, PAGE, PageKey, SLACK, Timeline, Wanted, foresee, forward, go_on,
+    BatchError, Entry, KvFormat, NoTap, Ops, Output, PAGE, PageKey, SLACK, Timeline, Wanted, foresee,
+    forward, go_on,
 };
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -25,9 +30,25 @@ const PACE: Duration = Duration::from_secs(2);
 pub struct Session<B: Ops> {
     loaded: Arc<LoadedModel<B>>,
     timeline: Timeline<B>,
-    next: Option<B::Array>,
+    next: Option<Next<B>>,
     context: usize,
     pace: Pace,
+    drafter: Drafter<B>,
+    stakes: Stakes,
+    /// When the last step was asked for.
+    asked: Option<Instant>,
+}
+
+/// What a pass left for the next choice.
+struct Next<B: Ops> {
+    /// `[1 + guesses, vocab]`
+    logits: B::Array,
+    /// Of the last so many tokens of the pass, for the MTP block.
+    streams: Arc<B::Array>,
+    /// Position of the first of these.
+    first: usize,
+    /// Tokens at the end of the timeline that were not chosen.
+    guesses: Vec<u32>,
 }
 
 /// What reading a prompt came to.
@@ -80,7 +101,14 @@ impl<B: Ops> Session<B> {
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
         let pace = Pace::new(PACE, loaded.ops.worthwhile_rows()..=loaded.ops.most_rows());
-        Session { loaded, timeline, next: None, context, pace }
+        let stakes = Stakes::new(Drafts::default());
+        Session { loaded, timeline, next: None, context, pace, drafter: Drafter::new(), stakes, asked: None }
+    }
+
+    /// The same session, with so many tokens guessed ahead where the model has a block for that. Replies do not depend on it.
+    pub fn with_drafts(mut self, drafts: Drafts) -> Self {
+        self.stakes = Stakes::new(drafts);
+        self
     }
 
     /// The same session, reading `chunk` tokens in one batch instead of as many as its pace allows. Results do
@@ -145,10 +173,15 @@ impl<B: Ops> Session<B> {
             }
             let rest = &tokens[self.timeline.len()..];
             let len = rest.len().min(self.pace.rows());
-            let wanted = if len == rest.len() { Wanted::Last } else { Wanted::None };
+            let is_last = len == rest.len();
+            let wanted = match is_last {
+                true if self.may_guess() => Wanted::LastAndStreams(self.loaded.model.config.window),
+                true => Wanted::Last,
+                false => Wanted::None,
+            };
             let chunk_start = Instant::now();
             self.feed(&rest[..len], wanted)?;
-            if wanted == Wanted::Last {
+            if is_last {
                 self.loaded.ops.wait()?; // so that the time is that of the whole prompt
             }
             self.pace.took(len, chunk_start.elapsed());
@@ -175,24 +208,50 @@ impl<B: Ops> Session<B> {
         let LoadedModel { ops, model, .. } = &*self.loaded;
         let mut batch = [Entry { timeline: &mut self.timeline, tokens, wanted }];
         let output = forward(model, ops, &mut batch, &mut NoTap)?;
-        self.next = output.logits;
+        let guesses = if wanted == Wanted::All { tokens[1..].to_vec() } else { Vec::new() };
+        self.next = Next::of(output, self.timeline.len() - wanted.kept(tokens.len()), guesses);
         Ok(())
     }
 
-    /// Asks for the step of the token that is about to be chosen, if the device can be asked ahead; not if the reply will
-    /// not go on.
-    pub(crate) fn choosing(&mut self, goes_on: bool) -> Choosing<'_, B> {
-        let LoadedModel { ops, model, .. } = &*self.loaded;
-        let output = (goes_on && self.timeline.len() < self.context)
-            .then(|| foresee(model, ops, &mut [&mut self.timeline]))
-            .flatten();
-        Choosing { foreseen: output.and_then(|output| output.logits), session: self }
+    /// Whether tokens may be guessed.
+    fn may_guess(&self) -> bool {
+        self.loaded.model.mtp.is_some() && self.stakes.may_guess()
     }
 
-    /// The logits after the last token, once, still where they were computed; `None` if that token was read without
-    /// asking for them.
-    pub(crate) fn take_next(&mut self) -> Option<B::Array> {
-        self.next.take()
+    /// Lets the MTP block see what was read, and guess what comes after the token `next`.
+    fn guess(
+        &mut self,
+        streams: Streams<B>,
+        next: u32,
+        count: usize,
+        left: usize,
+    ) -> Result<Vec<u32>, SessionError> {
+        let all = streams.all.clone();
+        let lesson = Lesson { drafter: &mut self.drafter, streams, tokens: self.timeline.tokens(), next };
+        learn(&self.loaded, self.timeline.format(), &all, vec![lesson], count)?;
+        Ok(self.drafter.take_guesses(&self.timeline, self.context, left))
+    }
+
+    /// A reply is about to be written.
+    pub(crate) fn begin_reply(&mut self) {
+        self.drafter = Drafter::new();
+        self.asked = None;
+        self.stakes.begin();
+    }
+
+    /// Gets ready for choosing the next token. The step after it is asked for already, if the device can be asked ahead, and
+    /// the reply `goes_on`.
+    ///
+    /// # Panics
+    ///
+    /// If the last token was read without asking for its logits.
+    pub(crate) fn choosing(&mut self, goes_on: bool) -> Choosing<'_, B> {
+        let next = self.next.take().expect("the last token was read for its logits");
+        let count = if self.may_guess() { self.stakes.next(!self.drafter.is_behind) } else { 0 };
+        let LoadedModel { ops, model, .. } = &*self.loaded;
+        let ahead = goes_on && count == 0 && next.guesses.is_empty() && self.timeline.len() < self.context;
+        let foreseen = ahead.then(|| foresee(model, ops, &mut [&mut self.timeline])).flatten();
+        Choosing { foreseen, next, used: 0, count, session: self }
     }
 
     /// Forgets everything.
@@ -220,20 +279,88 @@ impl<B: Ops> Session<B> {
     }
 }
 
-/// A token that is about to be chosen. If none is, whatever the reason, the session is as it was.
+impl<B: Ops> Next<B> {
+    fn of(output: Output<B::Array>, first: usize, guesses: Vec<u32>) -> Option<Self> {
+        let streams = Arc::new(output.streams?);
+        Some(Next { logits: output.logits?, streams, first, guesses })
+    }
+}
+
+/// A token that is about to be chosen, and those after it for which there are guesses. If none is, whatever the reason, the
+/// session is as it was.
 pub(crate) struct Choosing<'s, B: Ops> {
     session: &'s mut Session<B>,
-    /// Logits of the step that was asked for ahead.
-    foreseen: Option<B::Array>,
+    /// The step that was asked for ahead.
+    foreseen: Option<Output<B::Array>>,
+    next: Next<B>,
+    /// Rows of logits from which was chosen.
+    used: usize,
+    /// How many tokens to guess for the step after this.
+    count: usize,
 }
 
 impl<B: Ops> Choosing<'_, B> {
-    /// Reads the token that was chosen for its logits.
-    pub(crate) fn go_on(mut self, token: u32) -> Result<(), SessionError> {
-        let Some(logits) = self.foreseen.take() else { return self.session.feed(&[token], Wanted::Last) };
-        go_on(&self.session.loaded.ops, &mut [&mut self.session.timeline], &[Some(token)]);
-        self.session.next = Some(logits);
-        Ok(())
+    /// Lets a writer choose.
+    pub(crate) fn choose(
+        &mut self,
+        writer: &mut Writer<'_>,
+        stats: &mut Stats,
+        on_event: &mut dyn FnMut(Event),
+    ) -> Result<Step, ReplyError> {
+        let LoadedModel { ops, model, .. } = &*self.session.loaded;
+        let rows = 1 + self.next.guesses.len();
+        let mut logits =
+            fetch_logits(ops, &self.next.logits, &mut [(&mut *writer, rows)]).map_err(SessionError::from)?;
+        stats.whole_logits += usize::from(logits.fell_back);
+        let rows = logits.fetched.rows(model.config.vocab);
+        let step = writer.follow(rows, &self.next.guesses, &mut self.used, on_event);
+        stats.accepted += self.used.saturating_sub(1);
+        Ok(step?)
+    }
+
+    /// Reads the token that was chosen last for its logits, and guesses after it; says how many.
+    ///
+    /// - `left`: tokens that the reply may still have, that one not counted
+    ///
+    /// # Errors
+    ///
+    /// If the device failed.
+    pub(crate) fn go_on(mut self, token: u32, left: usize) -> Result<usize, SessionError> {
+        let before = self.next.guesses.len();
+        self.forget_guesses();
+        let session = &mut *self.session;
+        let read = session.timeline.len() - usize::from(self.foreseen.is_some());
+        let first = self.next.first;
+        let streams = Streams { all: self.next.streams.clone(), rows: 0..read - first, start: first };
+        let mut guesses = Vec::new();
+        if self.count > 0 {
+            guesses = session.guess(streams, token, self.count, left)?;
+        } else if session.may_guess() {
+            session.drafter.keep(streams);
+        }
+        if let Some(output) = self.foreseen.take() {
+            go_on(&session.loaded.ops, &mut [&mut session.timeline], &[Some(token)]);
+            session.next = Next::of(output, read, Vec::new());
+        } else {
+            let wanted = if guesses.is_empty() { Wanted::Last } else { Wanted::All };
+            session.feed(&[&[token], &guesses[..]].concat(), wanted)?;
+        }
+        let now = Instant::now();
+        if let Some(asked) = session.asked.replace(now) {
+            session.stakes.took(before, self.used, now - asked);
+        }
+        Ok(guesses.len())
+    }
+
+    /// Cuts off what was guessed and not chosen.
+    fn forget_guesses(&mut self) {
+        let right = self.used.max(1) - 1;
+        let wrong = self.next.guesses.len() - right;
+        self.next.guesses.truncate(right);
+        if wrong > 0 {
+            let Session { timeline, loaded, .. } = &mut *self.session;
+            timeline.cut_back(&loaded.ops, timeline.len() - wrong);
+        }
     }
 }
 
@@ -242,6 +369,8 @@ impl<B: Ops> Drop for Choosing<'_, B> {
     fn drop(&mut self) {
         if self.foreseen.take().is_some() {
             go_on(&self.session.loaded.ops, &mut [&mut self.session.timeline], &[None]);
+        } else if self.session.next.is_none() {
+            self.forget_guesses();
         }
     }
 }

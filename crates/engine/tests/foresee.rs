@@ -4,8 +4,8 @@ mod common;
 
 use common::{golden, greedy};
 use engine::{
-    Cancel, Engine, EngineOptions, Event, Finish, Job, JobEvent, JobPrompt, LoadedModel, Priority, Request,
-    Sampling, Session,
+    Cancel, Drafts, Engine, EngineOptions, Event, Finish, Job, JobEvent, JobPrompt, LoadedModel, Priority,
+    Request, Sampling, Session,
 };
 use gguf::Gguf;
 use gpu::{Choice, Gpu, Options};
@@ -22,11 +22,12 @@ fn load(profile: bool) -> Arc<LoadedModel<Gpu>> {
 }
 
 fn session(loaded: &Arc<LoadedModel<Gpu>>) -> Session<Gpu> {
-    Session::new(loaded.clone(), KvFormat::F32, None)
+    Session::new(loaded.clone(), KvFormat::F32, None).with_drafts(Drafts::Fixed(0))
 }
 
 fn engine(loaded: &Arc<LoadedModel<Gpu>>) -> Engine {
-    let options = EngineOptions { kv: Some(KvFormat::F32), ..EngineOptions::default() };
+    let options =
+        EngineOptions { kv: Some(KvFormat::F32), drafts: Drafts::Fixed(0), ..EngineOptions::default() };
     Engine::start(loaded.clone(), options).unwrap()
 }
 

@@ -28,6 +28,8 @@ pub enum Wanted {
     None,
     /// Logits of the last one.
     Last,
+    /// Logits of the last one; and its streams and those of the tokens before it, so many altogether, for the MTP block.
+    LastAndStreams(usize),
     /// Logits of all of them.
     All,
     /// No logits, but the streams of all of them, for the MTP block.
@@ -36,11 +38,21 @@ pub enum Wanted {
 
 impl Wanted {
     /// Of which of `n` tokens something is wanted: of the last so many.
-    fn kept(self, n: usize) -> usize {
+    pub fn kept(self, n: usize) -> usize {
         match self {
             Wanted::None => 0,
             Wanted::Last => 1,
+            Wanted::LastAndStreams(rows) => rows.clamp(1, n),
             Wanted::All | Wanted::Streams => n,
+        }
+    }
+
+    /// Of which of `n` tokens logits are wanted: of the last so many.
+    pub fn logits(self, n: usize) -> usize {
+        match self {
+            Wanted::None | Wanted::Streams => 0,
+            Wanted::Last | Wanted::LastAndStreams(_) => 1,
+            Wanted::All => n,
         }
     }
 }
@@ -354,10 +366,17 @@ fn kept_part<'a, B: Ops>(entry: &'a Entry<'_, B>) -> (usize, &'a [u32]) {
 
 /// The rows whose logits are wanted, among those of which anything is.
 fn wanted_rows<B: Ops>(batch: &[Entry<'_, B>]) -> Vec<usize> {
-    let kept =
-        |entry: &Entry<'_, B>| vec![entry.wanted != Wanted::Streams; entry.wanted.kept(entry.tokens.len())];
-    let rows = batch.iter().flat_map(kept).enumerate();
-    rows.filter_map(|(row, wanted)| wanted.then_some(row)).collect()
+    wanted_among_kept(batch.iter().map(|entry| (entry.wanted, entry.tokens.len())))
+}
+
+/// The same, by what is wanted of each entry, and its tokens.
+pub(crate) fn wanted_among_kept(entries: impl Iterator<Item = (Wanted, usize)>) -> Vec<usize> {
+    let (mut rows, mut end) = (Vec::new(), 0);
+    for (wanted, tokens) in entries {
+        end += wanted.kept(tokens);
+        rows.extend(end - wanted.logits(tokens)..end);
+    }
+    rows
 }
 
 fn index_view<'a, B: Ops>(timeline: &'a Timeline<B>, segment: &Segment, layer: usize) -> IndexView<'a, B> {

@@ -6,12 +6,12 @@
 //!
 //! The pairing of streams and tokens is that of the DeepSeek-V3 report, section 2.2.
 
-use crate::forward::{BatchError, Output, Step, check_tokens, experts};
+use crate::forward::{BatchError, Output, Segment, Step, Wanted, check_tokens, experts, wanted_among_kept};
 use crate::kv::KvFormat;
-use crate::ops::{KvView, Ops, Queries};
+use crate::ops::{KvView, Ops, Queries, RowStore};
 use crate::tap::{Place, Seen, Tap};
 use crate::timeline::{Log, SLACK, Shape};
-use crate::weights::{Model, Mtp};
+use crate::weights::Model;
 
 /// What the block remembers of one conversation.
 pub struct DraftState<B: Ops> {
@@ -49,6 +49,28 @@ impl<B: Ops> DraftState<B> {
     pub fn cut_back(&mut self, to: usize) {
         self.window.truncate(to);
     }
+
+    /// Device memory in use, in bytes.
+    pub fn memory(&self) -> usize {
+        self.window.rows.memory()
+    }
+
+    /// Forgets what no later token sees, not even after cutting back.
+    fn forget(&mut self) {
+        self.window.trim(self.shape.window_from(self.len()).saturating_sub(SLACK));
+    }
+
+    /// What the rows of a segment attend to.
+    fn view(&self, segment: &Segment) -> KvView<'_, B> {
+        KvView {
+            rows: segment.rows.clone(),
+            start: segment.start,
+            window: &self.window.rows,
+            window_base: self.window.base,
+            window_len: self.shape.window,
+            compressed: None,
+        }
+    }
 }
 
 /// Some next tokens of one conversation.
@@ -57,12 +79,21 @@ pub struct DraftEntry<'a, B: Ops> {
     pub state: &'a mut DraftState<B>,
     /// The token after each row of the streams.
     pub tokens: &'a [u32],
+    /// Of which of them logits and streams are wanted; the others are only remembered.
+    pub wanted: Wanted,
+}
+
+impl<B: Ops> DraftEntry<'_, B> {
+    /// Of how many of the tokens anything is wanted: of the last so many.
+    fn kept(&self) -> usize {
+        self.wanted.kept(self.tokens.len())
+    }
 }
 
 /// Runs the MTP block on a batch.
 ///
 /// - `streams`: `[n, hc, d]`, one row a token of the batch, of the position before it
-/// - returns logits of every row, and the block's own streams
+/// - returns what is wanted: logits, and the block's own streams
 ///
 /// # Errors
 ///
@@ -80,51 +111,54 @@ pub fn draft<B: Ops>(
 ) -> Result<Output<B::Array>, BatchError> {
     let mtp = model.mtp.as_ref().expect("the caller checks that there is an MTP block");
     batch.iter().try_for_each(|entry| check_tokens(model, entry.tokens))?;
-    let step = Step::new(model, batch.iter().map(|entry| (entry.state.len(), entry.tokens)));
     let mut see =
         |name, seen: Seen<'_, B>| tap.see(ops, Place { layer: Some(model.layers.len()), name }, seen);
+    let attn = &mtp.layer.attn;
+    let mut step = Step::new(model, batch.iter().map(|entry| (entry.state.len(), entry.tokens)));
+    let kept_step = Step::new(model, batch.iter().map(kept_part));
+    let fewer = kept_step.tokens.len() < step.tokens.len();
     let mut streams = ops.mtp_enter(streams, &step.tokens, &model.embedding, &mtp.entry);
-    let (x, mix) = ops.hc_enter(&streams, &mtp.layer.attn_hc, &mtp.layer.attn_norm);
-    let y = attention(ops, &step, mtp, batch, &x);
+    let (mut x, mut mix) = ops.hc_enter(&streams, &mtp.layer.attn_hc, &mtp.layer.attn_norm);
+    // Rows of which nothing is wanted only leave what later tokens attend to.
+    let queries = if fewer { Queries::None } else { Queries::Attention };
+    let mut made = ops.project(&x, attn, &step.positions, &step.plain, queries);
+    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
+        ops.append(&made.kv, segment.rows.clone(), &mut entry.state.window.rows);
+    }
+    if fewer {
+        let kept = kept_rows(batch, &step);
+        if kept.is_empty() {
+            batch.iter_mut().for_each(|entry| entry.state.forget());
+            return Ok(Output { logits: None, streams: None });
+        }
+        step = kept_step;
+        streams = ops.take_rows(&streams, &kept);
+        (x, mix) = ops.hc_enter(&streams, &mtp.layer.attn_hc, &mtp.layer.attn_norm);
+        made = ops.project(&x, attn, &step.positions, &step.plain, Queries::Attention);
+    }
+    let views = batch.iter().zip(&step.segments).filter(|(_, segment)| !segment.rows.is_empty());
+    let views: Vec<_> = views.map(|(entry, segment)| entry.state.view(segment)).collect();
+    let y = ops.attend_out(made.q.as_ref().expect("asked for"), &views, None, attn, &step.plain);
+    batch.iter_mut().for_each(|entry| entry.state.forget());
     see("attn_y", Seen::Array(&y));
-    let (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &mtp.layer.ffn_hc, &mtp.layer.ffn_norm);
+    (x, mix) = ops.hc_turn(&mut streams, &y, &mix, &mtp.layer.ffn_hc, &mtp.layer.ffn_norm);
     let y = experts(ops, &step, &mtp.layer, &x, &mut see);
     ops.hc_leave(&mut streams, &y, &mix);
     see("streams", Seen::Array(&streams));
-    let rows: Vec<usize> = (0..step.tokens.len()).collect();
+    let rows = wanted_among_kept(batch.iter().map(|entry| (entry.wanted, entry.tokens.len())));
     let logits = (!rows.is_empty()).then(|| ops.head(&streams, &rows, &mtp.head));
     Ok(Output { logits, streams: Some(streams) })
 }
 
-/// Attention over the block's own window.
-fn attention<B: Ops>(
-    ops: &B,
-    step: &Step,
-    mtp: &Mtp<B>,
-    batch: &mut [DraftEntry<'_, B>],
-    x: &B::Array,
-) -> B::Array {
-    let attn = &mtp.layer.attn;
-    let made = ops.project(x, attn, &step.positions, &step.plain, Queries::Attention);
-    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
-        ops.append(&made.kv, segment.rows.clone(), &mut entry.state.window.rows);
-    }
-    let views: Vec<_> = batch
-        .iter()
-        .zip(&step.segments)
-        .map(|(entry, segment)| KvView {
-            rows: segment.rows.clone(),
-            start: segment.start,
-            window: &entry.state.window.rows,
-            window_base: entry.state.window.base,
-            window_len: entry.state.shape.window,
-            compressed: None,
-        })
-        .collect();
-    let y = ops.attend_out(made.q.as_ref().expect("asked for"), &views, None, attn, &step.plain);
-    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
-        let keep = entry.state.shape.window_from(segment.end()).saturating_sub(SLACK);
-        entry.state.window.trim(keep);
-    }
-    y
+/// The rows of a batch of which anything is wanted.
+fn kept_rows<B: Ops>(batch: &[DraftEntry<'_, B>], step: &Step) -> Vec<usize> {
+    let rows =
+        |(entry, segment): (&DraftEntry<'_, B>, &Segment)| segment.rows.end - entry.kept()..segment.rows.end;
+    batch.iter().zip(&step.segments).flat_map(rows).collect()
+}
+
+/// The tokens of an entry of which anything is wanted, and the position of the first. Before they are remembered.
+fn kept_part<'a, B: Ops>(entry: &'a DraftEntry<'_, B>) -> (usize, &'a [u32]) {
+    let skipped = entry.tokens.len() - entry.kept();
+    (entry.state.len() + skipped, &entry.tokens[skipped..])
 }

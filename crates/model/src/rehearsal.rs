@@ -2,6 +2,7 @@
 
 use crate::forward::{Entry, Wanted, forward};
 use crate::kv::KvFormat;
+use crate::mtp::{DraftEntry, DraftState, draft};
 use crate::ops::Ops;
 use crate::tap::NoTap;
 use crate::timeline::{PAGE, Timeline};
@@ -15,7 +16,8 @@ const ROWS: [usize; 10] = [1, 1, 1, 1, 2, 4, 16, 128, 256, 512];
 const TOGETHER: [usize; 4] = [2, 4, 8, 16];
 
 /// Asks for batches of usual sizes, the largest ones included, at the beginning of a conversation and where the indexer has
-/// to choose; and for a token of each of several conversations. Nothing is read; for [`Ops::rehearse`].
+/// to choose; for a token of each of several conversations; and for guesses, if the model has a block for them. Nothing is
+/// read; for [`Ops::rehearse`].
 ///
 /// - `conversations`: the most at once
 pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations: usize) {
@@ -44,6 +46,9 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations:
             }
         }
     };
+    if model.mtp.is_some() {
+        guess(model, ops, kv);
+    }
     for start in [0, 4 * config.top_k + 4] {
         while timeline.len() < start.min(config.context) {
             pass(std::slice::from_mut(&mut timeline), PAGE);
@@ -51,6 +56,27 @@ pub fn rehearsal<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat, conversations:
         usual(&mut timeline);
         for rows in large.clone() {
             pass(std::slice::from_mut(&mut timeline), rows);
+        }
+    }
+}
+
+/// A prompt's end, a token with one and with two guesses, and what the MTP block does after each.
+fn guess<B: Ops>(model: &Model<B>, ops: &B, kv: KvFormat) {
+    let config = &model.config;
+    let mut timeline = Timeline::new(ops, config, kv);
+    let mut state = DraftState::new(ops, model, kv, 1);
+    for rows in [config.window, 2, 3].into_iter().filter(|&rows| rows <= config.context) {
+        timeline.cut_back(ops, 0);
+        let wanted = if rows == config.window { Wanted::LastAndStreams(rows) } else { Wanted::All };
+        let tokens = vec![0; rows];
+        let mut batch = [Entry { timeline: &mut timeline, tokens: &tokens, wanted }];
+        let output = forward(model, ops, &mut batch, &mut NoTap).expect("it fits");
+        let mut streams = output.streams.expect("asked for");
+        for guessed in [&tokens[..], &[0]] {
+            let mut batch = [DraftEntry { state: &mut state, tokens: guessed, wanted: Wanted::Last }];
+            let output =
+                draft(model, ops, &streams, &mut batch, &mut NoTap).expect("a token of the vocabulary");
+            streams = output.streams.expect("of a row that has logits");
         }
     }
 }

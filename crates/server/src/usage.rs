@@ -161,8 +161,8 @@ impl Timings {
             predicted_per_second: stats.decode_rate().unwrap_or(0.0),
             queue_ms: ms(stats.queued),
             ttft_ms: first_token.map_or(0.0, ms),
-            draft_n: 0,
-            draft_accepted_n: 0,
+            draft_n: stats.drafted,
+            draft_accepted_n: stats.accepted,
             cache_source: stats.source.name(),
             cache_miss: miss.map(Miss::name),
         }

@@ -8,10 +8,11 @@
 
 mod traces;
 
+use crate::drafts_arg::DraftsArg;
 use engine::store::{PageStore, Place, StoreOptions};
 use engine::{
-    Engine, EngineOptions, Event, Form, Job, JobEvent, JobPrompt, LoadedModel, Priority, Reply, Request,
-    Sampling, Ticket,
+    Drafts, Engine, EngineOptions, Event, Form, Job, JobEvent, JobPrompt, LoadedModel, Priority, Reply,
+    Request, Sampling, Ticket,
 };
 use model::{Codec, KvFormat, Ops};
 use serde::Serialize;
@@ -37,6 +38,15 @@ pub struct ServeSimArgs {
     /// Leave out what agents send
     #[arg(long, requires = "serve_sim")]
     no_traces: bool,
+    #[command(flatten)]
+    drafts: DraftsArg,
+}
+
+impl ServeSimArgs {
+    /// Whether anything was asked for that only a simulation does.
+    pub fn is_in_vain(&self) -> bool {
+        !self.serve_sim && self.drafts.is_given()
+    }
 }
 
 /// What came out.
@@ -126,6 +136,7 @@ struct Hits {
 struct Simulation<B: Ops> {
     loaded: Arc<LoadedModel<B>>,
     kv: KvFormat,
+    drafts: Drafts,
     /// Tokens to make text of, and what no reply may contain: it would end it.
     words: Vec<u32>,
     ends: Vec<(u32, f32)>,
@@ -146,6 +157,7 @@ pub fn run<B: Ops + 'static>(
     let is_word = |id: &u32| tokenizer.kind(*id) == Some(text::TokenKind::Normal);
     let simulation = Simulation {
         kv,
+        drafts: args.drafts.of(&loaded)?,
         words: (0..tokenizer.len() as u32).filter(is_word).collect(),
         ends: Marker::ALL.into_iter().filter_map(id).map(|id| (id, -100.0)).collect(),
         user: id(Marker::User).unwrap_or(tokenizer.eos()),
@@ -197,7 +209,8 @@ impl<B: Ops + 'static> Simulation<B> {
 
     fn engine_over(&self, store: Option<PageStore>, sessions: usize) -> anyhow::Result<Engine> {
         let kv = Some(self.kv);
-        let options = EngineOptions { kv, sessions, queue: 1024, store, ..EngineOptions::default() };
+        let drafts = self.drafts;
+        let options = EngineOptions { kv, sessions, queue: 1024, drafts, store, ..EngineOptions::default() };
         Ok(Engine::start(self.loaded.clone(), options)?)
     }
 

@@ -54,6 +54,8 @@ impl Summary {
             "prompt_tokens": self.stats.prompt.cached + self.stats.prompt.computed,
             "cached_tokens": self.stats.prompt.cached,
             "reply_tokens": self.tokens,
+            "drafted_tokens": self.stats.drafted,
+            "accepted_tokens": self.stats.accepted,
             "prefill_tokens_per_second": self.stats.prefill_rate(),
             "decode_tokens_per_second": self.stats.decode_rate(),
             "first_token_seconds": self.stats.first_token.as_secs_f64(),
@@ -106,6 +108,9 @@ impl fmt::Display for Summary {
         if let Some(rate) = self.stats.decode_rate() {
             write!(f, ", {rate:.1} t/s")?;
         }
+        if self.stats.drafted > 0 {
+            write!(f, ", {} of {} guesses right", self.stats.accepted, self.stats.drafted)?;
+        }
         write!(f, "; seed {}{}]", self.seed, self.cut())
     }
 }
@@ -131,6 +136,9 @@ mod tests {
         (summary.stats.steps, summary.stats.decode) = (3, Duration::from_secs(2));
         (summary.tokens, summary.finish) = (4, Finish::Eos);
         let want = "[prompt: 15 tokens, 5 of them known, 5.0 t/s; reply: 4 tokens, 1.5 t/s; seed 7]";
+        assert_eq!(summary.to_string(), want);
+        (summary.stats.drafted, summary.stats.accepted) = (6, 5);
+        let want = "[prompt: 15 tokens, 5 of them known, 5.0 t/s; reply: 4 tokens, 4.0 t/s, 5 of 6 guesses right; seed 7]";
         assert_eq!(summary.to_string(), want);
     }
 }

@@ -108,7 +108,7 @@ pub fn assert_golden_draft<B: Ops>(ops: &B, golden: &Golden, name: &str) {
     let mut batch = [Entry { timeline: &mut timeline, tokens, wanted: Wanted::Streams }];
     let streams = forward(&model, ops, &mut batch, &mut NoTap).unwrap().streams.unwrap();
     let mut state = DraftState::new(ops, &model, KvFormat::F32, 1);
-    let mut entries = [DraftEntry { state: &mut state, tokens: next }];
+    let mut entries = [DraftEntry { state: &mut state, tokens: next, wanted: Wanted::All }];
     let output = draft(&model, ops, &streams, &mut entries, &mut NoTap).unwrap();
     let logits = ops.read(&output.logits.unwrap()).unwrap();
     let positions = golden.member("/mtp/positions").as_array().unwrap();
@@ -116,4 +116,19 @@ pub fn assert_golden_draft<B: Ops>(ops: &B, golden: &Golden, name: &str) {
     let got: Vec<f32> = positions.iter().flat_map(row).copied().collect();
     let want = golden.floats(golden.member("/mtp/logits_file").as_str().unwrap());
     assert_near(&format!("{name} draft"), &got, &want, vocab, EXACT);
+
+    // The same in parts, of which only the last row is asked for.
+    let mut state = DraftState::new(ops, &model, KvFormat::F32, 1);
+    let parts = [0..3, 3..next.len() - 2, next.len() - 2..next.len()];
+    let mut last = None;
+    for (nth, part) in parts.into_iter().enumerate() {
+        let wanted = if nth == 0 { Wanted::None } else { Wanted::Last };
+        let mut entries = [DraftEntry { state: &mut state, tokens: &next[part.clone()], wanted }];
+        let some = ops.take_rows(&streams, &part.collect::<Vec<_>>());
+        let output = draft(&model, ops, &some, &mut entries, &mut NoTap).unwrap();
+        assert_eq!(output.logits.is_some(), wanted == Wanted::Last, "{name}: part {nth}");
+        last = output.logits;
+    }
+    let (got, want) = (ops.read(&last.unwrap()).unwrap(), &logits[(next.len() - 1) * vocab..]);
+    assert_near(&format!("{name} draft in parts"), &got, want, vocab, EXACT);
 }

@@ -6,10 +6,13 @@ use super::share::Want;
 use super::status::{ActiveJob, Phase};
 use super::stops::{STOP_SLACK, Stop};
 use crate::cache::{Found, TailKind};
+use crate::drafts::{Drafter, Lesson, Streams};
+use crate::fetch_logits::{Chooser, Row};
 use crate::generate::{Event, Finish, Part, Stats, Step, Writer};
-use model::ops::Leaders;
 use model::{Entry, Ops, PAGE, PageKey, Timeline, Wanted};
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A job that is being worked on.
@@ -40,20 +43,19 @@ pub(super) struct Running<'m, B: Ops> {
     asked: usize,
     /// Whether the timeline ends with a token that is yet to be chosen.
     foreseen: bool,
+    drafter: Drafter<B>,
+    /// Guesses at what comes after `tokens`; of those in the last batch only the right ones stay in the timeline.
+    guesses: Vec<u32>,
+    /// What is fed to the model.
+    batch: Vec<u32>,
+    /// What the last batch left for the MTP block.
+    streams: Option<Streams<B>>,
     /// The place that it is in.
     pub(super) slot: usize,
 }
 
 /// The most rows of one job whose logits are asked for in one batch: a row of logits is as long as the vocabulary.
 const MOST_LOGITS: usize = 32;
-
-/// What is known of a row of logits.
-pub(super) enum Row<'a> {
-    /// All of it.
-    Whole(&'a mut [f32]),
-    /// Enough for the writer.
-    Leaders(&'a Leaders),
-}
 
 /// How a job ends.
 pub(super) enum End {
@@ -94,6 +96,10 @@ impl<'m, B: Ops> Running<'m, B> {
             suspect: None,
             asked: 0,
             foreseen: false,
+            drafter: Drafter::new(),
+            guesses: Vec::new(),
+            batch: Vec::new(),
+            streams: None,
             slot,
         };
         running.send(JobEvent::Started { cached, miss });
@@ -115,6 +121,7 @@ impl<'m, B: Ops> Running<'m, B> {
         let pending = self.tokens.len() - self.timeline.len();
         Want {
             pending: if self.is_paused() { 0 } else { pending },
+            guesses: self.guesses.len(),
             room: self.to_next_stop().min(self.to_first_choice()),
             priority: self.job.priority,
         }
@@ -163,22 +170,38 @@ impl<'m, B: Ops> Running<'m, B> {
         stop.map_or(0, |stop| stop.at.min(common)).max(common / PAGE * PAGE)
     }
 
-    /// Its part of a batch: the next `rows` tokens that it has to read.
-    pub(super) fn entry(&mut self, rows: usize) -> Entry<'_, B> {
+    /// Its part of a batch: the next `rows` tokens that it has to read, guesses included.
+    ///
+    /// - `streams`: of how many tokens at the end of a prompt the MTP block is to see the streams
+    pub(super) fn entry(&mut self, rows: usize, streams: usize) -> Entry<'_, B> {
         let rest = &self.tokens[self.timeline.len()..];
+        self.batch.clear();
+        self.batch.extend(rest.iter().chain(&self.guesses).take(rows));
         let wanted = if self.timeline.len() + rows <= self.next_choice() {
             Wanted::None
         } else if self.timeline.len() < self.next_choice() {
-            Wanted::Last
+            if streams > 0 { Wanted::LastAndStreams(streams) } else { Wanted::Last }
         } else {
             Wanted::All
         };
-        self.asked = match wanted {
-            Wanted::None | Wanted::Streams => 0,
-            Wanted::Last => 1,
-            Wanted::All => rows,
-        };
-        Entry { timeline: &mut self.timeline, tokens: &rest[..rows], wanted }
+        self.asked = wanted.logits(rows);
+        Entry { timeline: &mut self.timeline, tokens: &self.batch, wanted }
+    }
+
+    /// Takes note of the streams that a batch left of its last tokens.
+    pub(super) fn left(&mut self, all: &Arc<B::Array>, rows: Range<usize>) {
+        let start = self.timeline.len() - rows.len();
+        self.streams = (!rows.is_empty()).then(|| Streams { all: all.clone(), rows, start });
+    }
+
+    /// Whether it chooses a token after `rows` more tokens.
+    pub(super) fn chooses(&self, rows: usize) -> bool {
+        rows > 0 && self.timeline.len() + rows > self.next_choice()
+    }
+
+    /// Whether it has read its prompt.
+    pub(super) fn has_read(&self) -> bool {
+        self.decoding.is_some()
     }
 
     /// Tokens that were read, without one that is yet to be chosen.
@@ -190,11 +213,12 @@ impl<'m, B: Ops> Running<'m, B> {
     pub(super) fn is_writing(&self) -> bool {
         let all_read =
             self.timeline.len() == self.tokens.len() && self.tokens.len() == self.next_choice() + 1;
-        all_read
-            && self.writer.goes_on()
-            && self.suspect.is_none()
-            && self.stops.is_empty()
-            && !self.is_paused()
+        all_read && self.writer.goes_on() && self.guesses.is_empty() && self.may_guess() && !self.is_paused()
+    }
+
+    /// Whether what comes after the next token may be guessed.
+    pub(super) fn may_guess(&self) -> bool {
+        self.suspect.is_none() && self.stops.is_empty()
     }
 
     /// Takes note that its timeline ends with a token that is yet to be chosen.
@@ -208,14 +232,17 @@ impl<'m, B: Ops> Running<'m, B> {
         std::mem::take(&mut self.foreseen).then_some((&mut self.timeline, token))
     }
 
-    /// Takes note that the logits of its last token are there without a batch.
-    pub(super) fn was_foreseen(&mut self) {
+    /// Takes note that the logits of its last token, and its streams, are there without a batch.
+    pub(super) fn was_foreseen(&mut self, streams: Option<(Arc<B::Array>, Range<usize>)>) {
         self.asked = 1;
+        if let Some((all, row)) = streams {
+            self.left(&all, row);
+        }
     }
 
-    /// Who chooses from the logits.
-    pub(super) fn chooser(&mut self) -> &mut Writer<'m> {
-        &mut self.writer
+    /// Who chooses from the logits, and from how many rows.
+    pub(super) fn chooser(&mut self) -> Chooser<'_, 'm> {
+        (&mut self.writer, self.asked)
     }
 
     /// Rows of the last batch whose logits were asked for.
@@ -236,7 +263,7 @@ impl<'m, B: Ops> Running<'m, B> {
 
     /// Takes note that `rows` tokens were read; with the logits of the last of them, those that were asked for,
     /// chooses what comes next.
-    pub(super) fn advance(&mut self, rows: usize, logits: Vec<Row<'_>>) -> Option<End> {
+    pub(super) fn advance(&mut self, ops: &B, rows: usize, logits: Vec<Row<'_>>) -> Option<End> {
         let done = self.done();
         if self.suspect.is_some_and(|until| done >= until) {
             self.suspect = None;
@@ -250,31 +277,72 @@ impl<'m, B: Ops> Running<'m, B> {
         } else if self.decoding.is_some() {
             self.stats.steps += 1;
         }
-        logits.into_iter().find_map(|row| self.choose(row))
+        if logits.is_empty() { None } else { self.choose(ops, logits) }
     }
 
-    /// Chooses the token after those that were written.
-    fn choose(&mut self, logits: Row<'_>) -> Option<End> {
+    /// Chooses the tokens after those that were written.
+    fn choose(&mut self, ops: &B, logits: Vec<Row<'_>>) -> Option<End> {
         let events = &self.job.events;
         let mut listen = |event| events.send(JobEvent::Event(event));
-        let step = match logits {
-            Row::Whole(logits) => self.writer.step(logits, &mut listen),
-            Row::Leaders(leaders) => self.writer.step_among(leaders, &mut listen),
-        };
+        // What is written in any case stands there already, and then what was guessed.
+        let guesses = std::mem::take(&mut self.guesses);
+        let known = [&self.tokens[self.prompt + self.writer.tokens().len()..], &guesses].concat();
+        let mut used = 0;
+        let step = self.writer.follow(logits.into_iter(), &known, &mut used, &mut listen);
+        let written = self.writer.tokens();
+        self.tokens.extend_from_slice(written.get(self.tokens.len() - self.prompt..).unwrap_or_default());
+        if self.asked > used {
+            self.timeline.cut_back(ops, self.timeline.len() - (self.asked - used));
+        }
+        if !guesses.is_empty() {
+            self.stats.drafted += guesses.len();
+            self.stats.accepted += used.saturating_sub(1);
+        }
         if self.stats.first_token.is_zero() {
             self.stats.first_token = self.job.submitted.elapsed();
         }
         self.stats.decode = self.decoding.map_or(Duration::ZERO, |start| start.elapsed());
         match step {
-            // What is written in any case stands there already.
-            Ok(Step::Next(_)) if self.next_choice() < self.tokens.len() => None,
-            Ok(Step::Next(token)) => {
-                self.tokens.push(token);
-                None
-            }
+            Ok(Step::Next(_)) => None,
             Ok(Step::Done(finish)) => Some(End::Done(finish)),
             Err(error) => Some(End::Failed(error.into())),
         }
+    }
+
+    /// What the MTP block is to see of the last batch; once.
+    pub(super) fn lesson(&mut self) -> Option<Lesson<'_, B>> {
+        let mut streams = self.streams.take()?;
+        let read = self.done().min(self.tokens.len() - 1); // the next one may be asked for already
+        streams.rows.end = streams.rows.start + (read - streams.start);
+        let next = *self.tokens.get(read)?;
+        Some(Lesson { drafter: &mut self.drafter, streams, tokens: &self.tokens[..read], next })
+    }
+
+    /// Takes the guesses of the MTP block.
+    pub(super) fn take_guesses(&mut self, context: usize) {
+        self.guesses = self.drafter.take_guesses(&self.timeline, context, self.writer.left());
+    }
+
+    /// Forgets whatever was guessed, and what was to be guessed from.
+    pub(super) fn stop_guessing(&mut self) {
+        self.guesses.clear();
+        self.drafter = Drafter::new();
+        self.streams = None;
+    }
+
+    /// Whether the MTP block has not seen the last tokens.
+    pub(super) fn is_behind(&self) -> bool {
+        self.drafter.is_behind
+    }
+
+    /// Tokens of the last batch that nobody had chosen before.
+    pub(super) fn guessed(&self) -> usize {
+        self.guesses.len()
+    }
+
+    /// Tokens that were guessed so far, and those of them that were right.
+    pub(super) fn drafted(&self) -> [usize; 2] {
+        [self.stats.drafted, self.stats.accepted]
     }
 
     /// Memory of what is not shared, in bytes.

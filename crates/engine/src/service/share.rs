@@ -1,7 +1,8 @@
 //! Who gets how many rows of the next batch.
 //!
 //! A conversation that has one token to read, because it writes or because the rest of its prompt was known,
-//! always gets its row: it is what everybody waits for, and costs little. What remains of the batch goes to the
+//! always gets its row, and those of tokens that were guessed to come after it: it is what everybody waits for, and costs
+//! little. What remains of the batch goes to the
 //! prompts. Half of it to the one that is finished soonest, so that a newcomer with a short prompt does not wait
 //! for another's long one, and not everybody is served at the very end; the other half to all of them by weight,
 //! so that nobody starves.
@@ -13,12 +14,19 @@ use super::job::Priority;
 pub(super) struct Want {
     /// Tokens it has to read; 0 if it waits for its caller.
     pub(super) pending: usize,
+    /// Tokens that were guessed to come after its last one.
+    pub(super) guesses: usize,
     /// The most it may read in one batch.
     pub(super) room: usize,
     pub(super) priority: Priority,
 }
 
 impl Want {
+    /// Whether it has a single token to read.
+    pub(super) fn is_single(&self) -> bool {
+        self.pending == 1
+    }
+
     fn most(&self) -> usize {
         self.pending.min(self.room)
     }
@@ -36,7 +44,8 @@ impl Want {
 ///
 /// - `wants`: in order of arrival
 pub(super) fn share(wants: &[Want], budget: usize) -> Vec<usize> {
-    let mut rows: Vec<usize> = wants.iter().map(|want| usize::from(want.pending == 1)).collect();
+    let mut rows: Vec<usize> =
+        wants.iter().map(|want| if want.is_single() { 1 + want.guesses } else { 0 }).collect();
     let mut prompts: Vec<usize> = (0..wants.len()).filter(|&i| wants[i].pending > 1).collect();
     prompts.sort_by_key(|&i| (std::cmp::Reverse(wants[i].priority), wants[i].pending, i));
     let mut left = budget;
@@ -62,7 +71,7 @@ pub(super) fn share(wants: &[Want], budget: usize) -> Vec<usize> {
 mod tests {
     use super::*;
 
-    const NORMAL: Want = Want { pending: 1, room: 1000, priority: Priority::Normal };
+    const NORMAL: Want = Want { pending: 1, guesses: 0, room: 1000, priority: Priority::Normal };
 
     fn check(pending: &[usize], budget: usize, want: &[usize]) {
         let wants: Vec<Want> = pending.iter().map(|&pending| Want { pending, ..NORMAL }).collect();
@@ -73,6 +82,13 @@ mod tests {
     fn who_writes_always_gets_a_row() {
         check(&[1, 1, 1], 0, &[1, 1, 1]);
         check(&[1, 5000, 1], 64, &[1, 64, 1]);
+    }
+
+    #[test]
+    fn guesses_are_read_with_the_token_before_them() {
+        let guessing = Want { guesses: 2, ..NORMAL };
+        let reading = Want { pending: 900, guesses: 2, ..NORMAL };
+        assert_eq!(share(&[guessing, NORMAL, reading], 64), [3, 1, 64]);
     }
 
     #[test]

@@ -166,6 +166,10 @@ pub struct Totals {
     /// Forward passes of which all logits had to be read from the device, though the requests could have done with
     /// the largest ones.
     pub whole_logits: u64,
+    /// Tokens that were guessed.
+    pub drafted_tokens: u64,
+    /// Of them, those that were right.
+    pub accepted_tokens: u64,
     /// Tokens of prompts.
     pub prompt_tokens: u64,
     /// Of them, those that were known.

@@ -12,23 +12,25 @@ use super::inbox::{Fetch, Inbox, Waiting};
 use super::job::{JobError, SlotError};
 use super::ledger::Ledger;
 use super::queue::due;
-use super::running::{End, Row, Running, tell};
+use super::running::{End, Running, tell};
 use super::share::{Want, share};
 use super::slots::{Command, Conversation, Done, Slot, What, choose};
 use super::status::{CacheStatus, SlotStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
 use crate::cache::{Cache, Evicted, Found, TailKind};
-use crate::fetch_logits::{Fetched as FetchedLogits, Logits, fetch_logits};
+use crate::drafts::{Stakes, learn};
+use crate::fetch_logits::{Fetched as FetchedLogits, Logits, Row, fetch_logits};
 use crate::generate::{Finish, Part, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
 use crate::miss::CacheSource;
 use crate::pace::Pace;
+use crate::rate::Rate;
 use crate::store::{PageStore, Saved};
 use model::{BatchError, Ops, PageKey, Tap, foresee, forward, go_on};
 use std::any::Any;
 use std::iter::repeat_n;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use text::Marker;
 
@@ -40,6 +42,9 @@ const BESIDE: Duration = Duration::from_millis(250);
 
 /// By how much the end of a reply can be cut back: the client may have dropped its last words.
 const END_SLACK: usize = 16;
+
+/// With more conversations that write nothing is guessed: a batch has rows enough then.
+const MOST_GUESSING: usize = 8;
 
 /// How long an engine that is shut down waits for the page store.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -59,6 +64,8 @@ pub(super) struct Worker<'m, B: Ops> {
     active: Vec<Running<'m, B>>,
     /// The step that the device does already.
     ahead: Option<Made<B>>,
+    /// How many guesses are worth it with one conversation that writes, with two, and so on.
+    stakes: [Stakes; MOST_GUESSING],
     cache: Cache<B>,
     ledger: &'m Ledger,
     totals: Totals,
@@ -82,30 +89,13 @@ pub(super) struct Worker<'m, B: Ops> {
 struct Made<B: Ops> {
     jobs: Vec<Option<u64>>,
     logits: B::Array,
+    /// Of a step that was asked for ahead, one row for each job.
+    streams: Option<Arc<B::Array>>,
 }
 
 impl<B: Ops> Made<B> {
     fn has(&self, job: &Running<'_, B>) -> bool {
         self.jobs.contains(&Some(job.job.id))
-    }
-}
-
-/// A rate of the last few dozen steps.
-#[derive(Clone, Copy, Default)]
-struct Rate {
-    count: f64,
-    seconds: f64,
-}
-
-impl Rate {
-    fn add(&mut self, count: usize, time: Duration) {
-        const FADE: f64 = 0.95;
-        self.count = self.count * FADE + count as f64;
-        self.seconds = self.seconds * FADE + time.as_secs_f64();
-    }
-
-    fn per_second(self) -> f64 {
-        if self.seconds > 0.0 { self.count / self.seconds } else { 0.0 }
     }
 }
 
@@ -130,6 +120,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             store,
             active: Vec::new(),
             ahead: None,
+            stakes: std::array::from_fn(|_| Stakes::new(settings.drafts)),
             cache: Cache::new(loaded.tokenizer.clone(), root),
             ledger: &settings.ledger,
             totals: Totals::default(),
@@ -394,22 +385,83 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         None
     }
 
-    /// One forward pass over so many rows of each job.
+    /// One forward pass over so many rows of each job, and what the MTP block guesses after it.
     fn step(&mut self, rows: &[usize]) {
         let is_ahead = |job| usize::from(self.ahead.as_ref().is_some_and(|ahead| ahead.has(job)));
         let before: Vec<usize> = self.active.iter().map(|job| job.timeline.len() - is_ahead(job)).collect();
         let start = Instant::now();
-        let passed = self.pass(rows);
+        let guesses = self.stake(rows);
+        let passed = self.pass(rows, guesses);
         let took = start.elapsed();
         self.last_step = Some(SystemTime::now());
         match passed {
             Ok(logits) => {
                 self.device_error = None;
                 self.keep_pace(rows, took);
-                self.hand_out(rows, logits);
+                let writing = self.all_write(rows).then(|| (self.writers(rows), self.guessed()));
+                let written = self.hand_out(rows, logits);
+                self.guess(guesses);
+                if let Some((writers, guessed)) = writing {
+                    self.decode_rate.add(written, start.elapsed());
+                    let at = writers.checked_sub(1);
+                    if let Some(stakes) = at.and_then(|at| self.stakes.get_mut(at)) {
+                        stakes.took(guessed, written, start.elapsed());
+                    }
+                }
                 self.make_room();
             }
             Err(error) => self.recover(rows, &before, error),
+        }
+    }
+
+    /// Jobs that choose a token after a batch of so many rows.
+    fn writers(&self, rows: &[usize]) -> usize {
+        self.active.iter().zip(rows).filter(|(job, n)| job.chooses(**n)).count()
+    }
+
+    /// Whether all jobs of a batch have read their prompts, and read no more than a token and their guesses.
+    fn all_write(&self, rows: &[usize]) -> bool {
+        let writes = |job: &Running<'_, B>, n: usize| job.has_read() && n == 1 + job.guessed();
+        rows.iter().any(|&n| n > 0) && self.active.iter().zip(rows).all(|(job, &n)| n == 0 || writes(job, n))
+    }
+
+    /// The most guesses of a job in the batch to come.
+    fn guessed(&self) -> usize {
+        self.active.iter().map(Running::guessed).max().unwrap_or(0)
+    }
+
+    /// How many tokens to guess after a batch of so many rows.
+    fn stake(&mut self, rows: &[usize]) -> usize {
+        let writers = self.writers(rows);
+        if self.loaded.model.mtp.is_none() || !(1..=MOST_GUESSING).contains(&writers) {
+            return 0;
+        }
+        let jobs = || self.active.iter().zip(rows).filter(|(job, n)| job.chooses(**n)).map(|(job, _)| job);
+        let (begins, can_begin) = (jobs().any(|job| !job.has_read()), jobs().all(|job| !job.is_behind()));
+        let stakes = &mut self.stakes[writers - 1];
+        if begins {
+            stakes.begin();
+        }
+        stakes.next(can_begin)
+    }
+
+    /// Shows the MTP block what was read, and lets it guess so many tokens of each job that writes.
+    fn guess(&mut self, count: usize) {
+        let (kv, context) = (self.settings.kv, self.settings.context);
+        let lessons = self.active.iter_mut().filter(|job| job.may_guess()).filter_map(Running::lesson);
+        if count == 0 {
+            lessons.for_each(|lesson| lesson.drafter.keep(lesson.streams));
+            return;
+        }
+        let lessons: Vec<_> = lessons.collect();
+        let Some(streams) = lessons.first().map(|lesson| lesson.streams.all.clone()) else { return };
+        match sheltered(|| Ok(learn(self.loaded, kv, &streams, lessons, count)?)) {
+            Ok(()) => self.active.iter_mut().for_each(|job| job.take_guesses(context)),
+            Err(_) => {
+                // If it was the device, the next pass will say so.
+                self.totals.failed_steps += 1;
+                self.active.iter_mut().for_each(Running::stop_guessing);
+            }
         }
     }
 
@@ -439,26 +491,24 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
 
     fn keep_pace(&mut self, rows: &[usize], took: Duration) {
         self.totals.steps += 1;
-        let writing = rows.iter().filter(|&&n| n == 1).count();
-        let reading = rows.iter().sum::<usize>() - writing;
+        let jobs = || self.active.iter().zip(rows).filter(|(_, n)| **n > 0);
+        let reading: usize = jobs().filter(|(job, n)| **n > 1 + job.guessed()).map(|(_, &n)| n).sum();
+        let writing = jobs().any(|(job, n)| *n == 1 + job.guessed());
         match (writing, reading) {
             (_, 0) => self.writing = took,
-            (0, _) => self.alone.took(reading, took),
-            _ => self.beside.took(reading, took.saturating_sub(self.writing)),
+            (false, _) => self.alone.took(reading, took),
+            (true, _) => self.beside.took(reading, took.saturating_sub(self.writing)),
         }
         if reading > 0 {
             self.prefill_rate.add(reading, took);
         }
-        if writing > 0 {
-            self.decode_rate.add(writing, took);
-        }
     }
 
     /// The forward pass, and of the logits of those rows that jobs asked for what they need. The next pass is asked for
-    /// before these are there, if that can be done.
-    fn pass(&mut self, rows: &[usize]) -> Result<Option<Logits>, JobError> {
+    /// before these are there, if that can be done; not if tokens are to be guessed first.
+    fn pass(&mut self, rows: &[usize], guesses: usize) -> Result<Option<Logits>, JobError> {
         let Some(made) = sheltered(|| self.ask(rows))? else { return Ok(None) };
-        let next = sheltered(|| Ok(self.foresee(rows)))?;
+        let next = if guesses > 0 { None } else { sheltered(|| Ok(self.foresee(rows)))? };
         let fetched = sheltered(|| self.fetch(rows, &made));
         match fetched {
             Ok(_) => self.ahead = next,
@@ -470,17 +520,36 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
     /// Has the batch computed, or takes what is computed already: the logits, if any are wanted.
     fn ask(&mut self, rows: &[usize]) -> Result<Option<Made<B>>, JobError> {
         let LoadedModel { ops, model, .. } = self.loaded;
-        let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
+        let streams = if self.may_guess() { model.config.window } else { 0 };
+        let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0).map(|(job, &n)| (job, n));
         if let Some(made) = self.ahead.take() {
-            jobs.for_each(|(job, _)| job.was_foreseen());
+            for (job, _) in jobs {
+                let row =
+                    made.jobs.iter().position(|id| *id == Some(job.job.id)).expect("it is in that step");
+                job.was_foreseen(made.streams.clone().map(|all| (all, row..row + 1)));
+            }
             return Ok(Some(made));
         }
-        let mut batch: Vec<_> = jobs.map(|(job, &n)| job.entry(n)).collect();
+        let mut batch: Vec<_> = jobs.map(|(job, n)| job.entry(n, streams)).collect();
+        let kept: Vec<usize> = batch.iter().map(|entry| entry.wanted.kept(entry.tokens.len())).collect();
         let output = forward(model, ops, &mut batch, self.tap)
             .map_err(|error: BatchError| JobError::Internal(error.to_string()))?;
-        let jobs = self.active.iter().zip(rows).filter(|(_, n)| **n > 0);
-        let jobs = jobs.flat_map(|(job, _)| repeat_n(Some(job.job.id), job.asked())).collect();
-        Ok(output.logits.map(|logits| Made { jobs, logits }))
+        let jobs = || self.active.iter().zip(rows).filter(|(_, n)| **n > 0);
+        let ids = jobs().flat_map(|(job, _)| repeat_n(Some(job.job.id), job.asked())).collect();
+        if let Some(all) = output.streams.filter(|_| streams > 0).map(Arc::new) {
+            let mut first = 0;
+            let jobs = self.active.iter_mut().zip(rows).filter(|(_, n)| **n > 0);
+            for ((job, _), kept) in jobs.zip(kept) {
+                job.left(&all, first..first + kept);
+                first += kept;
+            }
+        }
+        Ok(output.logits.map(|logits| Made { jobs: ids, logits, streams: None }))
+    }
+
+    /// Whether any tokens may be guessed.
+    fn may_guess(&self) -> bool {
+        self.loaded.model.mtp.is_some() && self.stakes[0].may_guess()
     }
 
     /// Asks for the step after this one, if nothing but tokens that are about to be chosen comes next.
@@ -492,9 +561,10 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         }
         let jobs = self.active.iter().map(|job| Some(job.job.id)).collect();
         let mut timelines: Vec<_> = self.active.iter_mut().map(|job| &mut job.timeline).collect();
-        let logits = foresee(model, ops, &mut timelines)?.logits?;
+        let output = foresee(model, ops, &mut timelines)?;
         self.active.iter_mut().for_each(Running::foresee);
-        Some(Made { jobs, logits })
+        let streams = output.streams.filter(|_| self.may_guess()).map(Arc::new);
+        Some(Made { jobs, logits: output.logits?, streams })
     }
 
     /// Brings the tokens of the step that was foreseen; jobs that `ended` have none.
@@ -517,37 +587,35 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             return Ok(Logits { fetched: FetchedLogits::Whole(kept), fell_back: false });
         }
         let asking = self.active.iter_mut().zip(rows).filter(|(job, n)| **n > 0 && job.asked() > 0);
-        let mut asking: Vec<_> = asking.map(|(job, _)| job).collect();
-        let alone = asking.iter().all(|job| job.asked() == 1);
-        let mut choosers: Vec<_> = asking.iter_mut().map(|job| job.chooser()).collect();
-        Ok(fetch_logits(ops, logits, alone.then_some(choosers.as_mut_slice()))?)
+        let mut choosers: Vec<_> = asking.map(|(job, _)| job.chooser()).collect();
+        Ok(fetch_logits(ops, logits, &mut choosers)?)
     }
 
-    /// Lets each job choose its next token.
-    fn hand_out(&mut self, rows: &[usize], logits: Option<Logits>) {
+    /// Lets each job choose its next tokens; says how many were written.
+    fn hand_out(&mut self, rows: &[usize], logits: Option<Logits>) -> usize {
         self.totals.whole_logits += u64::from(logits.as_ref().is_some_and(|logits| logits.fell_back));
         let mut fetched = logits.map(|logits| logits.fetched);
         let vocab = self.loaded.model.config.vocab;
-        let mut logits: Box<dyn Iterator<Item = Row<'_>>> = match &mut fetched {
-            None => Box::new(std::iter::empty()),
-            Some(FetchedLogits::Whole(logits)) => Box::new(logits.chunks_exact_mut(vocab).map(Row::Whole)),
-            Some(FetchedLogits::Leaders(leaders)) => Box::new(leaders.iter().map(Row::Leaders)),
-        };
+        let mut logits = fetched.iter_mut().flat_map(|fetched| fetched.rows(vocab));
+        let written_before = self.totals.written_tokens;
         let mut ends = Vec::new();
         for (at, (job, &n)) in self.active.iter_mut().zip(rows).enumerate().filter(|(_, (_, n))| **n > 0) {
             let mine: Vec<Row<'_>> = logits.by_ref().take(job.asked()).collect();
             let written =
                 |job: &Running<'_, B>| [Part::Reasoning, Part::Call].map(|part| job.written_of(part));
-            let (before, parts_before) = (job.written(), written(job));
+            let (before, parts_before, guesses_before) = (job.written(), written(job), job.drafted());
             let done = job.done();
             let read = done.min(job.prompt) - (done - n).min(job.prompt);
             self.totals.computed_tokens += read as u64;
-            let end = catch_unwind(AssertUnwindSafe(|| job.advance(n, mine)))
+            let end = catch_unwind(AssertUnwindSafe(|| job.advance(&self.loaded.ops, n, mine)))
                 .unwrap_or_else(|panic| Some(End::Failed(JobError::Internal(words(&*panic)))));
             self.totals.written_tokens += (job.written() - before) as u64;
             let parts = written(job);
             self.totals.reasoning_tokens += (parts[0] - parts_before[0]) as u64;
             self.totals.call_tokens += (parts[1] - parts_before[1]) as u64;
+            let guesses = job.drafted();
+            self.totals.drafted_tokens += (guesses[0] - guesses_before[0]) as u64;
+            self.totals.accepted_tokens += (guesses[1] - guesses_before[1]) as u64;
             ends.extend(end.map(|end| (at, end)));
             keep(&mut self.cache, self.store.as_ref().map(|(store, _)| store), job);
         }
@@ -561,6 +629,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
         for (at, end) in ends.into_iter().rev() {
             self.end(at, end);
         }
+        (self.totals.written_tokens - written_before) as usize
     }
 
     /// After a failed pass: see the top of this file.
@@ -574,6 +643,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             job.timeline.undo(ops);
             // A device that fails at the end has taken note of the tokens already.
             job.timeline.cut_back(ops, before[at]);
+            job.stop_guessing();
         }
         if let (1, Some(at)) = (in_batch.len(), in_batch.pop()) {
             if let JobError::Device(error) = &error {

@@ -196,9 +196,8 @@ fn native(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
         status.prefill_rate,
     );
     page.gauge("ds4_decode_tokens_per_second", "Tokens written in a second, lately.", status.decode_rate);
-    // Nothing is drafted here; the series are there for dashboards that read them.
-    page.counter("ds4_spec_draft_tokens_total", "Tokens drafted (this engine drafts none).", 0);
-    page.counter("ds4_spec_accepted_tokens_total", "Tokens drafted that were right.", 0);
+    page.counter("ds4_spec_draft_tokens_total", "Tokens drafted.", totals.drafted_tokens);
+    page.counter("ds4_spec_accepted_tokens_total", "Tokens drafted that were right.", totals.accepted_tokens);
     let labels = format!(
         "version=\"{}\",commit=\"{}\",backend=\"{}\",model=\"{}\",quant=\"{}\"",
         env!("CARGO_PKG_VERSION"),
@@ -239,8 +238,9 @@ fn vllm(page: &mut Page, app: &App, counters: &Counters, status: &Status) {
     one("vllm:prefix_cache_hits_total", "counter", "Tokens found.", totals.cached_tokens as f64);
     one("vllm:prompt_tokens_total", "counter", "Tokens of prompts.", totals.prompt_tokens as f64);
     one("vllm:generation_tokens_total", "counter", "Tokens written.", totals.written_tokens as f64);
-    one("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", 0.0);
-    one("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens drafted that were right.", 0.0);
+    let (drafted, accepted) = (totals.drafted_tokens as f64, totals.accepted_tokens as f64);
+    one("vllm:spec_decode_num_draft_tokens_total", "counter", "Tokens drafted.", drafted);
+    one("vllm:spec_decode_num_accepted_tokens_total", "counter", "Tokens drafted that were right.", accepted);
     // Prefixes are found at any token; a page is what is kept.
     let blocks = app.loaded().map_or(0, |speaker| speaker.info().kv_tokens / engine::PAGE);
     let config = format!("{labels},block_size=\"{}\",num_gpu_blocks=\"{blocks}\"", engine::PAGE);
