@@ -135,11 +135,14 @@ Examples:
 impl Bench {
     /// Measures and tells.
     pub fn run(self, out: &mut dyn Write) -> anyhow::Result<()> {
-        ensure!(!self.serve.is_in_vain(), "--drafts needs --serve-sim: forward passes alone guess nothing");
+        ensure!(
+            !self.serve.is_in_vain(),
+            "--drafts and --mtp-file need --serve-sim: forward passes alone guess nothing"
+        );
         if self.machine && !self.model.is_given() {
             return self.limits(out);
         }
-        let gguf = self.model.open()?;
+        let gguf = self.serve.drafts.file.open(&self.model)?;
         if self.gpu_plan {
             return self.gpu_plan(&gguf, out);
         }

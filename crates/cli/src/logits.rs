@@ -2,6 +2,7 @@
 //! implementation.
 
 use crate::backend::{BackendArgs, Task};
+use crate::drafts_arg::MtpFileArg;
 use crate::model_arg::ModelArg;
 use anyhow::{Context, ensure};
 use engine::sampler::greedy;
@@ -47,6 +48,8 @@ pub struct Logits {
     /// expects after that one. There is none for the last token.
     #[arg(long, conflicts_with = "greedy")]
     mtp: bool,
+    #[command(flatten)]
+    file: MtpFileArg,
 }
 
 impl Logits {
@@ -56,7 +59,7 @@ impl Logits {
         let rows = tokens.len().saturating_sub(usize::from(self.mtp));
         ensure!(rows > 0, "{}: too few tokens", self.tokens.display());
         let positions = self.positions(rows)?;
-        let gguf = self.model.open()?;
+        let gguf = self.file.open(&self.model)?;
         self.backend.run(Dump { args: &self, gguf, tokens, positions, printed: out })?
     }
 
@@ -100,7 +103,10 @@ impl Task for Dump<'_> {
     fn on<B: Ops + 'static>(self, ops: B) -> anyhow::Result<()> {
         let model = model::load(&ops, &self.gguf).context("loading the model")?;
         self.args.kv.check(&model.config)?;
-        ensure!(!self.args.mtp || model.mtp.is_some(), "this model has no MTP block");
+        ensure!(
+            !self.args.mtp || model.mtp.is_some(),
+            "this model has no MTP block; --mtp-file names the file that has it"
+        );
         let timeline = Timeline::new(&ops, &model.config, self.args.kv);
         let mut feeder = Feeder { ops: &ops, model: &model, timeline };
         let path = &self.args.out;

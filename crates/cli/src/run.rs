@@ -139,7 +139,7 @@ impl Run {
         };
         let tools = self.tools.as_deref().map(read_tools).transpose()?;
         let held = self.session.session.as_ref().map(|name| Shelf::open()?.take(name)).transpose()?;
-        let gguf = self.model.open()?;
+        let gguf = self.drafts.file.open(&self.model)?;
         let take_over = self.session.take_over;
         let kept = held.map(|held| Kept::open(held, ModelMark::of(&gguf), take_over)).transpose()?;
         self.backend.run(Job { args: &self, gguf, prompt, tools, kept, out })?

@@ -300,7 +300,7 @@ impl Serve {
     /// Serves until it gets SIGTERM or Ctrl-C.
     pub fn run(self, _: &mut dyn Write) -> anyhow::Result<()> {
         let options = self.options()?;
-        let gguf = self.model.open()?;
+        let gguf = self.drafts.file.open(&self.model)?;
         let listener = self.bind(options.tls.is_some())?;
         let metrics = self.metrics_listen.map(|address| {
             let listener = TcpListener::bind(address).with_context(|| format!("listening on {address}"))?;

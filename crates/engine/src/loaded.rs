@@ -191,12 +191,11 @@ fn quant(gguf: &Gguf) -> String {
     formats.iter().take(3).map(|(name, _)| name.to_lowercase()).collect::<Vec<_>>().join("/")
 }
 
-/// The checkpoint's profile, from its chat template, its name and the names of its files.
+/// The checkpoint's profile, from its chat template, its name and the name of its first file.
 fn detect_profile(gguf: &Gguf) -> Profile {
     let text = |key| gguf.metadata().opt_str(key).ok().flatten();
-    let files: Vec<_> =
-        gguf.files().map(|path| path.file_name().unwrap_or_default().to_string_lossy()).collect();
-    let names: Vec<&str> = files.iter().map(AsRef::as_ref).chain(text("general.name")).collect();
+    let file = gguf.files().next().and_then(|path| path.file_name()).unwrap_or_default().to_string_lossy();
+    let names: Vec<&str> = [&*file].into_iter().chain(text("general.name")).collect();
     Profile::detect(text("tokenizer.chat_template"), &names)
 }
 

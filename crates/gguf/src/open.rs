@@ -25,6 +25,8 @@ pub struct Gguf {
     files: Vec<ModelFile>,
     tensors: Vec<TensorInfo>,
     by_name: Vec<usize>,
+    /// How many of the tensors are the model's own: those after them are of files that were joined.
+    own: usize,
     warnings: Vec<Warning>,
 }
 
@@ -130,7 +132,31 @@ impl Gguf {
         }
         let by_name = sorted_names(&tensors, &files)?;
         let (metadata, version, alignment) = first.expect("at least one part");
-        Ok(Self { metadata, version, alignment, files, tensors, by_name, warnings })
+        let own = tensors.len();
+        Ok(Self { metadata, version, alignment, files, tensors, by_name, own, warnings })
+    }
+
+    /// Adds tensors of another file, as if they were in one more shard. The metadata stays what it is.
+    ///
+    /// - `name`: what a tensor of the other file is called here; `None` leaves it out
+    ///
+    /// # Errors
+    ///
+    /// If there are two tensors of one name then.
+    pub fn join(mut self, other: Gguf, name: impl Fn(&str) -> Option<String>) -> Result<Self, GgufError> {
+        let shards = self.files.len();
+        self.files.extend(other.files);
+        self.tensors.extend(other.tensors.into_iter().filter_map(|info| {
+            Some(TensorInfo { name: name(&info.name)?, shard: shards + info.shard, ..info })
+        }));
+        self.warnings.extend(other.warnings);
+        self.by_name = sorted_names(&self.tensors, &self.files)?;
+        Ok(self)
+    }
+
+    /// The tensors of the model's own files, without those of others that were joined.
+    pub fn own_tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
+        self.tensors[..self.own].iter()
     }
 
     /// The keys and values of the model, those of the first shard.
@@ -148,7 +174,7 @@ impl Gguf {
         self.alignment
     }
 
-    /// All tensors, shard by shard in the order of the files.
+    /// All tensors, shard by shard in the order of the files, those that were joined at the end.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = &TensorInfo> {
         self.tensors.iter()
     }
@@ -170,7 +196,7 @@ impl Gguf {
         self.files[tensor.shard].bytes.slice(range)
     }
 
-    /// The files of the model, the first shard first.
+    /// The files of the model, the first shard first; behind them those that were joined.
     pub fn files(&self) -> impl ExactSizeIterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }

@@ -89,9 +89,12 @@ fn products_a_token(gguf: &Gguf, used: usize) -> f64 {
 
 /// Bytes of weights that a token needs: all but the embedding, and of the experts those that it uses.
 fn weights_a_token(gguf: &Gguf, used: usize) -> f64 {
+    // No token needs the block that guesses further ones.
+    let mtp = gguf.tensors().find_map(|tensor| tensor.name.split_once("nextn.").map(|(block, _)| block));
     let bytes = |tensor: &gguf::TensorInfo| {
         let share = match () {
             () if tensor.name.starts_with("token_embd") => 0.0,
+            () if mtp.is_some_and(|block| tensor.name.starts_with(block)) => 0.0,
             () if tensor.name.contains("_exps") => used as f64 / *tensor.dims.last().expect("experts") as f64,
             () => 1.0,
         };

@@ -259,12 +259,10 @@ fn count_layers(gguf: &Gguf, keys: &Keys<'_>) -> Result<(usize, bool), LoadError
         return Err(keys.refused("block_count", &blocks.to_string(), "at most 4096"));
     }
     let drafts = keys.opt_u32("nextn_predict_layers")?.unwrap_or(0) as usize;
-    // Published main files count an MTP block in one of the two keys without having its tensors.
-    let first_draft = blocks.saturating_sub(drafts);
-    let mtp = drafts > 0
-        && first_draft > 0
-        && gguf.tensor(&format!("blk.{first_draft}.nextn.eh_proj.weight")).is_some();
-    Ok(if mtp { (first_draft, true) } else { (blocks, false) })
+    // Published main files count an MTP block in one of the two keys without having its tensors; those may have been joined.
+    let has_block = |layers: &usize| gguf.tensor(&format!("blk.{layers}.nextn.eh_proj.weight")).is_some();
+    let first_draft = [blocks.saturating_sub(drafts), blocks].into_iter().find(has_block);
+    Ok(first_draft.filter(|&layers| layers > 0).map_or((blocks, false), |layers| (layers, true)))
 }
 
 fn vocab(gguf: &Gguf, keys: &Keys<'_>) -> Result<usize, LoadError> {

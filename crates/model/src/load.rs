@@ -31,7 +31,9 @@ pub enum LoadError {
         "this file is of architecture {found:?}: {what}; ds4 runs models of architecture \"deepseek4\" (DeepSeek V4 Flash and smaller ones like it)"
     )]
     Architecture { found: String, what: &'static str },
-    #[error("this file holds an MTP draft block only: give the main model's file, which has blk.0")]
+    #[error(
+        "this file holds an MTP draft block only: give the main model's file, which has blk.0, and this one as --mtp-file"
+    )]
     MtpOnly,
     #[error("key {key} is {found}, needed {need}")]
     Value { key: String, found: String, need: String },
@@ -194,10 +196,7 @@ pub fn check(gguf: &Gguf) -> Result<Checked<'_>, LoadError> {
         let info = check_tensor(gguf, &config, &tensor)?;
         tensors.insert(tensor.name.clone(), (tensor, info));
     }
-    if let Some(name) = draft_norm(&config)
-        && gguf.tensor(&name).is_some()
-    {
-        let tensor = Tensor { shape: vec![config.width], kind: Kind::Vector, name };
+    for tensor in own_head(gguf, &config) {
         let info = check_tensor(gguf, &config, &tensor)?;
         tensors.insert(tensor.name.clone(), (tensor, info));
     }
@@ -206,9 +205,18 @@ pub fn check(gguf: &Gguf) -> Result<Checked<'_>, LoadError> {
     Ok(Checked { config, unused, gguf, tensors })
 }
 
-/// The final norm that an MTP block may have of its own.
-fn draft_norm(config: &Config) -> Option<String> {
-    config.mtp.then(|| format!("blk.{}.nextn.shared_head_norm.weight", config.layers()))
+/// What an MTP block may have of its own of what is behind the last layer, as far as the file has it: the final norm, and the
+/// collapse of the streams. Without them it shares the main model's.
+fn own_head(gguf: &Gguf, config: &Config) -> Vec<Tensor> {
+    let mut list = Inventory { config, tensors: Vec::new() };
+    let block = format!("blk.{}.nextn", config.layers());
+    if config.mtp && gguf.tensor(&format!("{block}.shared_head_norm.weight")).is_some() {
+        list.vector(&format!("{block}.shared_head_norm.weight"), config.width);
+    }
+    if config.mtp && gguf.tensor(&format!("{block}.hc_head_fn.weight")).is_some() {
+        list.collapse(&format!("{block}.hc_head"));
+    }
+    list.tensors
 }
 
 fn check_tensor<'a>(gguf: &'a Gguf, config: &Config, tensor: &Tensor) -> Result<&'a TensorInfo, LoadError> {
@@ -300,7 +308,7 @@ impl Checked<'_> {
             embedding: loader.matrix("token_embd")?,
             layers,
             mtp: config.mtp.then(|| loader.mtp(output.clone())).transpose()?,
-            head: loader.head("output_norm.weight", output)?,
+            head: loader.head("output_hc", "output_norm.weight", output)?,
             plain_rope: Rope::new(config.rope_dim, config.rope_base, None),
             compressed_rope,
             config: loader.file.config,
@@ -309,14 +317,14 @@ impl Checked<'_> {
 }
 
 /// Identifies a model: a hash of its metadata, and of name, type, shape and a sample of the data of
-/// every tensor. Reading all of a large model for this would take a minute.
+/// every tensor of its own. Reading all of a large model for this would take a minute.
 pub fn fingerprint(gguf: &Gguf) -> [u8; 32] {
     const SAMPLE: usize = 4096;
     let mut hash = blake3::Hasher::new();
     for (key, value) in gguf.metadata().iter() {
         hash.update(format!("{key}={value}\n").as_bytes());
     }
-    for info in gguf.tensors() {
+    for info in gguf.own_tensors() {
         hash.update(format!("{} {:?} {}\n", info.name, info.dims, info.kind.name()).as_bytes());
         let data = gguf.data(info);
         for start in [0, data.len() / 2, data.len().saturating_sub(SAMPLE)] {
@@ -482,12 +490,12 @@ impl<B: Ops> Loader<'_, B> {
         })
     }
 
-    fn head(&self, norm: &str, output: Arc<B::Matrix>) -> Result<Head<B>, LoadError> {
+    fn head(&self, collapse: &str, norm: &str, output: Arc<B::Matrix>) -> Result<Head<B>, LoadError> {
         let c = &self.file.config;
         Ok(Head {
-            weights: self.matrix("output_hc_fn")?,
-            base: self.vector("output_hc_base.weight")?,
-            scale: self.vector("output_hc_scale.weight")?,
+            weights: self.matrix(&format!("{collapse}_fn"))?,
+            base: self.vector(&format!("{collapse}_base.weight"))?,
+            scale: self.vector(&format!("{collapse}_scale.weight"))?,
             hc: c.hc,
             eps: c.hc_eps,
             rms_eps: c.rms_eps,
@@ -496,10 +504,14 @@ impl<B: Ops> Loader<'_, B> {
         })
     }
 
-    /// The MTP block: it shares the main model's collapse and output matrix, and its norm if it has none.
+    /// The MTP block: it shares the main model's output matrix, and its collapse and norm as far as it has none.
     fn mtp(&self, output: Arc<B::Matrix>) -> Result<Mtp<B>, LoadError> {
         let block = self.file.config.layers();
-        let own_norm = draft_norm(&self.file.config).filter(|name| self.file.tensors.contains_key(name));
+        let own = |name: &str| self.file.tensors.contains_key(name);
+        let norm = format!("blk.{block}.nextn.shared_head_norm.weight");
+        let norm = if own(&norm) { &norm } else { "output_norm.weight" };
+        let collapse = format!("blk.{block}.nextn.hc_head");
+        let collapse = if own(&format!("{collapse}_fn.weight")) { &collapse } else { "output_hc" };
         Ok(Mtp {
             entry: MtpEntry {
                 eh_proj: self.matrix(&format!("blk.{block}.nextn.eh_proj"))?,
@@ -508,7 +520,7 @@ impl<B: Ops> Loader<'_, B> {
                 hc: self.file.config.hc,
             },
             layer: self.layer(block, Ratio::None)?,
-            head: self.head(own_norm.as_deref().unwrap_or("output_norm.weight"), output)?,
+            head: self.head(collapse, norm, output)?,
         })
     }
 }

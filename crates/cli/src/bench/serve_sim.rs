@@ -39,7 +39,7 @@ pub struct ServeSimArgs {
     #[arg(long, requires = "serve_sim")]
     no_traces: bool,
     #[command(flatten)]
-    drafts: DraftsArg,
+    pub drafts: DraftsArg,
 }
 
 impl ServeSimArgs {

@@ -101,7 +101,12 @@ pub fn assert_near(name: &str, got: &[f32], want: &[f32], vocab: usize, limits: 
 
 /// The draft block, which is fed each token with the streams of the one before, against a golden.
 pub fn assert_golden_draft<B: Ops>(ops: &B, golden: &Golden, name: &str) {
-    let model = load(ops, &golden.gguf()).unwrap();
+    assert_golden_draft_of(ops, &golden.gguf(), golden, name);
+}
+
+/// That of a model that may have been put together in another way.
+pub fn assert_golden_draft_of<B: Ops>(ops: &B, gguf: &Gguf, golden: &Golden, name: &str) {
+    let model = load(ops, gguf).unwrap();
     let vocab = model.config.vocab;
     let mut timeline = Timeline::new(ops, &model.config, KvFormat::F32);
     let (tokens, next) = (&golden.tokens[..golden.tokens.len() - 1], &golden.tokens[1..]);
