@@ -13,7 +13,7 @@ use std::str::FromStr;
 pub struct DraftsArg {
     /// Tokens to guess ahead with the model's MTP block, if it has one: they are read along with the next token, and
     /// where they are right that saves steps. 0 to 3, or auto: as many as turn out to be quickest. Replies are the same
-    /// with any number. Default: auto
+    /// with any number (on a GPU, as far as rounding goes). Default: auto
     #[arg(long, value_name = "N", value_parser = Drafts::from_str)]
     drafts: Option<Drafts>,
     #[command(flatten)]

@@ -126,7 +126,7 @@ fn mistakes_are_explained() {
         let err = said.err.replace(case.dir.path().to_str().unwrap(), "DIR");
         assert_eq!((err.trim_end(), said.status), (want, 1));
     };
-    check(&["--mtp"], "error: this model has no MTP block");
+    check(&["--mtp"], "error: this model has no MTP block; --mtp-file names the file that has it");
     case.write("positions.json", "[3, 3]");
     check(&["--positions", positions], "error: DIR/positions.json: positions must ascend");
     case.write("positions.json", "[420]");

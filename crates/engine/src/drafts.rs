@@ -2,8 +2,8 @@
 //! that token. Where it then chooses what was guessed, what follows is computed already; what was guessed wrong is cut off.
 //!
 //! A reply is the same with guesses as without: each of its tokens is chosen from logits of the model itself, in the same
-//! way. (On a GPU logits of a row differ in their last bits with the number of rows in a batch, with guesses as with
-//! other conversations.)
+//! way. (On a GPU a row is rounded otherwise among others than alone, so where two tokens are nearly as probable, guesses can
+//! make a reply another one, as can other conversations.)
 //!
 //! - [`Drafter`] is the block's memory of one conversation, and [`learn`] lets it see what was read and guess.
 //! - [`Stakes`] finds out how many guesses are worth it: a batch of two rows takes longer than one of one.
@@ -30,7 +30,7 @@ pub enum Drafts {
     /// As many as turn out to be quickest, or none.
     #[default]
     Auto,
-    /// Always so many, up to [`MOST_DRAFTS`]; 0 for none.
+    /// Always so many, up to [`MOST_DRAFTS`], or fewer where several conversations write at once; 0 for none.
     Fixed(usize),
 }
 
@@ -56,7 +56,8 @@ impl Drafts {
     }
 }
 
-/// How many passes the block may lag behind: their streams stay on the device until it sees them.
+/// How many passes the block may lag behind: their streams stay on the device until it sees them. Enough for finding out how
+/// fast it goes without guesses.
 const MOST_UNSEEN: usize = 2 * TRIAL as usize;
 
 /// What the block knows of one conversation, and its guesses.
@@ -230,63 +231,62 @@ fn best<B: Ops>(ops: &B, logits: &B::Array, rows: usize) -> Result<Vec<u32>, Dev
     Ok(logits.chunks_exact(logits.len() / rows).map(largest).collect())
 }
 
-/// Steps in which a number of guesses is tried for the first time.
+/// Rows of a batch up to which each costs little beside the weights, which are read for all of them.
+const FEW_ROWS: usize = 8;
+
+/// With more conversations than these that write at once nothing is guessed: a batch has rows enough then.
+pub(crate) const MOST_GUESSING: usize = FEW_ROWS / 2;
+
+/// Steps in which a number of guesses is tried.
 const TRIAL: u32 = 12;
 
 /// Steps after which it is thought over which number is best.
 const STINT: u32 = 16;
 
-/// After how many stints another number is tried again, for things change: texts, and how much there is to attend to. Each
-/// time that it is no better, twice as many follow, up to the most.
-const STINTS: [u32; 2] = [8, 64];
-
-/// Steps with guesses after which a reply begins without them, to see how fast that is by now.
-const STALE: u32 = 2000;
+/// After how many stints another number is tried again, for things change: texts, how much there is to attend to, the clock
+/// of a device that was at rest. Each time that it is no better, twice as many follow, up to the most.
+const STINTS: [u32; 2] = [2, 64];
 
 /// How many guesses are worth it, by how fast replies were with so many.
 pub(crate) struct Stakes {
     drafts: Drafts,
-    /// Tokens a second with each number of guesses.
-    rates: [Rate; MOST_DRAFTS + 1],
-    tried: [bool; MOST_DRAFTS + 1],
+    most: usize,
+    /// Tokens a second with each number of guesses that was tried.
+    rates: [Option<Rate>; MOST_DRAFTS + 1],
     current: usize,
     /// Steps before it is thought over.
     left: u32,
     /// Stints since another number than the best was tried, and how many there are to be.
     stints: u32,
     patience: u32,
-    /// The number that is tried again next.
+    /// The number that was tried again last.
     other: usize,
-    /// Steps since the last without guesses.
-    since_plain: u32,
 }
 
 impl Stakes {
-    pub(crate) fn new(drafts: Drafts) -> Self {
+    /// For steps in which so many conversations write.
+    pub(crate) fn new(drafts: Drafts, writers: usize) -> Self {
         Stakes {
             drafts,
+            most: drafts.most().min((FEW_ROWS / writers).saturating_sub(1)),
             rates: Default::default(),
-            tried: Default::default(),
             current: 0,
             left: 0,
             stints: 0,
             patience: STINTS[0],
-            other: 1,
-            since_plain: 0,
+            other: 0,
         }
     }
 
     /// Whether any tokens may be guessed.
     pub(crate) fn may_guess(&self) -> bool {
-        self.drafts.most() > 0
+        self.most > 0
     }
 
-    /// A reply begins: what the block has to see first is there, so this is when it may begin to guess, or begin later.
+    /// A reply begins. The block can see all that it needs for good guesses now.
     pub(crate) fn begin(&mut self) {
-        if !self.tried[0] || self.since_plain > STALE {
-            (self.current, self.left, self.tried[0]) = (0, TRIAL, true);
-        } else if self.current == 0 {
-            self.choose(true);
+        if self.current == 0 {
+            self.left = 0;
         }
     }
 
@@ -295,7 +295,7 @@ impl Stakes {
     /// - `can_begin`: whether the block has seen what it needs for good guesses
     pub(crate) fn next(&mut self, can_begin: bool) -> usize {
         if let Drafts::Fixed(_) = self.drafts {
-            return self.drafts.most();
+            return self.most;
         }
         if self.left == 0 {
             self.choose(can_begin);
@@ -305,36 +305,44 @@ impl Stakes {
     }
 
     fn choose(&mut self, can_begin: bool) {
-        let most = self.drafts.most();
-        if let Some(new) = (0..=most).find(|&count| can_begin && !self.tried[count]) {
-            (self.current, self.left, self.tried[new]) = (new, TRIAL, true);
+        let best = self.best();
+        // One more is worth a try only if so many are worth it.
+        let new = if self.rates[0].is_none() { 0 } else { best + 1 };
+        if new <= self.most && self.rates[new].is_none() && (new == 0 || can_begin) {
+            return self.try_out(new);
+        }
+        (self.current, self.left) = (best, STINT);
+        self.stints += 1;
+        if self.stints < self.patience || !can_begin {
             return;
         }
-        (self.current, self.left) = (self.best(), STINT);
-        self.stints += 1;
-        if self.stints >= self.patience && can_begin && most > 0 {
-            // Replies begin without guesses now and then, so that is not among those to be tried.
-            self.current = self.other;
-            self.other = 1 + self.other % most;
-            (self.stints, self.patience) = (0, (2 * self.patience).min(STINTS[1]));
+        (self.stints, self.patience) = (0, (2 * self.patience).min(STINTS[1]));
+        let all = (self.other + 1..=self.most).chain(0..=self.other);
+        if let Some(other) = all.into_iter().find(|&count| count != best && self.rates[count].is_some()) {
+            self.other = other;
+            self.try_out(other);
         }
+    }
+
+    fn try_out(&mut self, count: usize) {
+        (self.current, self.left, self.rates[count]) = (count, TRIAL, Some(Rate::default()));
     }
 
     /// The number with which it was quickest, the least of equals.
     fn best(&self) -> usize {
-        let rate = |count: &usize| self.rates[*count].per_second();
-        let all = (0..=self.drafts.most()).rev();
-        all.max_by(|a, b| rate(a).total_cmp(&rate(b))).expect("at least none")
+        let rate = |count: &usize| self.rates[*count].map_or(-1.0, Rate::per_second);
+        (0..=self.most).rev().max_by(|a, b| rate(a).total_cmp(&rate(b))).expect("at least none")
     }
 
-    /// Takes note of a step with so many guesses, after which there were so many more tokens.
+    /// Takes note of a step with so many guesses, after which there were so many more tokens, and as many guesses again.
     pub(crate) fn took(&mut self, guesses: usize, tokens: usize, time: Duration) {
         let before = self.best();
-        self.rates[guesses].add(tokens, time);
-        if self.best() != before {
+        if let Some(rate) = self.rates.get_mut(guesses).and_then(Option::as_mut) {
+            rate.add(tokens, time);
+        }
+        if self.left == 0 && self.best() != before {
             self.patience = STINTS[0];
         }
-        self.since_plain = if guesses == 0 { 0 } else { self.since_plain.saturating_add(1) };
     }
 }
 
@@ -356,10 +364,10 @@ mod tests {
     #[test]
     fn what_is_quickest_is_used_most() {
         for (rates, best) in [([9.0, 5.0, 4.0], 0), ([9.0, 12.0, 11.0], 1), ([9.0, 10.0, 13.0], 2)] {
-            let mut stakes = Stakes::new(Drafts::Auto);
+            let mut stakes = Stakes::new(Drafts::Auto, 1);
             stakes.begin();
-            let first = play(&mut stakes, 3 * TRIAL, rates);
-            assert_eq!(first, [TRIAL; 3], "each is tried");
+            let first = play(&mut stakes, 2 * TRIAL, rates);
+            assert_eq!(first, [TRIAL, TRIAL, 0], "one more is tried where so many are worth it");
             let used = play(&mut stakes, 4000, rates);
             assert!(used[best] > 3800, "{rates:?}: {used:?}");
         }
@@ -368,7 +376,7 @@ mod tests {
     /// A reply that is easy to guess after many that are not.
     #[test]
     fn what_becomes_quicker_is_noticed() {
-        let mut stakes = Stakes::new(Drafts::Auto);
+        let mut stakes = Stakes::new(Drafts::Auto, 1);
         stakes.begin();
         play(&mut stakes, 2000, [9.0, 5.0, 4.0]);
         let used = play(&mut stakes, 20_000, [9.0, 12.0, 14.0]);
@@ -377,10 +385,26 @@ mod tests {
         assert!(used[0] > 1800, "{used:?}");
     }
 
+    /// The first steps of a device that was at rest are slow, whatever is guessed.
+    #[test]
+    fn a_slow_beginning_is_forgotten() {
+        let mut stakes = Stakes::new(Drafts::Auto, 1);
+        stakes.begin();
+        play(&mut stakes, TRIAL, [1.0, 0.5, 0.5]);
+        let used = play(&mut stakes, 500, [9.0, 5.0, 4.0]);
+        assert!(used[0] > 350, "{used:?}");
+    }
+
+    #[test]
+    fn batches_stay_small() {
+        let most = |writers| Stakes::new(Drafts::Fixed(3), writers).next(true);
+        assert_eq!([1, 2, 3, 4, 5, 8].map(most), [3, 3, 1, 1, 0, 0]);
+    }
+
     /// Guessing begins where the block has seen what was read: at the beginning of a reply, and not later.
     #[test]
     fn what_was_never_tried_is_not_tried_behind() {
-        let mut stakes = Stakes::new(Drafts::Auto);
+        let mut stakes = Stakes::new(Drafts::Auto, 1);
         stakes.begin();
         for _ in 0..1000 {
             assert_eq!(stakes.next(false), 0);
@@ -393,7 +417,7 @@ mod tests {
     #[test]
     fn a_fixed_number_is_kept_to() {
         for count in 0..=MOST_DRAFTS {
-            let mut stakes = Stakes::new(Drafts::Fixed(count));
+            let mut stakes = Stakes::new(Drafts::Fixed(count), 1);
             stakes.begin();
             assert_eq!((0..100).map(|_| stakes.next(true)).sum::<usize>(), 100 * count);
         }

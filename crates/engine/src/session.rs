@@ -101,13 +101,13 @@ impl<B: Ops> Session<B> {
         let most = loaded.model.config.context;
         let context = context.map_or(most, |wanted| wanted.min(most));
         let pace = Pace::new(PACE, loaded.ops.worthwhile_rows()..=loaded.ops.most_rows());
-        let stakes = Stakes::new(Drafts::default());
+        let stakes = Stakes::new(Drafts::default(), 1);
         Session { loaded, timeline, next: None, context, pace, drafter: Drafter::new(), stakes, asked: None }
     }
 
     /// The same session, with so many tokens guessed ahead where the model has a block for that. Replies do not depend on it.
     pub fn with_drafts(mut self, drafts: Drafts) -> Self {
-        self.stakes = Stakes::new(drafts);
+        self.stakes = Stakes::new(drafts, 1);
         self
     }
 
@@ -346,7 +346,9 @@ impl<B: Ops> Choosing<'_, B> {
             session.feed(&[&[token], &guesses[..]].concat(), wanted)?;
         }
         let now = Instant::now();
-        if let Some(asked) = session.asked.replace(now) {
+        if let Some(asked) = session.asked.replace(now)
+            && before == self.count
+        {
             session.stakes.took(before, self.used, now - asked);
         }
         Ok(guesses.len())

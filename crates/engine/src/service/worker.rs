@@ -18,7 +18,7 @@ use super::slots::{Command, Conversation, Done, Slot, What, choose};
 use super::status::{CacheStatus, SlotStatus, Status, Totals};
 use super::stops::{STOP_SLACK, stops};
 use crate::cache::{Cache, Evicted, Found, TailKind};
-use crate::drafts::{Stakes, learn};
+use crate::drafts::{MOST_GUESSING, Stakes, learn};
 use crate::fetch_logits::{Fetched as FetchedLogits, Logits, Row, fetch_logits};
 use crate::generate::{Finish, Part, ReplyError, Stats, Writer};
 use crate::loaded::LoadedModel;
@@ -42,9 +42,6 @@ const BESIDE: Duration = Duration::from_millis(250);
 
 /// By how much the end of a reply can be cut back: the client may have dropped its last words.
 const END_SLACK: usize = 16;
-
-/// With more conversations that write nothing is guessed: a batch has rows enough then.
-const MOST_GUESSING: usize = 8;
 
 /// How long an engine that is shut down waits for the page store.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -120,7 +117,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
             store,
             active: Vec::new(),
             ahead: None,
-            stakes: std::array::from_fn(|_| Stakes::new(settings.drafts)),
+            stakes: std::array::from_fn(|at| Stakes::new(settings.drafts, at + 1)),
             cache: Cache::new(loaded.tokenizer.clone(), root),
             ledger: &settings.ledger,
             totals: Totals::default(),
@@ -403,7 +400,7 @@ impl<'m, B: Ops + 'static> Worker<'m, B> {
                 self.guess(guesses);
                 if let Some((writers, guessed)) = writing {
                     self.decode_rate.add(written, start.elapsed());
-                    let at = writers.checked_sub(1);
+                    let at = writers.checked_sub(1).filter(|_| guessed == guesses);
                     if let Some(stakes) = at.and_then(|at| self.stakes.get_mut(at)) {
                         stakes.took(guessed, written, start.elapsed());
                     }
