@@ -8,7 +8,7 @@
 
 use crate::forward::{BatchError, Output, Segment, Step, Wanted, check_tokens, experts, wanted_among_kept};
 use crate::kv::KvFormat;
-use crate::ops::{KvView, Ops, Queries, RowStore};
+use crate::ops::{KvView, Ops, Queries};
 use crate::tap::{Place, Seen, Tap};
 use crate::timeline::{Log, SLACK, Shape};
 use crate::weights::Model;
@@ -48,11 +48,6 @@ impl<B: Ops> DraftState<B> {
     /// If that is more than [`SLACK`] tokens back: drafts are never longer.
     pub fn cut_back(&mut self, to: usize) {
         self.window.truncate(to);
-    }
-
-    /// Device memory in use, in bytes.
-    pub fn memory(&self) -> usize {
-        self.window.rows.memory()
     }
 
     /// Forgets what no later token sees, not even after cutting back.
