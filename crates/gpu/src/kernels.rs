@@ -13,7 +13,7 @@ mod streams;
 pub(crate) mod tiles;
 
 pub(crate) use attend::{Attending, attend};
-pub(crate) use compress::{APPENDS, Append, append, append_all, compress, move_rows, places};
+pub(crate) use compress::{Append, append, append_all, compress, move_rows};
 pub(crate) use embed::{embed, gather};
 pub(crate) use experts::moe;
 pub(crate) use leaders::read_leaders;

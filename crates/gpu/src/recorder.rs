@@ -12,7 +12,7 @@
 use crate::ahead::Ahead;
 use crate::buffers::{Buffer, HOST_DATA, Slice};
 use crate::gpu::{Inner, Uses};
-use crate::kernels::{APPENDS, Append, Beside, Mixture, Norms, append_all};
+use crate::kernels::{Append, Beside, Mixture, Norms, append_all};
 use crate::profile;
 use crate::shader::Variant;
 use crate::watch::Watch;
@@ -262,9 +262,7 @@ impl Recorder {
 
     /// Asks for rows to be appended; they are launched ahead of whatever is asked for next.
     pub(crate) fn append(&mut self, gpu: &Inner, append: Append) {
-        if let Some(first) = self.appends.first()
-            && (self.appends.len() == APPENDS || !first.takes_along(&append))
-        {
+        if !append.goes_with(&self.appends) {
             self.settle(gpu);
         }
         self.appends.push(append);

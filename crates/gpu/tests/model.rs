@@ -232,43 +232,53 @@ fn pages_travel_between_the_device_and_the_cpu() {
 }
 
 /// A launch costs microseconds whatever it does, most of all if it has to wait for one before it, so their number is part
-/// of the speed. Ceilings for a token, by kind of layer, of launches and of those that wait: for most tokens, and for one
-/// that completes a window to be compressed. The host waits once, for what is wanted.
+/// of the speed. Ceilings by kind of layer, of launches and of those that wait: for most tokens, and for one that
+/// completes a window to be compressed. Several conversations at once, and several tokens of one, take as few, but for such
+/// windows, of which each conversation has its own. The host waits once, for what is wanted.
 #[test]
 fn a_token_takes_few_launches() {
     // A device of its own: other tests launch, too.
     let gpu = Gpu::open(Options { device: Choice::First, ..Options::default() }).unwrap();
-    for (ratio, ceilings) in [(0, [[12, 10]; 2]), (128, [[12, 10]; 2]), (4, [[16, 13], [19, 16]])] {
-        let mut description = Synthetic::tiny(Recipe::Q8, 1);
-        description.sizes.ratios = vec![0];
-        let launches = |description: &Synthetic| {
-            let model = load(&gpu, &Gguf::from_vec(description.to_vec().unwrap()).unwrap()).unwrap();
-            let mut timeline = Timeline::new(&gpu, &model.config, KvFormat::F16);
-            // Regions of cached rows grow at the first tokens after it; a window is complete at 172 and at 176.
-            feed(&model, &gpu, &mut timeline, &prompt(170), 256);
-            feed(&model, &gpu, &mut timeline, &[1, 1, 1, 1], 1);
-            let mut of_token = || {
-                let waits = gpu.waits();
-                gpu.watch(true);
-                feed(&model, &gpu, &mut timeline, &[1], 1);
-                assert_eq!(gpu.waits() - waits, 1, "waits for a token");
-                let launches = gpu.launched();
-                [launches.len(), launches.iter().filter(|launch| launch.barrier).count()]
+    for (conversations, tokens) in [(1, 1), (3, 1), (1, 2)] {
+        for (ratio, ceilings) in [(0, [[12, 10]; 2]), (128, [[12, 10]; 2]), (4, [[16, 13], [19, 16]])] {
+            let mut description = Synthetic::tiny(Recipe::Q8, 1);
+            description.sizes.ratios = vec![0];
+            let launches = |description: &Synthetic| {
+                let model = load(&gpu, &Gguf::from_vec(description.to_vec().unwrap()).unwrap()).unwrap();
+                let mut timelines: Vec<_> =
+                    (0..conversations).map(|_| Timeline::new(&gpu, &model.config, KvFormat::F16)).collect();
+                // Regions of cached rows grow at the first tokens after it; a window is complete at 172 and at 176.
+                for timeline in &mut timelines {
+                    feed(&model, &gpu, timeline, &prompt(170), 256);
+                    feed(&model, &gpu, timeline, &[1, 1, 1, 1][tokens - 1..], 1);
+                }
+                let mut of_step = || {
+                    let next = vec![1; tokens];
+                    let entry = |timeline| Entry { timeline, tokens: &next, wanted: Wanted::All };
+                    let waits = gpu.waits();
+                    gpu.watch(true);
+                    let mut batch: Vec<_> = timelines.iter_mut().map(entry).collect();
+                    let output = forward(&model, &gpu, &mut batch, &mut NoTap).unwrap();
+                    gpu.read(&output.logits.expect("wanted")).unwrap();
+                    assert_eq!(gpu.waits() - waits, 1, "waits for a step");
+                    let launches = gpu.launched();
+                    [launches.len(), launches.iter().filter(|launch| launch.barrier).count()]
+                };
+                [of_step(), of_step()]
             };
-            [of_token(), of_token()]
-        };
-        let one = launches(&description);
-        assert!(one.iter().all(|&[all, _]| all <= 16), "{one:?} for one layer with both ends");
-        description.sizes.ratios.push(ratio);
-        let two = launches(&description);
-        for token in 0..2 {
-            let layer = [0, 1].map(|what| two[token][what] - one[token][what]);
-            println!(
-                "ratio {ratio}: {layer:?} launches and waits of a layer, {:?} with both ends",
-                one[token]
-            );
-            let holds = layer.iter().zip(ceilings[token]).all(|(&count, most)| count <= most);
-            assert!(holds, "ratio {ratio}: {layer:?} launches and waits of a layer");
+            let one = launches(&description);
+            assert!(one.iter().all(|&[all, _]| all <= 16), "{one:?} for one layer with both ends");
+            description.sizes.ratios.push(ratio);
+            let two = launches(&description);
+            for step in 0..2 {
+                let layer = [0, 1].map(|what| two[step][what] - one[step][what]);
+                let of = format!("ratio {ratio}, {conversations} x {tokens}");
+                println!("{of}: {layer:?} launches and waits of a layer, {:?} with both ends", one[step]);
+                // Two of each further conversation's own, for its window.
+                let own = 2 * (conversations - 1) * step;
+                let holds = layer.iter().zip(ceilings[step]).all(|(&count, most)| count <= most + own);
+                assert!(holds, "{of}: {layer:?} launches and waits of a layer");
+            }
         }
     }
 }

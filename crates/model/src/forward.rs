@@ -6,8 +6,8 @@
 use crate::ops::{Blocks, IndexView, KvView, Ops, Projected, Queries};
 use crate::rope::Angles;
 use crate::tap::{Place, Seen, Tap};
-use crate::timeline::{CompressorTail, Timeline};
-use crate::weights::{Attention, Compressor, Layer, Model};
+use crate::timeline::Timeline;
+use crate::weights::{Attention, Layer, Model};
 use std::ops::Range;
 
 /// Some next tokens of one timeline.
@@ -140,9 +140,7 @@ pub fn forward<B: Ops>(
         // In the last layer, rows of which nothing is wanted only leave what later tokens attend to.
         let fewer = idx + 1 == model.layers.len() && kept.len() < step.tokens.len();
         let mut made = project(ops, &step, &layer.attn, &x, !fewer, &mut see);
-        for (entry, segment) in batch.iter_mut().zip(&step.segments) {
-            remember(model, ops, entry.timeline, segment, idx, &made);
-        }
+        remember(model, ops, batch, &step, idx, &made);
         see("cached", Seen::Done);
         if fewer {
             if kept.is_empty() {
@@ -232,45 +230,41 @@ fn settle<B: Ops>(batch: &mut [Entry<'_, B>], layer: usize) {
     }
 }
 
-/// Appends what this layer made of some tokens to their timeline: window rows, compressor inputs, and a
-/// compressed row for each window they complete.
+/// Appends what this layer made of the tokens to their timelines: window rows and compressor inputs of all of them, then a
+/// compressed row for each window that is complete.
 fn remember<B: Ops>(
     model: &Model<B>,
     ops: &B,
-    timeline: &mut Timeline<B>,
-    segment: &Segment,
+    batch: &mut [Entry<'_, B>],
+    step: &Step,
     layer: usize,
     made: &Projected<B::Array, B::Query>,
 ) {
     let attn = &model.layers[layer].attn;
-    let tail = timeline.layer_mut(layer);
-    ops.append(&made.kv, segment.rows.clone(), &mut tail.window.rows);
-    let extend =
-        |compressor: &Compressor<B>, inputs: &Option<B::Array>, part: &mut Option<CompressorTail<B>>| {
+    let inputs = [&made.compressor, &made.index_compressor];
+    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
+        let tail = entry.timeline.layer_mut(layer);
+        ops.append(&made.kv, segment.rows.clone(), &mut tail.window.rows);
+        for (inputs, part) in inputs.into_iter().zip([&mut tail.compressor, &mut tail.indexer]) {
+            if let Some(inputs) = inputs {
+                let part = part.as_mut().expect("the tail has this layer's shape");
+                ops.append(inputs, segment.rows.clone(), &mut part.frontier.rows);
+            }
+        }
+    }
+    let compressors = [attn.compressor.as_ref(), attn.indexer.as_ref().map(|indexer| &indexer.compressor)];
+    for (entry, segment) in batch.iter_mut().zip(&step.segments) {
+        let tail = entry.timeline.layer_mut(layer);
+        for (compressor, part) in compressors.into_iter().zip([&mut tail.compressor, &mut tail.indexer]) {
+            let Some(compressor) = compressor else { continue };
             let part = part.as_mut().expect("the tail has this layer's shape");
-            ops.append(
-                inputs.as_ref().expect("this layer compresses"),
-                segment.rows.clone(),
-                &mut part.frontier.rows,
-            );
             let windows = segment.completed(compressor.ratio);
             if !windows.is_empty() {
                 let angles = model.compressed_rope.angles(windows.clone().map(|w| w * compressor.ratio));
-                ops.compress(
-                    compressor,
-                    &part.frontier.rows,
-                    part.frontier.base,
-                    windows,
-                    &angles,
-                    &mut part.rows,
-                );
+                let (frontier, base) = (&part.frontier.rows, part.frontier.base);
+                ops.compress(compressor, frontier, base, windows, &angles, &mut part.rows);
             }
-        };
-    if let Some(compressor) = &attn.compressor {
-        extend(compressor, &made.compressor, &mut tail.compressor);
-    }
-    if let Some(indexer) = &attn.indexer {
-        extend(&indexer.compressor, &made.index_compressor, &mut tail.indexer);
+        }
     }
 }
 

@@ -1,17 +1,19 @@
-// Appends rows of a batch to cached rows:  store row at `at + i` = round(x[first + i]), with (first, at) in `places`
+// Appends rows of a batch to cached rows:  store row at `word` = round(x[row]), for all that `places` names
 //
-// One workgroup per row. With MORE, other stores get rows too: f32, which need no rounding; the second
-// dimension of the grid goes over the stores.
+// One workgroup per row, the second dimension of the grid goes over the places; with a grid wider than one, each place is the
+// first of so many rows that follow each other. With MORE, rows of other arrays are appended to stores of f32, too, which need
+// no rounding.
 struct Params {
     stride: u32, // in words
     //#repeat m MORE
     width$m: u32,
     //#end
 }
+struct Place { kind: u32, row: u32, word: u32 } // which array, row of it, word of the store
 
 @group(0) @binding(0) var<storage, read>       x: array<f32>;     // [n, WIDTH]
 @group(0) @binding(1) var<storage, read_write> store: array<u32>;
-@group(0) @binding(2) var<storage, read>       places: array<vec2u>; // [1 + MORE]: first row of x, word of the store
+@group(0) @binding(2) var<storage, read>       places: array<Place>;
 //#repeat m MORE
 @group(0) @binding(3 + $m) var<storage, read>  x$m: array<u32>;   // [n, width]
 //#end
@@ -22,14 +24,15 @@ var<immediate> p: Params;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let place = places[group.y];
+    let row = place.row + group.x;
     //#repeat m MORE
-    if group.y == $mu + 1u {
+    if place.kind == $mu + 1u {
         for (var i = thread; i < p.width$m; i += THREADS) {
-            store[place.y + group.x * p.width$m + i] = x$m[(place.x + group.x) * p.width$m + i];
+            store[place.word + group.x * p.width$m + i] = x$m[row * p.width$m + i];
         }
         return;
     }
     //#end
-    for (var i = thread; i < WIDTH; i += THREADS) { row_values[i] = x[(place.x + group.x) * WIDTH + i]; }
-    store_row(place.y + group.x * p.stride, thread);
+    for (var i = thread; i < WIDTH; i += THREADS) { row_values[i] = x[row * WIDTH + i]; }
+    store_row(place.word + group.x * p.stride, thread);
 }

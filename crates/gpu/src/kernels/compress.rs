@@ -3,6 +3,7 @@
 use crate::array::Array;
 use crate::buffers::Slice;
 use crate::gpu::Inner;
+use crate::kernels::linear::FEW;
 #[cfg(doc)]
 use crate::kernels::norm_row;
 use crate::kernels::{THREADS, teams, threads};
@@ -23,17 +24,16 @@ pub(crate) fn append(gpu: &Inner, r: &mut Recorder, x: &Array, rows: Range<usize
         return;
     };
     let (store, first) = (Binding::Write(store), rows.start as u32);
-    let append = Append { x: x.slice(), store, layout, rows: rows.len() as u32, first, at };
-    r.append(gpu, append);
+    r.append(gpu, Append { x: x.slice(), store, layout, rows: rows.len() as u32, first, at });
 }
 
-/// Rows on their way to a store. What one layer appends for one timeline goes in one launch, so it is held
-/// back until something else is launched; behind norms that are held back in one launch with them, see [`norm_row`].
+/// Rows on their way to a store. What one layer appends goes in one launch, for all timelines, so it is held back until
+/// something else is launched; behind norms that are held back in one launch with them, see [`norm_row`].
 pub(crate) struct Append {
     pub(crate) x: Slice,
     pub(crate) store: Binding,
     pub(crate) layout: RowLayout,
-    pub(crate) rows: u32,
+    rows: u32,
     /// First row of x.
     first: u32,
     /// Where the rows go, in vectors.
@@ -41,37 +41,76 @@ pub(crate) struct Append {
 }
 
 impl Append {
-    /// Whether `other` can go in the same launch behind this one.
-    pub(crate) fn takes_along(&self, other: &Append) -> bool {
-        let same = |a: &Slice, b: &Slice| a.buffer.id == b.buffer.id;
-        matches!(other.layout, RowLayout::F32 { .. })
-            && other.rows == self.rows
-            && same(self.store.slice(), other.store.slice())
+    /// Whether it can go in the same launch behind those that are held.
+    pub(crate) fn goes_with(&self, held: &[Append]) -> bool {
+        let Some(one) = held.first() else { return true };
+        let kinds = kinds(held);
+        let known = kinds.iter().find(|kind| same(&kind.x, &self.x));
+        let fits = match known {
+            Some(kind) => kind.layout == self.layout,
+            None => kinds.len() < APPENDS && matches!(self.layout, RowLayout::F32 { .. }),
+        };
+        let few = |append: &Append| append.rows as usize <= FEW;
+        fits && self.store.slice().buffer.id == one.store.slice().buffer.id
+            && (self.rows == one.rows || few(self) && held.iter().all(few))
     }
 
     /// How far apart rows of the store are, in words.
-    pub(crate) fn stride(&self) -> u32 {
+    fn stride(&self) -> u32 {
         4 * stride(self.layout) as u32
+    }
+
+    /// Where row `i` of x goes, if it is one of these: a word of the store.
+    pub(crate) fn place(&self, i: u32) -> Option<u32> {
+        let mine = i.checked_sub(self.first).filter(|&i| i < self.rows)?;
+        Some(4 * self.at + mine * self.stride())
+    }
+
+    /// Words of the places of its rows, as shaders have them; of every `span` rows that of the first.
+    pub(crate) fn places(&self, span: u32, kinds: &[&Append]) -> impl Iterator<Item = [u32; 3]> {
+        let kind = kinds.iter().position(|kind| same(&kind.x, &self.x)).expect("one of them") as u32;
+        let rows = (self.first..self.first + self.rows).step_by(span as usize);
+        rows.filter_map(move |i| Some([kind, i, self.place(i)?]))
     }
 }
 
-/// Of each the first row of x and where it goes, in words: it is host data, since it changes with every token.
-pub(crate) fn places(gpu: &Inner, r: &mut Recorder, held: &[Append]) -> Binding {
-    let words: Vec<u32> = held.iter().flat_map(|append| [append.first, 4 * append.at]).collect();
-    Binding::Read(r.put(gpu, &words))
+/// Whether these are the same bytes.
+pub(crate) fn same(a: &Slice, b: &Slice) -> bool {
+    (a.buffer.id, a.offset) == (b.buffer.id, b.offset)
 }
 
-/// The most stores of one launch.
-pub(crate) const APPENDS: usize = 3;
+/// The first append of each array whose rows are appended.
+pub(crate) fn kinds(held: &[Append]) -> Vec<&Append> {
+    let mut kinds: Vec<&Append> = Vec::with_capacity(APPENDS);
+    for append in held {
+        if !kinds.iter().any(|kind| same(&kind.x, &append.x)) {
+            kinds.push(append);
+        }
+    }
+    kinds
+}
+
+/// The most arrays of one launch.
+const APPENDS: usize = 3;
 
 /// Launches what was held back.
 pub(crate) fn append_all(gpu: &Inner, r: &mut Recorder, held: &[Append]) {
-    let (one, more) = held.split_first().expect("something to append");
-    let mut bindings = vec![Binding::Read(one.x.clone()), one.store.clone(), places(gpu, r, held)];
-    bindings.extend(more.iter().map(|other| Binding::Read(other.x.clone())));
-    let params: Vec<u32> = held.iter().map(Append::stride).collect();
+    let kinds = kinds(held);
+    let rows = held[0].rows;
+    let span = if held.iter().all(|append| append.rows == rows) { rows } else { 1 };
+    // It is host data, since it changes with every token.
+    let mut places = Vec::new();
+    for append in held {
+        places.extend(append.places(span, &kinds).flatten());
+    }
+    let jobs = places.len() as u32 / 3;
+    let (one, more) = kinds.split_first().expect("something to append");
+    let mut bindings =
+        vec![Binding::Read(one.x.clone()), one.store.clone(), Binding::Read(r.put(gpu, &places))];
+    bindings.extend(more.iter().map(|kind| Binding::Read(kind.x.clone())));
+    let params: Vec<u32> = kinds.iter().map(|kind| kind.stride()).collect();
     let variant = threads("append").rows(one.layout).with("MORE", more.len());
-    r.launch(gpu, variant, &bindings, &params, [one.rows, held.len() as u32, 1]);
+    r.launch(gpu, variant, &bindings, &params, [span, jobs, 1]);
 }
 
 /// Compresses windows into one row each.

@@ -3,7 +3,9 @@
 use crate::array::{Array, Treatment};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::{Append, places, teams};
+use crate::kernels::compress::{Append, kinds, same};
+use crate::kernels::linear::FEW;
+use crate::kernels::teams;
 use crate::recorder::{Binding, Recorder};
 use crate::shader::Variant;
 use model::RowLayout;
@@ -28,15 +30,12 @@ pub(crate) fn norm(gpu: &Inner, r: &mut Recorder, what: &Norm<'_>, x: &Array, y:
     Norms::new(gpu, what, x, y, place).launch(gpu, r, &[]);
 }
 
-/// Treats every vector of x; those of the result follow each other. For one row that is held back, so that the row can be
+/// Treats every vector of x; those of the result follow each other. For few rows that is held back, so that they can be
 /// appended along with it.
-///
-/// Several rows are not: when they were, and several norms shared a launch, lavapipe gave other logits for about one in a
-/// hundred batches while other programs wanted the processor. Why is not known (`docs/gpu.md`, "What is missing").
 pub(crate) fn norm_row(gpu: &Inner, r: &mut Recorder, what: &Norm<'_>, x: &Array, y: &Array) {
     let norms = Norms::new(gpu, what, x, y, [what.width, 0]);
     match x.n {
-        1 => r.hold(gpu, norms),
+        ..=FEW => r.hold(gpu, norms),
         _ => drop(norms.launch(gpu, r, &[])),
     }
 }
@@ -80,30 +79,39 @@ impl Norms {
     }
 
     /// Launches it, and if these are its rows appends them along with it; says whether it did.
-    pub(crate) fn launch(mut self, gpu: &Inner, r: &mut Recorder, rows: &[Append]) -> bool {
-        let along = self.takes_along(gpu, rows);
+    pub(crate) fn launch(mut self, gpu: &Inner, r: &mut Recorder, held: &[Append]) -> bool {
+        let kinds = kinds(held);
+        let along = self.takes_along(gpu, &kinds);
         let mut groups = self.vectors;
-        if let (true, [one, more @ ..]) = (along, rows) {
+        if let (true, [one, more @ ..]) = (along, &kinds[..]) {
+            // A place for each workgroup: those of its vectors first, then those of rows of other arrays.
+            let (mine, others): (Vec<_>, Vec<_>) = held.iter().partition(|append| same(&append.x, &one.x));
+            let place = |i: u32| mine.iter().find_map(|append| append.place(i)).unwrap_or(NOWHERE);
+            let mut places: Vec<u32> = (0..self.vectors as u32).flat_map(|i| [0, i, place(i)]).collect();
+            for append in others {
+                places.extend(append.places(1, &kinds).flatten());
+            }
+            groups = places.len() / 3;
             self.variant = self.variant.rows(one.layout).with("STORE", 1u32).with("MORE", more.len());
-            self.bindings.extend([one.store.clone(), places(gpu, r, rows)]);
+            self.bindings.extend([one.store.clone(), Binding::Read(r.put(gpu, &places))]);
             self.bindings.extend(more.iter().map(|append| Binding::Read(append.x.clone())));
-            self.params.push(one.rows);
-            self.params.extend(rows.iter().map(Append::stride));
-            groups += more.len() * one.rows as usize;
+            self.params.extend(more.iter().map(|append| append.layout.width() as u32));
         }
         r.launch(gpu, self.variant, &self.bindings, &self.params, spread(groups as u32));
         along
     }
 
-    fn takes_along(&self, gpu: &Inner, rows: &[Append]) -> bool {
-        let Some(one) = rows.first() else { return false };
-        let same = |a: &Slice, b: &Slice| (a.buffer.id, a.offset) == (b.buffer.id, b.offset);
+    fn takes_along(&self, gpu: &Inner, kinds: &[&Append]) -> bool {
+        let Some(one) = kinds.first() else { return false };
         let turned = |layout| !matches!(layout, RowLayout::Latent8 { rope, .. } if rope != self.rope);
         same(&self.y, &one.x)
             && turned(one.layout)
-            && self.bindings.len() + 2 + rows.len() <= gpu.most_bindings()
+            && self.bindings.len() + 1 + kinds.len() < gpu.most_bindings()
     }
 }
+
+/// In place of a word of the store: a row that is not appended.
+const NOWHERE: u32 = u32::MAX;
 
 /// So many workgroups over two dimensions, since one has too few.
 pub(crate) fn spread(count: u32) -> [u32; 3] {

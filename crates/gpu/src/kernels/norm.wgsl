@@ -5,11 +5,10 @@
 //
 // One workgroup per vector. NORM, WEIGHT and ROTATE choose what is done. Vector i of x belongs to row i / heads of the
 // batch, whose angles are used; x is read at vector i / repeat. With STORE the vectors are rows that are appended to
-// cached rows, too, and MORE workgroups a row do what those of `append` do.
+// cached rows, too, and further workgroups append rows of MORE other arrays: each workgroup has its place, see `append`.
 struct Params {
     y_stride: u32, y_offset: u32, repeat: u32, heads: u32, count: u32, eps: f32,
 //#if STORE
-    rows: u32, stride: u32, // stride in words
     //#repeat m MORE
     width$m: u32,
     //#end
@@ -22,7 +21,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read>       weight: array<f32>;   // [WIDTH]
 //#if STORE
 @group(0) @binding(4) var<storage, read_write> store: array<u32>;
-@group(0) @binding(5) var<storage, read>       places: array<vec2u>; // [1 + MORE]: first row of x, word of the store
+@group(0) @binding(5) var<storage, read>       places: array<Place>;
 //#repeat m MORE
 @group(0) @binding(6 + $m) var<storage, read>  more$m: array<u32>;   // [n, width]
 //#end
@@ -31,20 +30,18 @@ var<immediate> p: Params;
 
 //#include reduce
 //#if STORE
+struct Place { kind: u32, row: u32, word: u32 } // which array, row of it, word of the store
+const NOWHERE = 0xffffffffu;
 //#include rows_write
 
 // What `append` does with a row of another array.
-fn append_more(at: u32, thread: u32) {
-    var i = at;
+fn append_more(place: Place, thread: u32) {
     //#repeat m MORE
-    if i < p.rows {
-        let place = places[$m + 1];
+    if place.kind == $mu + 1u {
         for (var c = thread; c < p.width$m; c += THREADS) {
-            store[place.y + i * p.width$m + c] = more$m[(place.x + i) * p.width$m + c];
+            store[place.word + c] = more$m[place.row * p.width$m + c];
         }
-        return;
     }
-    i -= p.rows;
     //#end
 }
 //#endif
@@ -58,7 +55,7 @@ fn main(
     let i = group.y * groups.x + group.x;
 //#if STORE
     if i >= p.count {
-        append_more(i - p.count, thread);
+        append_more(places[i], thread);
         return;
     }
 //#endif
@@ -90,7 +87,7 @@ fn main(
 //#endif
     }
 //#if STORE
-    let place = places[0];
-    if i >= place.x && i - place.x < p.rows { store_row(place.y + (i - place.x) * p.stride, thread); }
+    let to_row = places[i].word;
+    if to_row != NOWHERE { store_row(to_row, thread); }
 //#endif
 }

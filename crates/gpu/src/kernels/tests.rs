@@ -555,40 +555,57 @@ fn cached_rows_have_the_bytes_of_the_layout() {
     }
 }
 
-/// A row that is appended right after it was normed goes in the same launch, and is what it would have been.
+/// Rows that are appended right after they were normed go in the same launch, those of several timelines and of several
+/// arrays, and are what they would have been. Some are left out.
 #[test]
 fn rows_appended_with_their_norm_are_those_appended_after_it() {
     for gpu in devices() {
         for layout in layouts().into_iter().filter(|layout| !layout.is_rotated()) {
-            let (width, n, inner) = (layout.width(), 1, 64);
-            let rope = if let RowLayout::Latent8 { rope, .. } = layout { rope } else { 16 };
-            let random = &mut Random(width as u64);
-            let values: Vec<Vec<f32>> =
-                [n * width, n * inner].iter().map(|&count| random.floats(count)).collect();
-            let turns: Vec<u32> = random.floats(n * rope).into_iter().map(f32::to_bits).collect();
-            let run = |together: bool| {
-                let [kv, inputs] = [(&values[0], width), (&values[1], inner)]
-                    .map(|(values, width)| gpu.array(values.clone(), width).unwrap());
-                let kv_out = Array::empty(&gpu.0, n, width);
-                let mut r = gpu.0.recorder();
-                let angles = r.put(&gpu.0, &turns);
-                let rotate = Some((&angles, rope));
-                let what = Norm { width, eps: Some(1e-6), weight: None, rotate, repeat: 1 };
-                norm_row(&gpu.0, &mut r, &what, &kv, &kv_out);
-                drop(r);
-                if !together {
-                    gpu.wait().unwrap();
+            for shares in [vec![(0, 1)], vec![(0, 1), (1, 2), (3, 4)], vec![(0, 1), (2, 5)]] {
+                let shares: Vec<_> = shares.into_iter().map(|(start, end)| start..end).collect();
+                let (width, n, inner) = (layout.width(), shares.last().expect("one").end, 64);
+                let rope = if let RowLayout::Latent8 { rope, .. } = layout { rope } else { 16 };
+                let random = &mut Random(width as u64);
+                let values: Vec<Vec<f32>> =
+                    [n * width, n * inner].iter().map(|&count| random.floats(count)).collect();
+                let turns: Vec<u32> = random.floats(n * rope).into_iter().map(f32::to_bits).collect();
+                let run = |together: bool| {
+                    let [kv, inputs] = [(&values[0], width), (&values[1], inner)]
+                        .map(|(values, width)| gpu.array(values.clone(), width).unwrap());
+                    let kv_out = Array::empty(&gpu.0, n, width);
+                    let stores = || (gpu.rows(layout, 0), gpu.rows(RowLayout::F32 { width: inner }, 0));
+                    let mut stores: Vec<_> = shares.iter().map(|_| stores()).collect();
+                    // Room, so that no store has to grow in between.
+                    for (rows, more) in &mut stores {
+                        rows.extend_from_bytes(&vec![0; layout.row_bytes()]);
+                        more.extend_from_bytes(&vec![0; 4 * inner]);
+                    }
+                    let mut r = gpu.0.recorder();
+                    let angles = r.put(&gpu.0, &turns);
+                    let rotate = Some((&angles, rope));
+                    let what = Norm { width, eps: Some(1e-6), weight: None, rotate, repeat: 1 };
+                    norm_row(&gpu.0, &mut r, &what, &kv, &kv_out);
+                    drop(r);
+                    for (share, (rows, more)) in shares.iter().zip(&mut stores) {
+                        for (x, to) in [(&kv_out, rows), (&inputs, more)] {
+                            if !together {
+                                gpu.wait().unwrap();
+                            }
+                            gpu.append(x, share.clone(), to);
+                        }
+                    }
+                    let stores: Vec<_> =
+                        stores.iter().map(|(rows, more)| (rows.to_bytes(), more.to_bytes())).collect();
+                    (gpu.read(&kv_out).unwrap(), stores)
+                };
+                let (got, want) = (run(true), run(false));
+                assert!(got == want, "{layout:?}, rows {shares:?}");
+                let bytes: Vec<u8> = values[1].iter().flat_map(|x| x.to_le_bytes()).collect();
+                for (share, (_, more)) in shares.iter().zip(&got.1) {
+                    let mine = &bytes[4 * inner * share.start..4 * inner * share.end];
+                    assert!(more[4 * inner..] == *mine, "{layout:?}, rows {share:?}: what needs no rounding");
                 }
-                let (mut rows, mut more) =
-                    (gpu.rows(layout, 0), gpu.rows(RowLayout::F32 { width: inner }, 0));
-                gpu.append(&kv_out, 0..n, &mut rows);
-                gpu.append(&inputs, 0..n, &mut more);
-                (gpu.read(&kv_out).unwrap(), rows.to_bytes(), more.to_bytes())
-            };
-            let (got, want) = (run(true), run(false));
-            assert!(got == want, "{layout:?}");
-            let bytes: Vec<u8> = values[1].iter().flat_map(|x| x.to_le_bytes()).collect();
-            assert!(got.2 == bytes, "{layout:?}: what needs no rounding");
+            }
         }
     }
 }
