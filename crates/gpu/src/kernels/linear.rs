@@ -190,7 +190,7 @@ fn few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) {
 }
 
 fn of_few(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Launch {
-    in_pieces(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch))
+    in_pieces(gpu, r, x, batch).unwrap_or_else(|| in_floats(gpu, r, x, batch, [1, 1, 2, 4, 4][x.n.min(4)]))
 }
 
 /// What goes on with a router's outputs, in the last workgroup of the product: see `route.wgsl`.
@@ -211,7 +211,8 @@ pub(crate) fn routed(gpu: &Inner, r: &mut Recorder, x: &Array, gate: &Matrix, ch
     }
     let y = Array::empty(gpu, x.n, gate.rows);
     let output = Output { what: Linear::new(gate), y: &y, offset: 0 };
-    let mut launch = in_floats(gpu, r, x, &[Segment { output: &output, part }]);
+    // A router has outputs for a few cores only, so each row has workgroups of its own.
+    let mut launch = in_floats(gpu, r, x, &[Segment { output: &output, part }], 1);
     launch.variant = launch
         .variant
         .with("ROUTE", launch.bindings.len())
@@ -246,12 +247,11 @@ impl Launch {
     }
 }
 
-/// By `linear_vec`.
-fn in_floats(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Launch {
+/// By `linear_vec`, so many rows at a time.
+fn in_floats(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>], columns: usize) -> Launch {
     let first = &batch[0].output.what;
     let units = first.w.units();
     let lanes = gpu.abilities.lanes as usize;
-    let columns = [1, 1, 2, 4, 4][x.n.min(4)];
     let chunk = (128 / columns).min(units);
     let total: usize = batch.iter().map(|s| s.part.rows).sum();
     let (rows, passes) = match chunk == units && units <= SHORT {
@@ -382,19 +382,23 @@ impl Pieces {
 /// Whether so many vectors of 16 values in 8 bits, with their scales, have room in a workgroup's memory beside what else
 /// is there.
 pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
-    20 * vectors + (4 << 10) <= gpu.abilities.workgroup_memory as usize
+    fits(gpu, 20 * vectors)
 }
 
-/// By `linear_dot`, if all formats allow it: with x in 8 bits, and as it is for a single row that meets floats.
+fn fits(gpu: &Inner, bytes: usize) -> bool {
+    bytes + (4 << 10) <= gpu.abilities.workgroup_memory as usize
+}
+
+/// By `linear_dot`, if all formats allow it: with x in 8 bits, and as it is where one or two rows meet floats.
 fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) -> Option<Launch> {
     let units = batch[0].output.what.w.units();
     let in_8_bits = |s: &Segment<'_>| Pieces::of(gpu, s.output.what.w.format);
-    let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n == 1);
+    let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n <= 2);
     let pieces = batch.iter().map(|s| in_8_bits(s).or_else(|| floats(s))).collect::<Option<Vec<_>>>()?;
     let any_floats = batch.iter().any(|s| floats(s).is_some());
-    // A row of floats takes as much room as four in 8 bits, and fewer scales.
-    let rows = |columns| columns + if any_floats { 4 } else { 0 };
-    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits_8_bits(gpu, 2 * units * rows(c)))?;
+    // Bytes of a unit: in 8 bits with its scale, and in floats.
+    let unit = 40 + if any_floats { 128 } else { 0 };
+    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits(gpu, unit * units * c))?;
     let threads = large_threads(gpu);
     let mut variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns).when("FLOATS", any_floats);
     for (i, segment) in batch.iter().enumerate() {

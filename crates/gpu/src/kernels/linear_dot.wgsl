@@ -7,44 +7,54 @@ const X8 = COLUMNS * VECTORS;
 //#include dot/common
 //#if FLOATS
 struct Floats { even: vec4f, odd: vec4f }
-var<workgroup> xf: array<vec4f, 8u * UNITS>; // the even ones of its vectors, then the odd ones
+var<workgroup> xf: array<vec4f, COLUMNS * 8u * UNITS>; // of each row the even ones of its vectors, then the odd ones
 //#endif
 //#formats
-//#include reduce
 var<private> inverse_rms: array<f32, COLUMNS>;
 //#if NORM
 var<private> squares: array<f32, COLUMNS>; // of what this thread brought
+var<workgroup> team_squares: array<f32, COLUMNS * TEAMS>;
 //#endif
 
-// Brings x in 8 bits.
-fn bring(first_column: u32, part: u32, thread: u32) {
-    for (var i = thread; i < VECTORS; i += THREADS) {
-        //#repeat c COLUMNS
-        {
-            let at = min(first_column + $cu, p.n - 1u) * p.x_stride + part + 4u * i;
-            var v = array<vec4f, 4>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
 //#if NORM
-            //#repeat k 4
-            squares[$c] += dot(v[$k], v[$k]);
-            v[$k] *= norm[4u * i + $ku];
-            //#end
+fn note_square(column: u32, square: f32) {
+    //#repeat c COLUMNS
+    squares[$c] += select(0.0, square, column == $cu);
+    //#end
+}
 //#endif
-            put_16($cu * VECTORS + i, v);
-        }
+
+// Brings x in 8 bits, all threads a share of all rows.
+fn bring(first_column: u32, part: u32, thread: u32) {
+    for (var all = thread; all < X8; all += THREADS) {
+        let column = all / VECTORS;
+        let i = all % VECTORS;
+        let at = min(first_column + column, p.n - 1u) * p.x_stride + part + 4u * i;
+        var v = array<vec4f, 4>(x[at], x[at + 1u], x[at + 2u], x[at + 3u]);
+//#if NORM
+        var square = 0.0;
+        //#repeat k 4
+        square += dot(v[$k], v[$k]);
+        v[$k] *= norm[4u * i + $ku];
         //#end
+        note_square(column, square);
+//#endif
+        put_16(all, v);
     }
 }
 //#if FLOATS
 
-// Brings x, a single row.
-fn bring_floats(part: u32, thread: u32) {
-    for (var i = thread; i < 8u * UNITS; i += THREADS) {
-        var v = x[part + i];
+// Brings x as it is.
+fn bring_floats(first_column: u32, part: u32, thread: u32) {
+    for (var all = thread; all < COLUMNS * 8u * UNITS; all += THREADS) {
+        let column = all / (8u * UNITS);
+        let i = all % (8u * UNITS);
+        var v = x[min(first_column + column, p.n - 1u) * p.x_stride + part + i];
 //#if NORM
-        squares[0] += dot(v, v);
+        note_square(column, dot(v, v));
         v *= norm[i];
 //#endif
-        xf[(i & 1u) * 4u * UNITS + (i >> 1u)] = v;
+        xf[(2u * column + (i & 1u)) * 4u * UNITS + (i >> 1u)] = v;
     }
 }
 //#endif
@@ -129,15 +139,25 @@ fn main(
     floats |= group.x >= START$s && group.x < END$s;
 //#endif
     //#end
-    if floats { bring_floats(part, thread); } else { bring(group.y * COLUMNS, part, thread); }
+    if floats { bring_floats(group.y * COLUMNS, part, thread); } else { bring(group.y * COLUMNS, part, thread); }
 //#else
     bring(group.y * COLUMNS, part, thread);
+//#endif
+//#if NORM
+    //#repeat c COLUMNS
+    squares[$c] = subgroupAdd(squares[$c]);
+    if thread % LANES == 0u { team_squares[$cu * TEAMS + thread / LANES] = squares[$c]; }
+    //#end
 //#endif
     workgroupBarrier();
     //#repeat c COLUMNS
     inverse_rms[$c] = 1.0;
 //#if NORM
-    inverse_rms[$c] /= sqrt(group_sum(squares[$c], thread) / f32(32u * UNITS) + p.eps);
+    {
+        var sum = 0.0;
+        for (var i = 0u; i < TEAMS; i += 1u) { sum += team_squares[$cu * TEAMS + i]; }
+        inverse_rms[$c] /= sqrt(sum / f32(32u * UNITS) + p.eps);
+    }
 //#endif
     //#end
     //#repeat s SEGMENTS

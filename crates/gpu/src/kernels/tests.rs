@@ -267,28 +267,29 @@ fn products_of_bytes_are_those_of_decoded_weights_with_rounded_rows() {
     }
 }
 
-/// One row meets bytes in 8 bits and floats as it is, in the same launch: plain, and with a norm that all have.
+/// One row or two meet bytes in 8 bits and floats as they are, in the same launch: plain, and with a norm that all have.
 #[test]
 fn floats_go_along_with_products_of_bytes() {
     let Some(gpu) = device_of_bytes() else { return };
-    for cols in [768, 1024, 2048] {
-        let random = &mut Random(cols as u64);
+    for (cols, n) in [(768, 1), (1024, 1), (2048, 1), (768, 2), (1024, 2), (4096, 2)] {
+        let random = &mut Random((cols + n) as u64);
         let formats = [Format::Q8_0, Format::F16, Format::BF16, Format::F16];
         let matrices = formats.map(|format| random_matrix(format, 75, cols, random));
         let weights = matrices.each_ref().map(decoded);
         let matrices = matrices.map(|matrix| gpu.matrix(matrix).unwrap());
-        let [x, rounded] = rows_for_8_bits(cols, random);
+        let [x, rounded] = rows_for_8_bits(n * cols, random);
         let (bias, norm) = (random.floats(3 * 75), vec![2.0; cols]);
         let array = gpu.array(x.clone(), cols).unwrap();
         let [bias_array, norm_array] =
             [(&bias, 75), (&norm, cols)].map(|(v, w)| gpu.array(v.clone(), w).unwrap());
+        let bias_rows = &[2u32, 0][..n];
         for eps in [None, Some(0.5)] {
-            let ys = Array::several(&gpu.0, &[(1, 75); 4]);
+            let ys = Array::several(&gpu.0, &[(n, 75); 4]);
             let norm = eps.map(|eps| (&norm_array, eps));
             let outputs: Vec<_> = (matrices.iter().zip(&ys).enumerate())
                 .map(|(i, (w, y))| {
                     // The last one has all that compressors want.
-                    let bias = (i == 3 && eps.is_none()).then_some((&bias_array, &[2u32][..]));
+                    let bias = (i == 3 && eps.is_none()).then_some((&bias_array, bias_rows));
                     let scale = if i == 3 { 0.5 } else { 1.0 };
                     Output { what: Linear { norm, bias, scale, ..Linear::new(w) }, y, offset: 0 }
                 })
@@ -296,16 +297,28 @@ fn floats_go_along_with_products_of_bytes() {
             let before = gpu.launches();
             linears(&gpu.0, &mut gpu.0.recorder(), &array, &outputs);
             assert_eq!(gpu.launches() - before, 1, "all in one launch");
-            let factor = eps.map_or(1.0, |eps| 2.0 * cpu::reference::inverse_rms(&x, eps));
-            let [x, rounded] = [&x, &rounded].map(|x| x.iter().map(|x| factor * x).collect::<Vec<_>>());
+            // What a row that is normed meets, in 8 bits or as it is.
+            let normed = |values: &[f32]| -> Vec<f32> {
+                let rows = values.chunks_exact(cols).zip(x.chunks_exact(cols));
+                rows.flat_map(|(values, x)| {
+                    let factor = eps.map_or(1.0, |eps| 2.0 * cpu::reference::inverse_rms(x, eps));
+                    values.iter().map(move |x| factor * x)
+                })
+                .collect()
+            };
+            let [x, rounded] = [&x, &rounded].map(|values| normed(values));
             for (i, (y, w)) in ys.iter().zip(&weights).enumerate() {
                 let mut got = gpu.read(y).unwrap();
                 if i == 3 {
-                    let off = if eps.is_none() { &bias[2 * 75..] } else { &[0.0; 75][..] };
-                    got.iter_mut().zip(off).for_each(|(y, b)| *y = 2.0 * (*y - b));
+                    for (row, got) in bias_rows.iter().zip(got.chunks_exact_mut(75)) {
+                        let added = &bias[75 * *row as usize..][..75];
+                        let off = if eps.is_none() { added } else { &[0.0; 75] };
+                        got.iter_mut().zip(off).for_each(|(y, b)| *y = 2.0 * (*y - b));
+                    }
                 }
                 let x = if i == 0 { &rounded } else { &x };
-                assert_near(&got, w, x, cols, 2e-6, &format!("{:?}, matrix {i}, norm {eps:?}", formats[i]));
+                let what = format!("{:?}, {n} rows, matrix {i}, norm {eps:?}", formats[i]);
+                assert_near(&got, w, x, cols, 2e-6, &what);
             }
         }
     }
