@@ -9,11 +9,10 @@ struct Params {
     width$m: u32,
     //#end
 }
-struct Place { kind: u32, row: u32, word: u32 } // which array, row of it, word of the store
 
 @group(0) @binding(0) var<storage, read>       x: array<f32>;     // [n, WIDTH]
 @group(0) @binding(1) var<storage, read_write> store: array<u32>;
-@group(0) @binding(2) var<storage, read>       places: array<Place>;
+@group(0) @binding(2) var<storage, read>       places: array<vec4u>; // which array, row of it, word of the store, 0
 //#repeat m MORE
 @group(0) @binding(3 + $m) var<storage, read>  x$m: array<u32>;   // [n, width]
 //#end
@@ -24,15 +23,15 @@ var<immediate> p: Params;
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
     let place = places[group.y];
-    let row = place.row + group.x;
+    let row = place.y + group.x;
     //#repeat m MORE
-    if place.kind == $mu + 1u {
+    if place.x == $mu + 1u {
         for (var i = thread; i < p.width$m; i += THREADS) {
-            store[place.word + group.x * p.width$m + i] = x$m[row * p.width$m + i];
+            store[place.z + group.x * p.width$m + i] = x$m[row * p.width$m + i];
         }
         return;
     }
     //#end
     for (var i = thread; i < WIDTH; i += THREADS) { row_values[i] = x[row * WIDTH + i]; }
-    store_row(place.word + group.x * p.stride, thread);
+    store_row(place.z + group.x * p.stride, thread);
 }

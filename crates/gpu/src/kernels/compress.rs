@@ -67,10 +67,10 @@ impl Append {
     }
 
     /// Words of the places of its rows, as shaders have them; of every `span` rows that of the first.
-    pub(crate) fn places(&self, span: u32, kinds: &[&Append]) -> impl Iterator<Item = [u32; 3]> {
+    pub(crate) fn places(&self, span: u32, kinds: &[&Append]) -> impl Iterator<Item = [u32; 4]> {
         let kind = kinds.iter().position(|kind| same(&kind.x, &self.x)).expect("one of them") as u32;
         let rows = (self.first..self.first + self.rows).step_by(span as usize);
-        rows.filter_map(move |i| Some([kind, i, self.place(i)?]))
+        rows.filter_map(move |i| Some([kind, i, self.place(i)?, 0]))
     }
 }
 
@@ -103,7 +103,7 @@ pub(crate) fn append_all(gpu: &Inner, r: &mut Recorder, held: &[Append]) {
     for append in held {
         places.extend(append.places(span, &kinds).flatten());
     }
-    let jobs = places.len() as u32 / 3;
+    let jobs = places.len() as u32 / 4;
     let (one, more) = kinds.split_first().expect("something to append");
     let mut bindings =
         vec![Binding::Read(one.x.clone()), one.store.clone(), Binding::Read(r.put(gpu, &places))];

@@ -87,11 +87,11 @@ impl Norms {
             // A place for each workgroup: those of its vectors first, then those of rows of other arrays.
             let (mine, others): (Vec<_>, Vec<_>) = held.iter().partition(|append| same(&append.x, &one.x));
             let place = |i: u32| mine.iter().find_map(|append| append.place(i)).unwrap_or(NOWHERE);
-            let mut places: Vec<u32> = (0..self.vectors as u32).flat_map(|i| [0, i, place(i)]).collect();
+            let mut places: Vec<u32> = (0..self.vectors as u32).flat_map(|i| [0, i, place(i), 0]).collect();
             for append in others {
                 places.extend(append.places(1, &kinds).flatten());
             }
-            groups = places.len() / 3;
+            groups = places.len() / 4;
             self.variant = self.variant.rows(one.layout).with("STORE", 1u32).with("MORE", more.len());
             self.bindings.extend([one.store.clone(), Binding::Read(r.put(gpu, &places))]);
             self.bindings.extend(more.iter().map(|append| Binding::Read(append.x.clone())));

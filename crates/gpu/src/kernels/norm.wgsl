@@ -21,7 +21,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read>       weight: array<f32>;   // [WIDTH]
 //#if STORE
 @group(0) @binding(4) var<storage, read_write> store: array<u32>;
-@group(0) @binding(5) var<storage, read>       places: array<Place>;
+@group(0) @binding(5) var<storage, read>       places: array<vec4u>; // which array, row of it, word of the store, 0
 //#repeat m MORE
 @group(0) @binding(6 + $m) var<storage, read>  more$m: array<u32>;   // [n, width]
 //#end
@@ -30,16 +30,15 @@ var<immediate> p: Params;
 
 //#include reduce
 //#if STORE
-struct Place { kind: u32, row: u32, word: u32 } // which array, row of it, word of the store
 const NOWHERE = 0xffffffffu;
 //#include rows_write
 
 // What `append` does with a row of another array.
-fn append_more(place: Place, thread: u32) {
+fn append_more(place: vec4u, thread: u32) {
     //#repeat m MORE
-    if place.kind == $mu + 1u {
+    if place.x == $mu + 1u {
         for (var c = thread; c < p.width$m; c += THREADS) {
-            store[place.word + c] = more$m[place.row * p.width$m + c];
+            store[place.z + c] = more$m[place.y * p.width$m + c];
         }
     }
     //#end
@@ -87,7 +86,7 @@ fn main(
 //#endif
     }
 //#if STORE
-    let to_row = places[i].word;
+    let to_row = places[i].z;
     if to_row != NOWHERE { store_row(to_row, thread); }
 //#endif
 }
