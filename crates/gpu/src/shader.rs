@@ -55,6 +55,10 @@ impl Variant {
             // Its code book has to be brought to workgroup memory first.
             self = self.with("PREPARED", 1u32);
         }
+        if matches!(format, Format::Q2K | Format::Q4K) {
+            // Products of bytes need sums of x for their minimums.
+            self = self.with("SUMS", 1u32);
+        }
         self.formats.push((prefix, format));
         self
     }
@@ -269,8 +273,8 @@ pub const KERNELS: [(&str, &str); 33] = files!("kernels/":
     "streams", "sum_slots", "top_k",
 );
 
-const SHARED: [(&str, &str); 28] = files!("wgsl/":
-    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/floats", "dot/iq2_grid", "dot/meets", "e8m0", "entry", "formats/common", "formats/halves", "formats/halves_of_unit", "formats/iq2_grid", "formats/k_scales", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
+const SHARED: [(&str, &str); 30] = files!("wgsl/":
+    "activation", "bound/attend", "bound/down", "bound/gate_up", "bound/linear", "choose", "dot/common", "dot/floats", "dot/iq2_grid", "dot/meets", "dot/rounded", "e8m0", "entry", "formats/common", "formats/halves", "formats/halves_of_unit", "formats/iq2_grid", "formats/k_scales", "iq2_signs", "last", "mixes", "mixture", "ordered", "peak", "reduce", "rows_read", "rows_write", "scan", "sigmoid",
     "tile",
 );
 

@@ -1,9 +1,13 @@
-// As `down`, where hardware multiplies bytes: h in 8 bits, all of it in workgroup memory; see `gate_up_dot`.
+// As `down`, where hardware multiplies bytes: h in 8 bits, all of it in workgroup memory; see `gate_up_dot`. With ROUNDED that
+// of routed experts comes so.
 //#include bound/down
 
 const X8 = 2u * (USED * UNITS0 + UNITS1);
 //#include dot/common
 //#formats
+//#if ROUNDED
+//#include dot/rounded
+//#endif
 
 // Of each expert: its first row in this part, and 1 if it is there.
 var<workgroup> places: array<vec2u, USED>;
@@ -15,9 +19,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
 //#endif
     let lane = thread % LANES;
     for (var i = thread; i < X8; i += THREADS) {
+//#if ROUNDED
+        if i < 2u * USED * UNITS0 {
+            put_rounded(i, take_over(group.y * USED * UNITS0 * 3u, i));
+            continue;
+        }
+        let at = p.shared_base + group.y * UNITS1 * 8u + 4u * (i - 2u * USED * UNITS0);
+        put_16(i, array<vec4f, 4>(bitcast<vec4f>(h[at]), bitcast<vec4f>(h[at + 1u]), bitcast<vec4f>(h[at + 2u]),
+            bitcast<vec4f>(h[at + 3u])));
+//#else
         var at = (group.y * USED * UNITS0 * 8u) + 4u * i;
         if i >= 2u * USED * UNITS0 { at = p.shared_base + group.y * UNITS1 * 8u + 4u * (i - 2u * USED * UNITS0); }
         put_16(i, array<vec4f, 4>(h[at], h[at + 1u], h[at + 2u], h[at + 3u]));
+//#endif
     }
     if thread < USED {
         let stack_row = ids[group.y * USED + thread] * p.d;

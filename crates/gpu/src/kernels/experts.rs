@@ -4,7 +4,7 @@
 use crate::array::{Array, Routes};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::linear::{FEW, Pieces, fits_8_bits, steps, team_rows};
+use crate::kernels::linear::{ALL_CORES, FEW, Pieces, fits_8_bits, steps, team_rows};
 use crate::kernels::tiles::{Gate, Kind, Rows, Tiled, group, tiled};
 use crate::kernels::{Linear, THREADS, large_threads, linear, teams, threads};
 use crate::matrix::Matrix;
@@ -70,10 +70,29 @@ impl Moe<'_> {
     }
 }
 
+/// Inner activations, on their way from [`gate_up`] to [`down`].
+struct Activations {
+    /// `[n · used, ff]`; rounded ones as `dot/rounded.wgsl` has them.
+    array: Array,
+    /// Whether they are in 8 bits, as `down` would round them. Those of the shared expert never are: it has work for few cores,
+    /// and for fewer still if a workgroup has all of each 32 outputs.
+    rounded: bool,
+}
+
+impl Activations {
+    /// Words of a row.
+    fn width(ff: usize, rounded: bool) -> usize {
+        if rounded { ff / 32 * 12 } else { ff }
+    }
+}
+
 fn few(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<'_>) -> Array {
     let (stack, used) = (&experts.stack, routes.ids.width);
-    let mut inner = Array::several(gpu, &[(x.n * used, stack.ff), (x.n, shared.ff)]);
-    let (shared_inner, inner) = (inner.pop().expect("two"), inner.pop().expect("two"));
+    let rounded = hands_over_bytes(gpu, used, stack, Some(shared));
+    let shapes = [(x.n * used, Activations::width(stack.ff, rounded)), (x.n, shared.ff)];
+    let mut arrays = Array::several(gpu, &shapes).into_iter();
+    let [inner, shared_inner] = [rounded, false]
+        .map(|rounded| Activations { array: arrays.next().expect("as many as shapes"), rounded });
     // The shared one waits for nothing that the router makes, so the two run at the same time.
     let [ids, shares] = [0, 1f32.to_bits()].map(|word| Binding::Read(r.put(gpu, &vec![word; x.n])));
     gate_up(gpu, r, x, &Pairs { ids, shares, used: 1 }, shared, &shared_inner);
@@ -87,10 +106,43 @@ fn few(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<
 fn some(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe<'_>) -> Array {
     let rows = Rows::new(gpu, r, x, [&shared.gate, &shared.up].map(|w| w.format).into_iter());
     let y = shared_of_many(gpu, r, &rows, shared);
-    let inner = Array::empty(gpu, x.n * routes.ids.width, experts.stack.ff);
-    gate_up(gpu, r, x, &Pairs::routed(routes), &experts.stack, &inner);
-    down(gpu, r, &inner, routes, &experts.stack, None, &y);
+    let (stack, used) = (&experts.stack, routes.ids.width);
+    let rounded = hands_over_bytes(gpu, used, stack, None);
+    let array = Array::empty(gpu, x.n * used, Activations::width(stack.ff, rounded));
+    let inner = Activations { array, rounded };
+    gate_up(gpu, r, x, &Pairs::routed(routes), stack, &inner);
+    down(gpu, r, &inner, routes, stack, None, &y);
     y
+}
+
+/// Whether inner activations of routed experts are rounded by who makes them: where both sides multiply bytes.
+fn hands_over_bytes(
+    gpu: &Inner,
+    used: usize,
+    stack: &Expert<Weights>,
+    shared: Option<&Expert<Weights>>,
+) -> bool {
+    let both = gate_up_pieces(gpu, stack).is_some() && down_pieces(gpu, used, stack, shared).is_some();
+    both && stack.ff.is_multiple_of(32)
+}
+
+/// Pieces of rows of gate and up, if these meet x in 8 bits.
+fn gate_up_pieces(gpu: &Inner, expert: &Expert<Weights>) -> Option<Pieces> {
+    let Expert { gate, up, .. } = expert;
+    Pieces::of(gpu, gate.format).filter(|_| gate.format == up.format && fits_8_bits(gpu, 2 * gate.units()))
+}
+
+/// Pieces of rows of the routed experts' down and of the shared one's, if these meet inner activations in 8 bits.
+fn down_pieces(
+    gpu: &Inner,
+    used: usize,
+    stack: &Expert<Weights>,
+    shared: Option<&Expert<Weights>>,
+) -> Option<[Pieces; 2]> {
+    let pieces = Pieces::of(gpu, stack.down.format)?;
+    let of_shared = shared.map_or(Some(pieces), |shared| Pieces::of(gpu, shared.down.format))?;
+    let units = used * stack.down.units() + shared.map_or(0, |shared| shared.down.units());
+    fits_8_bits(gpu, 2 * units).then_some([pieces, of_shared])
 }
 
 /// What the experts of each row give together, of their inner activations.
@@ -99,36 +151,41 @@ fn some(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe
 fn down(
     gpu: &Inner,
     r: &mut Recorder,
-    inner: &Array,
+    inner: &Activations,
     routes: &Routes,
     stack: &Expert<Weights>,
-    shared: Option<(&Expert<Weights>, &Array)>,
+    shared: Option<(&Expert<Weights>, &Activations)>,
     y: &Array,
 ) {
     let used = routes.ids.width;
     let units = [stack.down.units(), shared.map_or(0, |(shared, _)| shared.down.units())];
-    let formats = [stack.down.format, shared.map_or(stack.down.format, |(shared, _)| shared.down.format)];
-    let bytes = match formats.map(|format| Pieces::of(gpu, format)) {
-        [Some(a), Some(b)] if fits_8_bits(gpu, 2 * (used * units[0] + units[1])) => {
-            Some([a.steps(gpu, used * units[0]), b.steps(gpu, units[1])])
-        }
-        _ => None,
+    let bytes = down_pieces(gpu, used, stack, shared.map(|(shared, _)| shared));
+    let (kernel, threads) =
+        if bytes.is_some() { ("down_dot", large_threads(gpu)) } else { ("down", THREADS) };
+    let teams_of = threads / gpu.abilities.lanes;
+    let rows = match bytes {
+        // Each workgroup brings all that its row meets, so it has several outputs of a team while there are two for each core.
+        Some(_) => [4, 2]
+            .into_iter()
+            .find(|rows| y.n * y.width >= teams_of as usize * rows * 2 * ALL_CORES)
+            .unwrap_or(1),
+        None => team_rows(y.width) as usize,
     };
-    let rows = if bytes.is_some() { 1 } else { team_rows(y.width) };
     for (i, part) in stack.down.parts.iter().enumerate() {
         let [bits, scales] = part.bind();
-        let (kernel, threads) =
-            if bytes.is_some() { ("down_dot", large_threads(gpu)) } else { ("down", THREADS) };
         let mut variant = teams(gpu, kernel, threads)
             .format("w0", stack.down.format)
             .with("ROWS", rows)
             .with("UNITS0", units[0])
             .with("UNITS1", units[1]);
         if let Some([routed, one]) = bytes {
-            let constants = [("USED", used), ("UNROLL0", routed), ("UNROLL1", one)];
-            variant = constants.into_iter().fold(variant, |v, (name, value)| v.with(name, value));
+            variant = variant
+                .with("USED", used)
+                .with("UNROLL0", routed.fewer(rows).steps(gpu, used * units[0]))
+                .with("UNROLL1", one.fewer(rows).steps(gpu, units[1]))
+                .when("ROUNDED", inner.rounded);
         }
-        let h = Binding::Read(Slice::all(inner.buffer.buffer()));
+        let h = Binding::Read(Slice::all(inner.array.buffer.buffer()));
         let mut bindings = vec![h, y.write(), routes.ids.read(), bits, scales];
         if let Some((Expert { down, .. }, _)) = shared.filter(|_| i == 0) {
             assert_eq!(down.parts.len(), 1, "{}: small", down.name);
@@ -144,9 +201,9 @@ fn down(
                 used as u32,
                 part.first as u32,
                 part.rows as u32,
-                shared.map_or(0, |(_, inner)| inner.offset / 16) as u32,
+                shared.map_or(0, |(_, inner)| inner.array.offset / 16) as u32,
             ],
-            [(y.width as u32).div_ceil(threads / gpu.abilities.lanes * rows), y.n as u32, 1],
+            [y.width.div_ceil(teams_of as usize * rows) as u32, y.n as u32, 1],
         );
     }
 }
@@ -166,15 +223,27 @@ impl Pairs {
     }
 }
 
-/// Inner activations `[n · used, ff]`.
-fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expert<Weights>, inner: &Array) {
+/// Makes inner activations.
+fn gate_up(
+    gpu: &Inner,
+    r: &mut Recorder,
+    x: &Array,
+    pairs: &Pairs,
+    stack: &Expert<Weights>,
+    inner: &Activations,
+) {
     let used = pairs.used;
     let lanes = gpu.abilities.lanes;
     let units = stack.gate.units();
-    let bytes = Pieces::of(gpu, stack.gate.format)
-        .filter(|_| stack.gate.format == stack.up.format && fits_8_bits(gpu, 2 * units));
-    // With x in 8 bits many small workgroups are best: some fetch while others multiply.
-    let rows = if bytes.is_none() && stack.ff * used >= 8192 { 2u32 } else { 1 };
+    let bytes = gate_up_pieces(gpu, stack);
+    let rows = match bytes {
+        // A workgroup has all of each 32 that are rounded together.
+        Some(_) if inner.rounded => (32 * lanes).div_ceil(large_threads(gpu)),
+        // With x in 8 bits many small workgroups are best: some fetch while others multiply.
+        Some(_) => 1,
+        None if stack.ff * used >= 8192 => 2,
+        None => 1,
+    };
     let chunk = units.min(128);
     for (gate, up) in stack.gate.parts.iter().zip(&stack.up.parts) {
         let (kernel, threads) =
@@ -186,10 +255,12 @@ fn gate_up(gpu: &Inner, r: &mut Recorder, x: &Array, pairs: &Pairs, stack: &Expe
             .with("FF", stack.ff)
             .with("UNITS", units);
         let variant = match bytes {
-            Some(pieces) => variant.with("UNROLL", pieces.steps(gpu, units)),
+            Some(pieces) => variant
+                .with("UNROLL", pieces.fewer(rows as usize).steps(gpu, units))
+                .when("ROUNDS", inner.rounded),
             None => variant.with("CHUNK", chunk).when("EXACT", steps(units, chunk, lanes as usize, 1).exact),
         };
-        let mut bindings = vec![x.read(), inner.write(), pairs.ids.clone(), pairs.shares.clone()];
+        let mut bindings = vec![x.read(), inner.array.write(), pairs.ids.clone(), pairs.shares.clone()];
         bindings.extend(gate.bind());
         bindings.extend(up.bind());
         let words = [x.width / 4, used, gate.first, gate.rows].map(|word| word as u32);

@@ -1,10 +1,14 @@
 // As `gate_up`, where hardware multiplies bytes: x in 8 bits, see `dot/common`. A team has UNROLL pieces of its rows
-// under way.
+// under way. With ROUNDS the result is in 8 bits, too: a workgroup has all of each 32 values.
 //#include bound/gate_up
 
 const X8 = 2u * UNITS;
 //#include dot/common
 //#formats
+//#if ROUNDS
+//#include dot/rounded
+var<workgroup> made: array<f32, TEAMS * ROWS>;
+//#endif
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) thread: u32) {
@@ -50,8 +54,25 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) th
         let g = subgroupAdd(g$r);
         let v = subgroupAdd(u$r);
         if lane == 0u && first + $ru < FF {
-            h[pair * FF + first + $ru] = shares[pair] * swiglu(g, v, p.limit);
+            let value = shares[pair] * swiglu(g, v, p.limit);
+//#if ROUNDS
+            made[thread / LANES * ROWS + $ru] = value;
+//#else
+            h[pair * FF + first + $ru] = value;
+//#endif
         }
     }
     //#end
+//#if ROUNDS
+    workgroupBarrier();
+    let at = group.x * (TEAMS * ROWS / 16u) + thread;
+    if thread < TEAMS * ROWS / 16u && at < FF / 16u {
+        var v: array<vec4f, 4>;
+        //#repeat k 4
+        v[$k] = vec4f(made[16u * thread + 4u * $ku], made[16u * thread + 4u * $ku + 1u],
+            made[16u * thread + 4u * $ku + 2u], made[16u * thread + 4u * $ku + 3u]);
+        //#end
+        hand_over(pair * (FF / 32u * 3u), at, v);
+    }
+//#endif
 }

@@ -372,6 +372,11 @@ impl Pieces {
         (floats && gpu.abilities.bytes).then_some(Pieces { values: 8, most: 8 })
     }
 
+    /// The same with so many times fewer under way.
+    pub(crate) fn fewer(self, times: usize) -> Pieces {
+        Pieces { most: (self.most / times).max(1), ..self }
+    }
+
     /// How many a lane has under way at a time, in a row of so many units: most where that comes out even.
     pub(crate) fn steps(self, gpu: &Inner, units: usize) -> usize {
         let (pieces, lanes) = (32 * units / self.values, gpu.abilities.lanes as usize);
@@ -379,10 +384,10 @@ impl Pieces {
     }
 }
 
-/// Whether so many vectors of 16 values in 8 bits, with their scales, have room in a workgroup's memory beside what else
+/// Whether so many vectors of 16 values in 8 bits, with their scales and sums, have room in a workgroup's memory beside what else
 /// is there.
 pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
-    fits(gpu, 20 * vectors)
+    fits(gpu, 24 * vectors)
 }
 
 fn fits(gpu: &Inner, bytes: usize) -> bool {
@@ -396,8 +401,8 @@ fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
     let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n <= 2);
     let pieces = batch.iter().map(|s| in_8_bits(s).or_else(|| floats(s))).collect::<Option<Vec<_>>>()?;
     let any_floats = batch.iter().any(|s| floats(s).is_some());
-    // Bytes of a unit: in 8 bits with its scale, and in floats.
-    let unit = 40 + if any_floats { 128 } else { 0 };
+    // Bytes of a unit: in 8 bits with its scale and sums, and in floats.
+    let unit = 48 + if any_floats { 128 } else { 0 };
     let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits(gpu, unit * units * c))?;
     let threads = large_threads(gpu);
     let mut variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns).when("FLOATS", any_floats);
@@ -411,11 +416,9 @@ fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
         1 | 2 => 1,
         _ => [4, 2].into_iter().find(|rows| outputs >= teams * rows * ALL_CORES).unwrap_or(1),
     };
-    // Registers are for outputs then, and not for further steps.
-    let unroll = |s: usize| {
-        let most = if columns > 2 { (pieces[s].most / rows).max(1) } else { pieces[s].most };
-        Pieces { most, ..pieces[s] }.steps(gpu, units)
-    };
+    // Registers are for outputs then, or for floats, and not for further steps.
+    let fewer = if columns > 2 { rows } else { 1 + usize::from(any_floats) };
+    let unroll = |s: usize| pieces[s].fewer(fewer).steps(gpu, units);
     let shape = Shape { teams, columns, rows, passes: 1 };
     Some(launch_of_few(gpu, r, x, batch, variant, shape, unroll))
 }
@@ -452,7 +455,7 @@ const SHORT: usize = 32;
 
 /// Workgroups of 512 threads with which each core of a large device has one. As long as there are so many, some outputs
 /// of a team share what it reads of x: of several rows that takes longer than the weights.
-const ALL_CORES: usize = 128;
+pub(crate) const ALL_CORES: usize = 128;
 
 /// Workgroups that a large device runs at a time.
 const AT_A_TIME: usize = 512;

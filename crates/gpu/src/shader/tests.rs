@@ -201,10 +201,12 @@ fn variants() -> Vec<Variant> {
             };
             for shared in [false, true] {
                 let down = of("down_dot").format("w0", format).with("USED", 6u32).when("SHARED", shared);
-                all.push(if shared { down.format("w1", Format::Q8_0) } else { down });
+                let down = if shared { down.format("w1", Format::Q8_0) } else { down };
+                all.extend([down.clone(), down.with("ROUNDED", 1u32)]);
             }
             let gate_up = of("gate_up_dot").format("gate", format).format("up", format);
-            all.push(gate_up.with("UNROLL", 2u32).with("FF", 2048u32));
+            let gate_up = gate_up.with("UNROLL", 2u32).with("FF", 2048u32);
+            all.extend([gate_up.clone(), gate_up.with("ROUNDS", 1u32)]);
             for (flag, columns) in [("NORM", 4u32), ("GROUPED", 1)] {
                 let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 2u32);
                 let variant =
@@ -213,9 +215,9 @@ fn variants() -> Vec<Variant> {
             }
         }
         for format in [Format::F16, Format::BF16].into_iter().filter(|_| team.1) {
-            for flag in [("NORM", 1u32), ("BIAS0", 6)] {
+            for (columns, flag) in [(1u32, ("NORM", 1u32)), (2, ("BIAS0", 6))] {
                 let variant = vec(format).with("PASSES", 1u32).with("ROWS", 1u32).with("UNROLL0", 8u32);
-                let variant = variant.with("COLUMNS", 1u32).with("FLOATS", 1u32).with("FLOATS0", 1u32);
+                let variant = variant.with("COLUMNS", columns).with("FLOATS", 1u32).with("FLOATS0", 1u32);
                 let variant = variant.with(flag.0, flag.1).when("BIASED", flag.0 == "BIAS0");
                 all.push(Variant { kernel: "linear_dot", ..variant });
             }

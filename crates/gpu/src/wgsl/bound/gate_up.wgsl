@@ -6,7 +6,11 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read>       x: array<vec4f>;       // [n, x_stride]
+//#if ROUNDS
+@group(0) @binding(1) var<storage, read_write> h: array<vec4u>;       // [n·used, FF / 32 · 3], see `dot/rounded`
+//#else
 @group(0) @binding(1) var<storage, read_write> h: array<f32>;         // [n·used, FF]
+//#endif
 @group(0) @binding(2) var<storage, read>       ids: array<u32>;       // [n·used]
 @group(0) @binding(3) var<storage, read>       shares: array<f32>;    // [n·used]
 @group(0) @binding(4) var<storage, read>       gate_q: array<vec4u>;  // [experts·FF, 32·UNITS]

@@ -1,21 +1,13 @@
 // IQ2_XXS: a piece is two groups of 32; see the format for what is where. A row of the code book is two words of
 // magnitudes m; of their products with x those with a minus sign are taken off twice.
 //#include dot/iq2_grid
+//#include iq2_signs
 const $P_VALUES = 64u;
 fn $P_x(piece: u32, j: u32) -> u32 { return 4u * piece + j; }
 //#prefixed dot/meets
 fn $P_load(i: u32) -> Raw { return Raw($P_q[i], $P_s[128u + (i >> 3u)], i); }
-// The signs of four groups of eight, a byte each: the eighth makes their number even.
-fn $P_signs(w: u32) -> u32 {
-    let s = (w & 0x7fu) | ((w << 1u) & 0x7f00u) | ((w << 2u) & 0x7f0000u) | ((w << 3u) & 0x7f000000u);
-    var odd = s ^ (s >> 4u);
-    odd ^= odd >> 2u;
-    odd ^= odd >> 1u;
-    return s | ((odd & 0x01010101u) << 7u);
-}
-fn $P_minus(signs: u32) -> u32 {
-    return (((signs & 15u) * 0x00204081u) & 0x01010101u) * 255u;
-}
+// Bytes that are all ones where a sign is.
+fn $P_minus(signs: u32) -> u32 { return (signs & 0x01010101u) * 255u; }
 fn $P_dot(w: Raw, x: Meets) -> f32 {
     let d = half_at(w.a, (w.b >> 2u) & 1u) * 0.25;
     var sum = 0.0;
@@ -23,7 +15,7 @@ fn $P_dot(w: Raw, x: Meets) -> f32 {
     {
         let rows = w.v[2 * $u];
         let word = w.v[2 * $u + 1];
-        let signs = $P_signs(word);
+        let signs = iq2_signs(word);
         var all = 0;
         var minus = 0;
         //#repeat k 4
@@ -32,8 +24,8 @@ fn $P_dot(w: Raw, x: Meets) -> f32 {
             let low = x.v[2 * $u + $k / 2][2 * ($k % 2)];
             let high = x.v[2 * $u + $k / 2][2 * ($k % 2) + 1];
             all += dot4I8Packed(row.x, low) + dot4I8Packed(row.y, high);
-            minus += dot4I8Packed(row.x & $P_minus(signs >> (8u * $ku)), low)
-                + dot4I8Packed(row.y & $P_minus(signs >> (8u * $ku + 4u)), high);
+            minus += dot4I8Packed(row.x & $P_minus(signs >> $ku), low)
+                + dot4I8Packed(row.y & $P_minus(signs >> ($ku + 4u)), high);
         }
         //#end
         sum += (0.5 + f32(word >> 28u)) * x.d[2 * $u] * number(all - 2 * minus);

@@ -20,9 +20,8 @@ fn $P_dot(w: Raw, x: Meets) -> f32 {
         let byte = (w.a >> (8u * (2u * ($ju % 2u) + $ju / 2u))) & 255u;
         let q = (w.v >> vec4u(2u * $ju)) & vec4u(0x03030303u);
         let products = dot16(q, x.v[$j], 0);
-        let ones = dot16(vec4u(0x01010101u), x.v[$j], 0);
         sum += x.d[$j] * number(i32(byte & 15u) * products);
-        least += x.d[$j] * number(i32(byte >> 4u) * ones);
+        least += x.d[$j] * number(i32(byte >> 4u) * x.sums[$j]);
     }
     //#end
     return d.x * sum - d.y * least;

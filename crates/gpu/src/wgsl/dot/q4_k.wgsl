@@ -12,7 +12,7 @@ fn $P_dot(w: Raw, x: Meets) -> f32 {
         let q = (w.v >> vec4u(4u * $ju)) & vec4u(0x0f0f0f0fu);
         let scale = $P_scales(s, w.b + $ju);
         sum += x.d[$j] * (scale.x * number(dot16(q, x.v[$j], 0))
-            - scale.y * number(dot16(vec4u(0x01010101u), x.v[$j], 0)));
+            - scale.y * number(x.sums[$j]));
     }
     //#end
     return sum;
