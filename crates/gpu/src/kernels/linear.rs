@@ -19,6 +19,9 @@ pub(crate) const FEW: usize = 8;
 /// few as for all of a tile, and the matrices that have floats are small ones, with work for a few cores only.
 const FEW_OF_FLOATS: usize = 32;
 
+/// The most rows that meet other weights in 8 bits the way of few: a tile takes as long as four times four of these.
+const FEW_OF_BYTES: usize = 16;
+
 /// A product and what surrounds it.
 pub(crate) struct Linear<'a> {
     pub(crate) w: &'a Matrix,
@@ -477,10 +480,14 @@ fn many(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[Output<'_>]) {
 }
 
 fn by_tiles(gpu: &Inner, r: &mut Recorder, x: &Array, outputs: &[&Output<'_>]) {
-    let few_will_do = |format| x.n <= FEW_OF_FLOATS && on_matrix_units(gpu, format) && whole_rows(format);
-    let (floats, outputs): (Vec<&Output<'_>>, Vec<_>) =
-        outputs.iter().partition(|output| few_will_do(output.what.w.format));
-    for Output { what, y, offset } in floats {
+    let few_will_do = |w: &Matrix| {
+        let floats = on_matrix_units(gpu, w.format) && whole_rows(w.format);
+        let bytes = Pieces::of(gpu, w.format).is_some();
+        floats && x.n <= FEW_OF_FLOATS || bytes && x.n <= FEW_OF_BYTES
+    };
+    let (small, outputs): (Vec<&Output<'_>>, Vec<_>) =
+        outputs.iter().partition(|output| few_will_do(output.what.w));
+    for Output { what, y, offset } in small {
         let output = Output { what: Linear { norm: None, ..*what }, y, offset: *offset };
         for part in &what.w.parts {
             few(gpu, r, x, &[Segment { output: &output, part }]);

@@ -254,7 +254,7 @@ fn products_of_bytes_are_those_of_decoded_weights_with_rounded_rows() {
     for (seed, format) in (1..).zip(formats) {
         let random = &mut Random(seed);
         // 1024 columns are whole steps of a team, 768 are not.
-        for (cols, n) in [(768, 1), (1024, 1), (768, 2), (1024, 3), (768, 8)] {
+        for (cols, n) in [(768, 1), (1024, 1), (768, 2), (1024, 3), (768, 8), (1024, 13)] {
             let matrix = random_matrix(format, 75, cols, random);
             let w = decoded(&matrix);
             let on_device = gpu.matrix(matrix).unwrap();
