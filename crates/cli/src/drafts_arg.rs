@@ -50,7 +50,11 @@ impl DraftsArg {
 impl MtpFileArg {
     /// Opens the model, with the block.
     pub fn open(&self, model: &ModelArg) -> anyhow::Result<Gguf> {
-        let model = model.open()?;
+        self.join(model.open()?)
+    }
+
+    /// The model with the block.
+    pub fn join(&self, model: Gguf) -> anyhow::Result<Gguf> {
         let Some(path) = &self.mtp_file else { return Ok(model) };
         let file = Gguf::open(path).context("opening the MTP file")?;
         model::join_mtp(model, file).with_context(|| format!("taking the MTP block from {}", path.display()))

@@ -10,6 +10,7 @@ mod report;
 
 #[cfg(feature = "gpu")]
 use crate::backend::SplitArgs;
+use crate::drafts_arg::MtpFileArg;
 use anyhow::{Context, ensure};
 use gguf::Gguf;
 use indicatif::{BinaryBytes, HumanCount};
@@ -32,6 +33,8 @@ pub struct Inspect {
     #[cfg_attr(feature = "gpu", arg(required_unless_present = "devices"))]
     #[cfg_attr(not(feature = "gpu"), arg(required = true))]
     file: Option<PathBuf>,
+    #[command(flatten)]
+    mtp: MtpFileArg,
     /// List the GPUs of this machine instead: what --device can name.
     #[cfg(feature = "gpu")]
     #[arg(long, exclusive = true)]
@@ -71,7 +74,7 @@ impl Inspect {
             devices::print(out)?;
             return Ok(());
         };
-        let gguf = Gguf::open(file).context("opening the model")?;
+        let gguf = self.mtp.join(Gguf::open(file).context("opening the model")?)?;
         let report = Report::new(&gguf, self.model(&gguf)?);
         if self.json {
             serde_json::to_writer_pretty(&mut *out, &report)?;
@@ -350,6 +353,34 @@ memory for a context of 1024 tokens
         let line = "\nblk.1.ffn_up_exps.weight               IQ2_XXS    99.00 KiB  [256, 256, 6]\n";
         assert!(run(&tiny(&folder), &["--tensors"]).unwrap().contains(line));
         assert!(!run(&tiny(&folder), &[]).unwrap().contains(line));
+    }
+
+    #[test]
+    fn a_draft_block_in_a_file_of_its_own_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = Gguf::open(tiny(&folder).as_ref()).unwrap();
+        let write = |name: &str, blocks: u32, wanted: &dyn Fn(&str) -> bool| {
+            let mut metadata = whole.metadata().clone();
+            metadata.insert("deepseek4.block_count", blocks);
+            let tensors: Vec<_> = whole.tensors().filter(|tensor| wanted(&tensor.name)).collect();
+            let mut writer = gguf::GgufWriter::new(metadata).unwrap();
+            for tensor in &tensors {
+                writer.tensor(&tensor.name, &tensor.dims, tensor.kind).unwrap();
+            }
+            let mut left = tensors.iter();
+            let bytes = writer.write_vec(|_, out| out.write_all(&whole.data(left.next().unwrap()))).unwrap();
+            let path = folder.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let main = write("main.gguf", 5, &|name| !name.starts_with("blk.5."));
+        let block = write("block.gguf", 6, &|name| name.starts_with("blk.5."));
+        let report = |args: &[&str]| serde_json::from_str::<Value>(&run(&main, args).unwrap()).unwrap();
+        let with = report(&["--json", "--mtp-file", &block]);
+        assert_eq!(with["model"]["draft_block"], true);
+        assert_eq!(with["total"]["tensors"], 182);
+        assert!(with["files"].as_array().unwrap().iter().any(|file| *file == *block), "{}", with["files"]);
+        assert_eq!(report(&["--json"])["total"]["tensors"], 182 - 28);
     }
 
     #[test]
