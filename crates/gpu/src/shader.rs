@@ -31,6 +31,11 @@ pub struct Variant {
     pub formats: Vec<(&'static str, Format)>,
 }
 
+/// Whether products of bytes need sums of x for such weights: for the minimums that are part of all weights of a group.
+pub(crate) fn needs_sums(format: Format) -> bool {
+    matches!(format, Format::Q2K | Format::Q4K)
+}
+
 impl Variant {
     /// The kernel as it stands in its file.
     pub fn of(kernel: &'static str) -> Variant {
@@ -55,8 +60,7 @@ impl Variant {
             // Its code book has to be brought to workgroup memory first.
             self = self.with("PREPARED", 1u32);
         }
-        if matches!(format, Format::Q2K | Format::Q4K) {
-            // Products of bytes need sums of x for their minimums.
+        if needs_sums(format) {
             self = self.with("SUMS", 1u32);
         }
         self.formats.push((prefix, format));

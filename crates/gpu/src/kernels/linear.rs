@@ -8,7 +8,7 @@ use crate::kernels::tiles::{Kind, Rows, Tiled, on_matrix_units, tiled, whole_row
 use crate::kernels::{Mixture, large_threads, teams};
 use crate::matrix::{Matrix, Part};
 use crate::recorder::{Binding, Recorder};
-use crate::shader::Variant;
+use crate::shader::{Variant, needs_sums};
 use quants::Format;
 use std::sync::Arc;
 
@@ -404,8 +404,9 @@ fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
     let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n <= 2);
     let pieces = batch.iter().map(|s| in_8_bits(s).or_else(|| floats(s))).collect::<Option<Vec<_>>>()?;
     let any_floats = batch.iter().any(|s| floats(s).is_some());
-    // Bytes of a unit: in 8 bits with its scale and sums, and in floats.
-    let unit = 48 + if any_floats { 128 } else { 0 };
+    // Bytes of a unit: in 8 bits with its scale, its sums, and in floats.
+    let sums = batch.iter().any(|s| needs_sums(s.output.what.w.format));
+    let unit = 40 + if sums { 8 } else { 0 } + if any_floats { 128 } else { 0 };
     let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits(gpu, unit * units * c))?;
     let threads = large_threads(gpu);
     let mut variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns).when("FLOATS", any_floats);
