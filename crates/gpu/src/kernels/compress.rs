@@ -56,7 +56,7 @@ impl Append {
     }
 
     /// How far apart rows of the store are, in words.
-    fn stride(&self) -> u32 {
+    pub(crate) fn stride(&self) -> u32 {
         4 * stride(self.layout) as u32
     }
 

@@ -4,12 +4,13 @@
 use crate::array::{Array, Routes};
 use crate::buffers::Slice;
 use crate::gpu::Inner;
-use crate::kernels::linear::{ALL_CORES, FEW, Pieces, fits_8_bits, steps, team_rows};
+use crate::kernels::linear::{ALL_CORES, FEW, Pieces, bytes_in_8_bits, fits, steps, team_rows};
 use crate::kernels::tiles::{Gate, Kind, Rows, Tiled, group, tiled};
 use crate::kernels::{Linear, THREADS, large_threads, linear, teams, threads};
 use crate::matrix::Matrix;
 use crate::ops::Weights;
 use crate::recorder::{Binding, Recorder};
+use crate::shader::needs_sums;
 use model::weights::{Expert, Experts};
 
 /// Routed and shared experts of every row of x.
@@ -63,10 +64,8 @@ impl Moe<'_> {
     /// Whether pairs of a row and an expert are best computed each for itself: as long as few of them have an expert in
     /// common. A tile takes as long for one pair as for 32, and as four of these.
     fn goes_by_pairs(&self, gpu: &Inner) -> bool {
-        let Expert { gate, up, down, .. } = &self.experts.stack;
-        let in_bytes = |w: &Matrix| Pieces::of(gpu, w.format).is_some();
-        let pairs = self.x.n * self.routes.ids.width;
-        pairs <= 3 * self.experts.count && gate.format == up.format && in_bytes(gate) && in_bytes(down)
+        let used = self.routes.ids.width;
+        self.x.n * used <= 3 * self.experts.count && hands_over_bytes(gpu, used, &self.experts.stack, None)
     }
 }
 
@@ -107,9 +106,8 @@ fn some(gpu: &Inner, r: &mut Recorder, &Moe { x, routes, experts, shared }: &Moe
     let rows = Rows::new(gpu, r, x, [&shared.gate, &shared.up].map(|w| w.format).into_iter());
     let y = shared_of_many(gpu, r, &rows, shared);
     let (stack, used) = (&experts.stack, routes.ids.width);
-    let rounded = hands_over_bytes(gpu, used, stack, None);
-    let array = Array::empty(gpu, x.n * used, Activations::width(stack.ff, rounded));
-    let inner = Activations { array, rounded };
+    let array = Array::empty(gpu, x.n * used, Activations::width(stack.ff, true));
+    let inner = Activations { array, rounded: true };
     gate_up(gpu, r, x, &Pairs::routed(routes), stack, &inner);
     down(gpu, r, &inner, routes, stack, None, &y);
     y
@@ -129,7 +127,8 @@ fn hands_over_bytes(
 /// Pieces of rows of gate and up, if these meet x in 8 bits.
 fn gate_up_pieces(gpu: &Inner, expert: &Expert<Weights>) -> Option<Pieces> {
     let Expert { gate, up, .. } = expert;
-    Pieces::of(gpu, gate.format).filter(|_| gate.format == up.format && fits_8_bits(gpu, 2 * gate.units()))
+    let fits = fits(gpu, bytes_in_8_bits(gate.units(), needs_sums(gate.format)));
+    Pieces::of(gpu, gate.format).filter(|_| gate.format == up.format && fits)
 }
 
 /// Pieces of rows of the routed experts' down and of the shared one's, if these meet inner activations in 8 bits.
@@ -142,7 +141,8 @@ fn down_pieces(
     let pieces = Pieces::of(gpu, stack.down.format)?;
     let of_shared = shared.map_or(Some(pieces), |shared| Pieces::of(gpu, shared.down.format))?;
     let units = used * stack.down.units() + shared.map_or(0, |shared| shared.down.units());
-    fits_8_bits(gpu, 2 * units).then_some([pieces, of_shared])
+    let sums = needs_sums(stack.down.format) || shared.is_some_and(|shared| needs_sums(shared.down.format));
+    fits(gpu, bytes_in_8_bits(units, sums)).then_some([pieces, of_shared])
 }
 
 /// What the experts of each row give together, of their inner activations.

@@ -387,13 +387,13 @@ impl Pieces {
     }
 }
 
-/// Whether so many vectors of 16 values in 8 bits, with their scales and sums, have room in a workgroup's memory beside what else
-/// is there.
-pub(crate) fn fits_8_bits(gpu: &Inner, vectors: usize) -> bool {
-    fits(gpu, 24 * vectors)
+/// Bytes that so many units in 8 bits take with their scales, and with their sums if a format needs those.
+pub(crate) fn bytes_in_8_bits(units: usize, sums: bool) -> usize {
+    units * if sums { 48 } else { 40 }
 }
 
-fn fits(gpu: &Inner, bytes: usize) -> bool {
+/// Whether so many bytes have room in a workgroup's memory beside what else is there.
+pub(crate) fn fits(gpu: &Inner, bytes: usize) -> bool {
     bytes + (4 << 10) <= gpu.abilities.workgroup_memory as usize
 }
 
@@ -404,10 +404,9 @@ fn in_pieces(gpu: &Inner, r: &mut Recorder, x: &Array, batch: &[Segment<'_>]) ->
     let floats = |s: &Segment<'_>| Pieces::of_floats(gpu, s.output.what.w.format).filter(|_| x.n <= 2);
     let pieces = batch.iter().map(|s| in_8_bits(s).or_else(|| floats(s))).collect::<Option<Vec<_>>>()?;
     let any_floats = batch.iter().any(|s| floats(s).is_some());
-    // Bytes of a unit: in 8 bits with its scale, its sums, and in floats.
     let sums = batch.iter().any(|s| needs_sums(s.output.what.w.format));
-    let unit = 40 + if sums { 8 } else { 0 } + if any_floats { 128 } else { 0 };
-    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits(gpu, unit * units * c))?;
+    let row = bytes_in_8_bits(units, sums) + if any_floats { 128 * units } else { 0 };
+    let columns = [4, 2, 1].into_iter().find(|&c| c < 2 * x.n && fits(gpu, c * row))?;
     let threads = large_threads(gpu);
     let mut variant = teams(gpu, "linear_dot", threads).with("COLUMNS", columns).when("FLOATS", any_floats);
     for (i, segment) in batch.iter().enumerate() {

@@ -95,7 +95,7 @@ impl Norms {
             self.variant = self.variant.rows(one.layout).with("STORE", 1u32).with("MORE", more.len());
             self.bindings.extend([one.store.clone(), Binding::Read(r.put(gpu, &places))]);
             self.bindings.extend(more.iter().map(|append| Binding::Read(append.x.clone())));
-            self.params.extend(more.iter().map(|append| append.layout.width() as u32));
+            self.params.extend(more.iter().map(|append| append.stride()));
         }
         r.launch(gpu, self.variant, &self.bindings, &self.params, spread(groups as u32));
         along

@@ -38,13 +38,7 @@ fn number(i: i32) -> f32 {
     return bitcast<f32>(u32(i + 0x4b400000)) - 12582912.0;
 }
 
-struct Rounded {
-    bytes: vec4u,
-    scale: f32,
-//#if SUMS
-    sum: i32,
-//#endif
-}
+struct Rounded { bytes: vec4u, scale: f32, sum: i32 }
 
 // Sixteen values of a row, by two neighbouring threads for each 32; all threads of the two come by.
 fn rounded_16(v: array<vec4f, 4>) -> Rounded {
@@ -59,9 +53,7 @@ fn rounded_16(v: array<vec4f, 4>) -> Rounded {
         pack4xI8(vec4i(round(inverse * v[0]))), pack4xI8(vec4i(round(inverse * v[1]))),
         pack4xI8(vec4i(round(inverse * v[2]))), pack4xI8(vec4i(round(inverse * v[3]))));
     r.scale = m * (1.0 / 127.0);
-//#if SUMS
     r.sum = dot16(vec4u(0x01010101u), r.bytes, 0);
-//#endif
     return r;
 }
 

@@ -3,24 +3,18 @@
 //#if ROUNDS
 
 // Sixteen values, by two neighbouring threads for each 32; all threads of the two come by.
-fn hand_over(to: u32, at: u32, v: array<vec4f, 4>) {
+fn hand_over(begin: u32, at: u32, v: array<vec4f, 4>) {
     let r = rounded_16(v);
-    let sum = dot16(vec4u(0x01010101u), r.bytes, 0);
-    let sums = vec2i(sum, subgroupShuffleXor(sum, 1u));
-    h[to + 3u * (at / 2u) + (at & 1u)] = r.bytes;
-    if (at & 1u) == 0u { h[to + 3u * (at / 2u) + 2u] = vec4u(bitcast<u32>(r.scale), bitcast<vec2u>(sums), 0u); }
+    let sums = vec2i(r.sum, subgroupShuffleXor(r.sum, 1u));
+    h[begin + 3u * (at / 2u) + (at & 1u)] = r.bytes;
+    if (at & 1u) == 0u { h[begin + 3u * (at / 2u) + 2u] = vec4u(bitcast<u32>(r.scale), bitcast<vec2u>(sums), 0u); }
 }
 //#endif
 //#if ROUNDED
 
-fn take_over(from_: u32, at: u32) -> Rounded {
-    let about = h[from_ + 3u * (at / 2u) + 2u];
-    var r: Rounded;
-    r.bytes = h[from_ + 3u * (at / 2u) + (at & 1u)];
-    r.scale = bitcast<f32>(about.x);
-//#if SUMS
-    r.sum = bitcast<i32>(select(about.y, about.z, (at & 1u) == 1u));
-//#endif
-    return r;
+fn take_over(begin: u32, at: u32) -> Rounded {
+    let about = h[begin + 3u * (at / 2u) + 2u];
+    let sum = bitcast<i32>(select(about.y, about.z, (at & 1u) == 1u));
+    return Rounded(h[begin + 3u * (at / 2u) + (at & 1u)], bitcast<f32>(about.x), sum);
 }
 //#endif
